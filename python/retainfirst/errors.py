@@ -1,0 +1,90 @@
+"""Every error that retainfirst raises on purpose.
+
+One base class, so that callers can catch the family; a text names the input, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = [
+    "DtypeMismatch",
+    "MissingDependency",
+    "NonFiniteGradient",
+    "RetainFirstError",
+    "ShapeMismatch",
+    "StaleGradient",
+    "UnknownCombiner",
+    "did_you_mean",
+    "require",
+]
+
+
+class RetainFirstError(ValueError):
+    """Base of all errors that retainfirst raises for bad input or misuse."""
+
+
+class ShapeMismatch(RetainFirstError):
+    """Forget and retain differ in shape, length or structure."""
+
+
+class DtypeMismatch(RetainFirstError):
+    """A dtype or a device is unsupported, or differs between forget and retain."""
+
+
+class UnknownCombiner(RetainFirstError):
+    """A combiner's name is not in the registry."""
+
+
+class StaleGradient(RetainFirstError):
+    """A ``.grad`` is present, or has gone, where the two-gradient step must own it."""
+
+
+class NonFiniteGradient(RetainFirstError):
+    """A gradient holds NaN or infinity (raised only where the check was asked for)."""
+
+
+class MissingDependency(RetainFirstError, ImportError):
+    """An optional library is not installed; the text names the extra that brings it."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that lists the known names and the nearest one to ``name``.
+
+    Args:
+        name: What the user wrote.
+        known: The accepted names.
+
+    Returns:
+        For example ``"Did you mean 'pcgrad'? Known: sum, pcgrad, sago."``.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(names)}."
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module, or say which extra brings it.
+
+    Args:
+        module: Dotted module name, such as ``"transformers"``.
+        extra: The extra of this distribution that depends on it, such as ``"hf"``.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingDependency: The module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingDependency(
+            f"{module!r} is not installed. Install it with: pip install 'retainfirst[{extra}]'"
+        ) from error
