@@ -1,0 +1,48 @@
+"""Fixtures that every test may use. Nothing here reaches a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import tiny
+
+# Before transformers or datasets is imported: a test that would ask a hub fails at once instead.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@pytest.fixture
+def llama() -> LlamaForCausalLM:
+    """A fresh tiny random Llama in eval mode."""
+    return tiny.tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Pad and eos tokens, no chat template. Shared: do not change it."""
+    return tiny.tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """As ``tokenizer``, with a chat template. Shared: do not change it."""
+    return tiny.tiny_tokenizer(chat=True)
+
+
+@pytest.fixture
+def tokenizer_without_pad() -> PreTrainedTokenizerFast:
+    """Fresh, with no pad token set; ``<pad>`` is in its vocabulary."""
+    return tiny.tiny_tokenizer(pad=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and tokenizer (pad, no chat template). Shared: do not write into it."""
+    return tiny.save_tiny(tmp_path_factory.mktemp("tiny-llama"))
