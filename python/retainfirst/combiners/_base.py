@@ -1,0 +1,198 @@
+"""What every combiner shares: weights, checks, grouping, and the two kinds of rule."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from retainfirst import kernels
+from retainfirst import moments as m
+from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch
+from retainfirst.geometry import Geometry
+from retainfirst.scope import check_scope, group_by_scope
+
+__all__ = ["Combiner", "ElementwiseCombiner", "ProjectionCombiner", "check_pair"]
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Combiner(ABC):
+    """A rule that makes one update out of a forget gradient and a retain gradient.
+
+    Args:
+        alpha: Weight of the retain gradient, finite and above 0.
+        gamma: Weight of the forget gradient, finite and at least 0.
+
+    Raises:
+        RetainFirstError: A weight is out of its range.
+    """
+
+    alpha: float = 1.0
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("alpha", self.alpha, "above 0"), ("gamma", self.gamma, "at least 0")):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (value == 0 and name == "alpha"):
+                raise RetainFirstError(f"{type(self).__name__}: {name} must be a finite number {least}, not {value!r}")
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The rule's name in the registry, such as ``"pcgrad"``."""
+
+    def group(self, names: Sequence[str]) -> dict[str, list[int]]:
+        """Group parameters by name as the rule's scope asks; without a scope each is by itself, for the geometry's sake."""
+        return group_by_scope(names, getattr(self, "scope", "tensor"))
+
+    def combine_(
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> Geometry:
+        """Overwrite the retain gradients with the update.
+
+        Args:
+            forget: Forget gradients (of a loss that is minimised); left as they are.
+            retain: Retain gradients of the same shapes, dtypes and devices; each holds the update afterwards.
+            groups: Lists of indices into the tensors, each index in one of them. None: as the scope says, which for the
+                scopes ``"module"`` and ``"block"`` needs parameter names and so is an error here.
+
+        Returns:
+            The geometry, measured in the same pass.
+
+        Raises:
+            ShapeMismatch: Lengths or shapes differ, the groups do not cover each tensor once, or the tensors share memory.
+            DtypeMismatch: Dtypes or devices differ, or a dtype is none of float64, float32, float16, bfloat16.
+        """
+        forget, retain = list(forget), list(retain)
+        if len(forget) != len(retain):
+            raise ShapeMismatch(
+                f"{self.name}: {len(forget)} forget gradients but {len(retain)} retain gradients; give one of each a tensor"
+            )
+        for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
+            check_pair(self.name, f"tensor {i}", f, r)
+            _check_writable(self.name, f"tensor {i}", f, r)
+        if groups is None:
+            named = self.group_without_names(len(retain))
+        else:
+            named = {str(g): list(group) for g, group in enumerate(groups)}
+        return self.combine_named_(forget, retain, named)
+
+    def combine_named_(
+        self, forget: Sequence[Tensor], retain: Sequence[Tensor], groups: dict[str, list[int]]
+    ) -> Geometry:
+        """As :meth:`combine_`, with named groups, for tensors that have been checked already."""
+        device = retain[0].device if retain else torch.device("cpu")
+        index = _group_index(self.name, groups, len(retain)).to(device)
+        if not retain:
+            return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
+        with torch.no_grad():
+            return Geometry(self._update(forget, retain, index, len(groups)), index, list(groups))
+
+    def group_without_names(self, count: int) -> dict[str, list[int]]:
+        """Group ``count`` nameless tensors, where the scope allows it."""
+        scope = getattr(self, "scope", "tensor")
+        if count > 1 and scope in ("module", "block"):
+            raise RetainFirstError(
+                f"{self.name}: scope {scope!r} groups by parameter names, but the tensors have none; give them as a mapping"
+                " from names, pass groups=, or use TwoTaskStep"
+            )
+        return {"global": list(range(count))} if scope == "global" else {str(i): [i] for i in range(count)}
+
+    @abstractmethod
+    def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:
+        """Write the update into ``retain`` and return the table of moments, one row a tensor."""
+
+
+class ElementwiseCombiner(Combiner):
+    """A rule that looks at one coordinate at a time: it needs no group, and no communication when gradients are sharded."""
+
+    def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:  # noqa: ARG002
+        return kernels.elementwise_(self.name, forget, retain, float(self.alpha), float(self.gamma))
+
+
+@dataclass(frozen=True)
+class ProjectionCombiner(Combiner):
+    """A rule whose update is ``c_r r + c_f f`` with two coefficients a group, made of the group's dot products.
+
+    Args:
+        alpha: Weight of the retain gradient, finite and above 0.
+        gamma: Weight of the forget gradient, finite and at least 0.
+        scope: ``"tensor"``, ``"module"``, ``"block"`` or ``"global"`` (:func:`retainfirst.scope.group_by_scope`).
+    """
+
+    scope: str = "tensor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scope(self.scope)
+
+    @abstractmethod
+    def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the coefficients of the retain and of the forget gradient.
+
+        Args:
+            moments: Shape ``[g, 11]``, one row a group (:data:`retainfirst.moments.COLUMNS`).
+
+        Returns:
+            Two tensors of shape ``[g]`` on the same device: ``c_r`` and ``c_f``.
+        """
+
+    def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:
+        table = kernels.moments(forget, retain)
+        c_retain, c_forget = self.coefficients(m.reduce_rows(table, index, groups))
+        written = kernels.linear_(forget, retain, c_retain[index], c_forget[index])
+        update_columns = [m.UU, m.UR, m.UF, m.EU]
+        table[:, update_columns] = written[:, update_columns]
+        return table
+
+
+def check_pair(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
+    """Refuse a pair of gradients that cannot be combined.
+
+    Raises:
+        ShapeMismatch: The shapes differ.
+        DtypeMismatch: Dtypes or devices differ, or the dtype or layout is unsupported.
+    """
+    for task, gradient in (("forget", forget), ("retain", retain)):
+        if not isinstance(gradient, Tensor):
+            raise DtypeMismatch(f"{rule}: {name}: the {task} gradient is a {type(gradient).__name__}, not a torch tensor")
+        if gradient.layout != torch.strided:
+            raise DtypeMismatch(f"{rule}: {name}: the {task} gradient is {gradient.layout}; only dense gradients are supported")
+    if forget.shape != retain.shape:
+        raise ShapeMismatch(f"{rule}: {name}: forget has shape {tuple(forget.shape)}, retain {tuple(retain.shape)}")
+    if forget.dtype != retain.dtype:
+        raise DtypeMismatch(f"{rule}: {name}: forget is {forget.dtype}, retain {retain.dtype}; cast one of them")
+    if forget.dtype not in _DTYPES:
+        raise DtypeMismatch(f"{rule}: {name}: {forget.dtype} is unsupported; use float64, float32, float16 or bfloat16")
+    if forget.device != retain.device:
+        raise DtypeMismatch(f"{rule}: {name}: forget is on {forget.device}, retain on {retain.device}; move one of them")
+
+
+def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
+    if forget.numel() and forget.data_ptr() == retain.data_ptr():
+        raise ShapeMismatch(f"{rule}: {name}: forget and retain share memory, and the update would overwrite both; clone one")
+    if any(stride == 0 and size > 1 for stride, size in zip(retain.stride(), retain.shape, strict=True)):
+        raise ShapeMismatch(f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first")
+
+
+def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
+    index = [-1] * count
+    for g, members in enumerate(groups.values()):
+        for i in members:
+            if not 0 <= i < count or index[i] != -1:
+                problem = "stands in two groups" if 0 <= i < count else f"does not exist (there are {count})"
+                raise ShapeMismatch(f"{rule}: groups: tensor {i} {problem}; name each tensor once")
+            index[i] = g
+    if -1 in index:
+        raise ShapeMismatch(f"{rule}: groups: tensor {index.index(-1)} is in none; name each tensor once")
+    return torch.tensor(index, dtype=torch.int64)

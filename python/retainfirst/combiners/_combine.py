@@ -1,0 +1,104 @@
+"""Combining without changing the inputs, for gradients in whatever container they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from retainfirst.combiners._base import Combiner, check_pair
+from retainfirst.combiners._registry import make_combiner
+from retainfirst.errors import RetainFirstError, ShapeMismatch
+
+__all__ = ["combine", "resolve"]
+
+K = TypeVar("K")
+
+
+@overload
+def combine(forget: Tensor, retain: Tensor, combiner: str | Combiner, **options: Any) -> Tensor: ...
+@overload
+def combine(
+    forget: Mapping[K, Tensor | None], retain: Mapping[K, Tensor | None], combiner: str | Combiner, **options: Any
+) -> dict[K, Tensor | None]: ...
+@overload
+def combine(
+    forget: Sequence[Tensor | None], retain: Sequence[Tensor | None], combiner: str | Combiner, **options: Any
+) -> Sequence[Tensor | None]: ...
+def combine(forget: Any, retain: Any, combiner: str | Combiner, **options: Any) -> Any:
+    """Return the update that a combiner makes of two gradients, and leave both as they are.
+
+    Args:
+        forget: The forget gradient (of a loss that is minimised): a tensor, or a sequence or a mapping of tensors. None
+            counts as zero. The keys of a mapping are parameter names, by which the scopes ``"module"`` and ``"block"`` group.
+        retain: The retain gradient, of the same structure, shapes, dtypes and devices.
+        combiner: A combiner, or a name with its ``options``.
+        **options: ``alpha``, ``gamma`` and, for some rules, ``scope``; only with a name.
+
+    Returns:
+        The update, in the shape that the gradients came in (a list for a list, a tuple for a tuple, a dict for a mapping);
+        None where both are None.
+
+    Raises:
+        UnknownCombiner: No combiner has that name.
+        ShapeMismatch: Structures, lengths, keys or shapes differ.
+        DtypeMismatch: Dtypes or devices differ or are unsupported.
+        RetainFirstError: An option is unknown or out of range.
+
+    Example:
+        >>> combine(torch.tensor([-5.0, 0.5]), torch.tensor([1.0, 10.0]), "sago")
+        tensor([1.0000, 0.5000])
+    """
+    rule = resolve(combiner, **options)
+    if isinstance(forget, Tensor) and isinstance(retain, Tensor):
+        [update] = _combine_named(rule, ["gradient"], [forget], [retain])
+        return update
+    if isinstance(forget, Mapping) and isinstance(retain, Mapping):
+        if forget.keys() != retain.keys():
+            odd = sorted(map(str, forget.keys() ^ retain.keys()))
+            raise ShapeMismatch(f"{rule.name}: keys that only one of forget and retain has: {', '.join(odd)}")
+        updates = _combine_named(
+            rule, [str(key) for key in forget], list(forget.values()), [retain[key] for key in forget]
+        )
+        return dict(zip(forget, updates, strict=True))
+    if isinstance(forget, (list, tuple)) and isinstance(retain, (list, tuple)):
+        if len(forget) != len(retain):
+            raise ShapeMismatch(f"{rule.name}: {len(forget)} forget gradients but {len(retain)} retain gradients")
+        updates = _combine_named(rule, None, list(forget), list(retain))
+        return tuple(updates) if isinstance(forget, tuple) else updates
+    raise ShapeMismatch(
+        f"{rule.name}: forget is a {type(forget).__name__}, retain a {type(retain).__name__}; give both as a tensor, both as a"
+        " list or tuple of tensors, or both as a mapping"
+    )
+
+
+def resolve(combiner: str | Combiner, **options: Any) -> Combiner:
+    """Return a combiner from a name with options, or the combiner itself."""
+    if isinstance(combiner, Combiner):
+        if options:
+            raise RetainFirstError(f"Options {sorted(options)} go with a combiner's name; {combiner!r} has its own already")
+        return combiner
+    return make_combiner(combiner, **options)
+
+
+def _combine_named(
+    rule: Combiner, names: list[str] | None, forget: list[Tensor | None], retain: list[Tensor | None]
+) -> list[Tensor | None]:
+    present = [i for i in range(len(forget)) if forget[i] is not None or retain[i] is not None]
+    inputs: list[Tensor] = []
+    updates: list[Tensor | None] = [None] * len(forget)
+    for i in present:
+        f, r = forget[i], retain[i]
+        f = torch.zeros_like(r) if f is None and r is not None else f
+        r = torch.zeros_like(f) if r is None and f is not None else r
+        check_pair(rule.name, repr(names[i]) if names else f"tensor {i}", f, r)
+        assert f is not None
+        assert r is not None
+        inputs.append(f.detach())
+        updates[i] = r.detach().clone()
+    written = [updates[i] for i in present]
+    groups = rule.group([names[i] for i in present]) if names else rule.group_without_names(len(present))
+    rule.combine_named_(inputs, written, groups)
+    return updates

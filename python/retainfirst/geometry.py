@@ -1,0 +1,133 @@
+"""What a combination did: lengths of and angles between the forget gradient, the retain gradient and the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from retainfirst import moments as m
+
+__all__ = ["Geometry"]
+
+
+class Geometry:
+    """Norms, cosines and the share of conflicting coordinates, measured in the pass that wrote the update.
+
+    The numbers stay on the gradients' device until one of them is read; the first read copies a few scalars to the host
+    (and waits for the device), later ones cost nothing. With ``f`` the forget gradient, ``r`` the retain gradient and
+    ``u`` the update as stored in its dtype:
+
+    Attributes:
+        cos_forget_retain: Cosine of ``f`` and ``r``, in [-1, 1]; below zero the two tasks conflict as a whole.
+        cos_update_retain: Cosine of ``u`` and ``r``; theorem T2 promises that it is not negative for SAGO and PCGrad.
+        cos_update_forget: Cosine of ``u`` and ``f``.
+        norm_forget: Euclidean length of ``f``.
+        norm_retain: Euclidean length of ``r``.
+        norm_update: Euclidean length of ``u``.
+        conflict_fraction: Share of coordinates, in [0, 1], where ``f`` and ``r`` have opposite signs (a zero never conflicts).
+
+    A cosine with a zero vector is undefined and reported as NaN, never as 0 or 1.
+    """
+
+    def __init__(self, table: Tensor, index: Tensor, names: Sequence[str]) -> None:
+        """Wrap a table of moments.
+
+        Args:
+            table: Shape ``[n, 11]``, one row a tensor (:mod:`retainfirst.moments`).
+            index: Shape ``[n]``, int64, the group of each tensor.
+            names: The groups' names.
+        """
+        self._table, self._index, self._names = table, index, tuple(names)
+
+    @cached_property
+    def _row(self) -> list[float]:
+        everything = torch.zeros_like(self._index)
+        row: list[float] = m.reduce_rows(self._table, everything, 1)[0].tolist()
+        return row
+
+    @property
+    def cos_forget_retain(self) -> float:
+        """Cosine of the forget and the retain gradient."""
+        return self._cosine(m.FR, m.FF, m.RR)
+
+    @property
+    def cos_update_retain(self) -> float:
+        """Cosine of the update and the retain gradient."""
+        return self._cosine(m.UR, m.UU, m.RR)
+
+    @property
+    def cos_update_forget(self) -> float:
+        """Cosine of the update and the forget gradient."""
+        return self._cosine(m.UF, m.UU, m.FF)
+
+    @property
+    def norm_forget(self) -> float:
+        """Euclidean length of the forget gradient."""
+        return self._norm(m.FF, m.EF)
+
+    @property
+    def norm_retain(self) -> float:
+        """Euclidean length of the retain gradient."""
+        return self._norm(m.RR, m.ER)
+
+    @property
+    def norm_update(self) -> float:
+        """Euclidean length of the update."""
+        return self._norm(m.UU, m.EU)
+
+    @property
+    def conflict_fraction(self) -> float:
+        """Share of coordinates with opposite signs; 0 where there are no coordinates at all."""
+        return self._row[m.CONFLICTS] / max(self._row[m.COUNT], 1.0)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the seven numbers by name."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    def per_group(self) -> dict[str, Geometry]:
+        """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
+        one = torch.zeros(1, dtype=torch.int64)
+        table = m.reduce_rows(self._table, self._index, len(self._names)).cpu()
+        return {
+            name: Geometry(row.unsqueeze(0), one, [name])
+            for name, row in zip(self._names, table, strict=True)
+        }
+
+    def not_finite(self) -> dict[int, list[str]]:
+        """Return which tensors held NaN or infinity: their index, and ``"forget"``, ``"retain"`` or both."""
+        bad = ~self._table[:, [m.FF, m.RR]].isfinite()
+        return {
+            i: [task for task, found in zip(("forget", "retain"), row, strict=True) if found]
+            for i, row in enumerate(bad.tolist())
+            if any(row)
+        }
+
+    def __repr__(self) -> str:
+        return "Geometry(" + ", ".join(f"{name}={value:.4g}" for name, value in self.as_dict().items()) + ")"
+
+    def _cosine(self, dot: int, left: int, right: int) -> float:
+        lengths = math.sqrt(self._row[left]) * math.sqrt(self._row[right])
+        if lengths == 0 or not math.isfinite(lengths):
+            return math.nan
+        return max(-1.0, min(1.0, self._row[dot] / lengths))
+
+    def _norm(self, square: int, exponent: int) -> float:
+        try:
+            return math.ldexp(math.sqrt(self._row[square]), int(self._row[exponent]))
+        except OverflowError:
+            return math.inf
+
+
+_FIELDS = (
+    "cos_forget_retain",
+    "cos_update_retain",
+    "cos_update_forget",
+    "norm_forget",
+    "norm_retain",
+    "norm_update",
+    "conflict_fraction",
+)

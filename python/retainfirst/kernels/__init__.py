@@ -1,0 +1,5 @@
+"""How an update is computed: Rust on the CPU, eager torch anywhere. What to compute is decided in ``combiners``."""
+
+from retainfirst.kernels._dispatch import BACKENDS, elementwise_, linear_, moments, use_backend
+
+__all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]

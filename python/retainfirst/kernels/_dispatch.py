@@ -1,0 +1,119 @@
+"""Which backend works on which tensors: Rust for dense CPU tensors, eager torch for the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from retainfirst.errors import RetainFirstError, did_you_mean
+from retainfirst.kernels import _eager, _rust
+
+__all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
+
+BACKENDS = ("auto", "eager")
+_backend = os.environ.get("RETAINFIRST_BACKEND", "auto")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the backend for the calls inside the block, over the ``RETAINFIRST_BACKEND`` environment variable.
+
+    Args:
+        name: ``"auto"`` (Rust where it can, else eager torch) or ``"eager"`` (plain torch everywhere).
+
+    Raises:
+        RetainFirstError: The name is unknown.
+    """
+    global _backend
+    before, _backend = _backend, name
+    try:
+        _check_backend()
+        yield
+    finally:
+        _backend = before
+
+
+def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+    """Measure pairs of gradients without changing them.
+
+    Args:
+        forget: ``n`` forget gradients.
+        retain: ``n`` retain gradients, of the same shapes, dtypes and devices.
+
+    Returns:
+        Float64 of shape ``[n, 11]`` (:data:`retainfirst.moments.COLUMNS`) on the device of the first; the columns of the
+        update are zero.
+    """
+    return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.moments(f, r))
+
+
+def elementwise_(
+    rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
+) -> Tensor:
+    """Write the update of an element-wise rule into ``retain`` and measure it in the same pass.
+
+    Args:
+        rule: ``"sum"``, ``"sago"`` or ``"sago_keep_retain"``.
+        forget: ``n`` forget gradients, left as they are.
+        retain: ``n`` retain gradients, overwritten by the update.
+        alpha: Weight of retain, above 0; rounded to the dtype (to float32 for 16-bit formats) before use.
+        gamma: Weight of forget, at least 0; rounded likewise.
+
+    Returns:
+        Float64 of shape ``[n, 11]``.
+    """
+    return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.elementwise_(rule, f, r, alpha, gamma))
+
+
+def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
+    """Write ``c_retain * r + c_forget * f`` into ``retain`` and measure it in the same pass.
+
+    Every element is computed in float64 and rounded once to the dtype.
+
+    Args:
+        forget: ``n`` forget gradients, left as they are.
+        retain: ``n`` retain gradients, overwritten by the update.
+        c_retain: Float64 of shape ``[n]``, one coefficient a tensor.
+        c_forget: Float64 of shape ``[n]``.
+
+    Returns:
+        Float64 of shape ``[n, 11]``; of its columns only those of the update are meant to be read.
+    """
+
+    def work(kernels: _Kernels, f: Sequence[Tensor], r: Sequence[Tensor], chosen: Tensor) -> Tensor:
+        on = chosen.to(c_retain.device)
+        return kernels.linear_(f, r, c_retain[on].to(r[0].device), c_forget[on].to(r[0].device))
+
+    return _dispatch(forget, retain, work)
+
+
+_Kernels = type(_eager)
+_Work = Callable[[_Kernels, Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
+
+
+def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
+    """Run ``work`` once for each backend, dtype and device among the tensors; put the rows back in order."""
+    parts: dict[tuple[bool, torch.dtype, torch.device], list[int]] = {}
+    eager_only = _check_backend() == "eager"
+    for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
+        key = (not eager_only and _rust.takes(f, r), r.dtype, r.device)
+        parts.setdefault(key, []).append(i)
+    if len(parts) == 1:
+        [(in_rust, _, _)] = parts
+        return work(_rust if in_rust else _eager, forget, retain, torch.arange(len(retain)))
+    tables, order = [], []
+    for (in_rust, _, _), chosen in parts.items():
+        f, r = [forget[i] for i in chosen], [retain[i] for i in chosen]
+        tables.append(work(_rust if in_rust else _eager, f, r, torch.tensor(chosen)).to(retain[0].device))
+        order += chosen
+    return torch.cat(tables)[torch.argsort(torch.tensor(order)).to(retain[0].device)]
+
+
+def _check_backend() -> str:
+    if _backend not in BACKENDS:
+        raise RetainFirstError(f"Unknown backend {_backend!r}. {did_you_mean(_backend, BACKENDS)}")
+    return _backend

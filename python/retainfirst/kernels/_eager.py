@@ -1,0 +1,108 @@
+"""The rules in plain torch: for every device and layout that has no kernel of its own.
+
+No value is read back to the host, so a step queues its work and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from retainfirst import moments as m
+
+__all__ = ["elementwise_", "linear_", "moments"]
+
+# Elements that are widened to float64 at a time: bounds the scratch memory at a few tens of MiB.
+_CHUNK = 1 << 21
+
+
+def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+    """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
+    return _per_tensor([[_row(f, r, None) for f, r in _pieces(*pair)] for pair in zip(forget, retain, strict=True)])
+
+
+def elementwise_(
+    rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
+) -> Tensor:
+    """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
+    rows = []
+    for pair in zip(forget, retain, strict=True):
+        rows.append([])
+        for f, r in _pieces(*pair):
+            u = _signed(rule, *_widened(f, r), alpha, gamma).to(r.dtype)
+            rows[-1].append(_row(f, r, u))
+            r.copy_(u)
+    return _per_tensor(rows)
+
+
+def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
+    """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
+    rows = []
+    for i, pair in enumerate(zip(forget, retain, strict=True)):
+        rows.append([])
+        for f, r in _pieces(*pair):
+            u = (c_retain[i] * r.to(c_retain.dtype) + c_forget[i] * f.to(c_forget.dtype)).to(r.dtype)
+            rows[-1].append(_row(f, r, u))
+            r.copy_(u)
+    return _per_tensor(rows)
+
+
+def _signed(rule: str, f: Tensor, r: Tensor, alpha: float, gamma: float) -> Tensor:
+    if rule == "sum":
+        return alpha * r + gamma * f
+    # By the two signs: the product of two small gradients underflows to zero and would hide their conflict.
+    conflict = ((f < 0) & (r > 0)) | ((f > 0) & (r < 0))
+    keep, step = alpha * r, gamma * f
+    update = torch.where(conflict, keep, step if rule == "sago" else keep + step)
+    # A mask alone would pick the finite one of the two and hide a broken gradient from the loss scaler.
+    return torch.where(f.isfinite() & r.isfinite(), update, f + r)
+
+
+def _widened(f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """16-bit formats are computed in float32 and rounded once at the end; the others in their own dtype."""
+    narrow = f.dtype in (torch.float16, torch.bfloat16)
+    return (f.float(), r.float()) if narrow else (f, r)
+
+
+def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    if f.is_contiguous() and r.is_contiguous():
+        return zip(f.view(-1).split(_CHUNK), r.view(-1).split(_CHUNK), strict=True)
+    return iter([(f, r)])
+
+
+def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
+    """Return one row of moments, shape ``[11]``, float64 (float32 where the device has no float64)."""
+    conflicts = (((f < 0) & (r > 0)) | ((f > 0) & (r < 0))).sum()
+    zero = torch.zeros((), dtype=_sum_dtype(f), device=f.device)
+    (f, ef), (r, er) = _scaled(f), _scaled(r)
+    u, eu = (None, zero) if u is None else _scaled(u)
+    uu, ur, uf = (zero, zero, zero) if u is None else (u.dot(u), u.dot(r), u.dot(f))
+    count = torch.full_like(zero, f.numel())
+    return torch.stack([f.dot(f), r.dot(r), uu, f.dot(r), ur, uf, conflicts.to(zero.dtype), count, ef, er, eu])
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Flatten and widen; bring float64 whose squares would leave the format's range back by a power of two."""
+    wide = x.reshape(-1).to(_sum_dtype(x))
+    if x.dtype != torch.float64 or x.numel() == 0:
+        return wide, torch.zeros((), dtype=wide.dtype, device=x.device)
+    largest = wide.abs().amax()
+    exponent = torch.frexp(largest).exponent.to(wide.dtype)
+    outside = (exponent.abs() > 400) & (largest > 0) & largest.isfinite()
+    exponent = torch.where(outside, exponent, 0.0)
+    half = torch.exp2(-torch.floor(exponent / 2))
+    return wide * half * torch.exp2(-exponent + torch.floor(exponent / 2)), exponent
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _per_tensor(rows: list[list[Tensor]]) -> Tensor:
+    flat = torch.stack([row for pieces in rows for row in pieces])
+    if len(flat) == len(rows):
+        return flat
+    owner = [i for i, pieces in enumerate(rows) for _ in pieces]
+    return m.reduce_rows(flat, torch.tensor(owner, device=flat.device), len(rows))

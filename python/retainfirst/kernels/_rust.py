@@ -1,0 +1,70 @@
+"""The Rust kernels on torch CPU tensors, by address: no copy, and the interpreter lock is released."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from retainfirst import _rust
+from retainfirst.errors import RetainFirstError
+
+__all__ = ["elementwise_", "linear_", "moments", "takes"]
+
+_NAMES = {
+    torch.float64: "float64",
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+
+def takes(forget: Tensor, retain: Tensor) -> bool:
+    """Whether this backend can work on the pair: on the CPU, both dense in the same element order."""
+    return retain.device.type == "cpu" and (
+        (forget.is_contiguous() and retain.is_contiguous())
+        or (forget.stride() == retain.stride() and _dense(retain))
+    )
+
+
+def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+    """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
+    return torch.from_numpy(_rust.moments(*_addresses(forget, retain)))
+
+
+def elementwise_(
+    rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
+) -> Tensor:
+    """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
+    try:
+        table = _rust.elementwise_(rule, *_addresses(forget, retain), alpha, gamma)
+    except _rust.RustError as error:
+        raise RetainFirstError(str(error)) from error
+    return torch.from_numpy(table)
+
+
+def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
+    """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
+    try:
+        table = _rust.linear_(*_addresses(forget, retain), c_retain.tolist(), c_forget.tolist())
+    except _rust.RustError as error:
+        raise RetainFirstError(str(error)) from error
+    return torch.from_numpy(table)
+
+
+def _addresses(
+    forget: Sequence[Tensor], retain: Sequence[Tensor]
+) -> tuple[str, list[int], list[int], list[int]]:
+    return (
+        _NAMES[retain[0].dtype],
+        [f.data_ptr() for f in forget],
+        [r.data_ptr() for r in retain],
+        [r.numel() for r in retain],
+    )
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether the elements fill their memory without gaps or repeats, in any order of dimensions."""
+    order = sorted(range(x.dim()), key=lambda d: -x.stride(d))
+    return x.permute(order).is_contiguous()

@@ -1,0 +1,47 @@
+"""The table of statistics that kernels fill, rules read and geometry reports.
+
+One row a tensor (or a group): six sums over the forget gradient ``f``, the retain gradient ``r`` and the update ``u``, two
+counts, and a power-of-two exponent for each of the three. The sums are those of ``f * 2**-ef``, ``r * 2**-er`` and
+``u * 2**-eu``, so that float64 gradients of any exponent neither underflow nor overflow; narrower formats have exponents 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["COLUMNS", "reduce_rows"]
+
+COLUMNS = ("ff", "rr", "uu", "fr", "ur", "uf", "conflicts", "count", "ef", "er", "eu")
+FF, RR, UU, FR, UR, UF, CONFLICTS, COUNT, EF, ER, EU = range(len(COLUMNS))
+
+# Below every exponent of a float64, and a number whose difference to any of them exp2 still takes to a clean zero.
+_NO_EXPONENT = -10_000.0
+
+
+def reduce_rows(table: Tensor, index: Tensor, rows: int) -> Tensor:
+    """Add the rows of a table of moments by group.
+
+    Args:
+        table: Shape ``[n, 11]``, columns as in :data:`COLUMNS`.
+        index: Shape ``[n]``, int64: the group of each row, below ``rows``.
+        rows: The number of groups.
+
+    Returns:
+        Shape ``[rows, 11]``, on the same device. Exponents are the largest in the group among tensors that are not zero, and
+        the sums are rescaled to it by exact powers of two.
+    """
+    squares, exponents = table[:, [FF, RR, UU]], table[:, [EF, ER, EU]]
+    # A tensor of zeros has no exponent: it must not force 0 on a group whose other tensors are tiny.
+    exponents = torch.where(squares == 0, _NO_EXPONENT, exponents)
+    largest = torch.full((rows, 3), _NO_EXPONENT, dtype=table.dtype, device=table.device)
+    largest = largest.scatter_reduce(0, index.unsqueeze(1).expand(-1, 3), exponents, "amax")
+    shift = torch.exp2(exponents - largest[index])
+    f, r, u = shift.unbind(1)
+    scaled = table.clone()
+    for column, factor in ((FF, f * f), (RR, r * r), (UU, u * u), (FR, f * r), (UR, u * r), (UF, u * f)):
+        scaled[:, column] = table[:, column] * factor
+    total = torch.zeros(rows, len(COLUMNS), dtype=table.dtype, device=table.device)
+    total.index_add_(0, index, scaled)
+    total[:, EF:] = torch.where(largest == _NO_EXPONENT, 0.0, largest)
+    return total
