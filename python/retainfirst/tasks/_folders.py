@@ -89,6 +89,7 @@ def save_portable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fo
     for machine_local in ("backend", "is_local", "local_files_only"):
         settings.pop(machine_local, None)
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.setdefault("clean_up_tokenization_spaces", False)
     settings["model_input_names"] = ["input_ids", "attention_mask"]  # 4.x adds token_type_ids: Llama refuses
     if tokenizer.chat_template:
         settings["chat_template"] = tokenizer.chat_template
