@@ -1,4 +1,4 @@
-"""A tiny random Llama and tiny local tokenizers: real Hugging Face objects, no download, milliseconds to make.
+"""A tiny random Llama and tiny tokenizers: real Hugging Face objects, no download, milliseconds to make.
 
 Tests import it as ``from tiny import ...``; ``conftest.py`` has the same things as fixtures.
 """
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_vocabulary() -> dict[str, int]:
-    """Special tokens, the printable ASCII characters and newline (byte-level spelling), and the merges: 110 tokens."""
+    """Special tokens, printable ASCII and newline in byte-level spelling, and the merges: 110 tokens."""
     letters = [c for c in string.printable if c.isprintable() and c != " "]
     tokens = [*SPECIAL, *letters, "Ġ", "Ċ", *("".join(pair) for pair in MERGES)]
     return {token: i for i, token in enumerate(tokens)}
@@ -89,7 +89,7 @@ def tiny_llama(*, seed: int = 0, dtype: torch.dtype = torch.float32, tied: bool 
         bos_token_id=vocabulary[BOS],
         eos_token_id=vocabulary[EOS],
         tie_word_embeddings=tied,
-        # Wide enough that logits differ visibly between tokens; the default of 0.02 makes them nearly uniform.
+        # Wide enough that logits differ visibly between tokens; 0.02 makes them nearly uniform.
         initializer_range=0.2,
     )
     with torch.random.fork_rng(devices=[]):
