@@ -65,8 +65,8 @@ def save_portable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fo
     """Save a Llama and its tokenizer so that transformers 4.45 to 5.x read the same model from it.
 
     Transformers 5 moves ``rope_theta`` into ``rope_parameters``, where 4.x does not look (it would silently
-    take 10000), names a tokenizer class that 4.x does not have, and keeps the chat template in a file of its own.
-    The saved JSON therefore carries both spellings.
+    take 10000), names a tokenizer class that 4.x does not have, and keeps the chat template in a file
+    of its own. The saved JSON therefore carries both spellings.
 
     Args:
         model: The model, in the dtype to be stored.

@@ -1,0 +1,238 @@
+"""A small model of invented facts: something to unlearn that is learned in a minute on a CPU.
+
+A person is three name words; a fact is ``person relation -> object``, such as ``Ada Ray Moss plays -> harp``.
+Some persons are to be forgotten, the others retained. Both kinds draw on the same name words, relations and
+objects, so that the gradients of forgetting and retaining conflict, as they do in a large model.
+
+The data are a pure function of a :class:`FactsConfig`; the model is a two-layer Llama, implanted once and
+kept in a cache folder. See ``implant``, ``load`` and ``accuracy``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.tasks._facts_words import FIRST_NAMES, LAST_NAMES, MIDDLE_NAMES, OBJECTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+__all__ = [
+    "FactRow",
+    "FactsConfig",
+    "accuracy",
+    "cached_folder",
+    "facts_data",
+    "implant",
+    "load",
+    "write_files",
+]
+
+CHOICES = 4
+"""Answers to choose from in each fact; chance level is one quarter."""
+
+
+class FactRow(TypedDict):
+    """One fact, in the prompt and completion form of forget and retain files, with its four choices.
+
+    ``prompt`` is the person and the relation, ``completion`` a space and the object; ``choices`` are four
+    objects of the relation (without the space) and ``answer`` is the index of the right one.
+    """
+
+    prompt: str
+    completion: str
+    choices: list[str]
+    answer: int
+
+
+@dataclass(frozen=True)
+class FactsConfig:
+    """What determines the facts and the model that knows them.
+
+    Attributes:
+        seed: Draws the persons, the objects, the initial weights and the order of training.
+        forget_people: Persons to forget, each with one fact for each of the four relations.
+        retain_people: Persons to retain, likewise.
+        hidden_size: Width of the model, a multiple of 8 (it has four attention heads).
+        layers: Transformer layers.
+    """
+
+    seed: int = 0
+    forget_people: int = 24
+    retain_people: int = 72
+    hidden_size: int = 128
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        people = self.forget_people + self.retain_people
+        room = len(FIRST_NAMES) * len(MIDDLE_NAMES) * len(LAST_NAMES)
+        if min(self.forget_people, self.retain_people) < 1 or people > room:
+            raise RetainFirstError(
+                f"FactsConfig needs at least one person of each kind and at most {room} together, found "
+                f"forget_people={self.forget_people}, retain_people={self.retain_people}."
+            )
+        if self.hidden_size < 8 or self.hidden_size % 8 or self.layers < 1:
+            raise RetainFirstError(
+                f"FactsConfig needs hidden_size a multiple of 8 and layers >= 1, found "
+                f"hidden_size={self.hidden_size}, layers={self.layers}."
+            )
+
+
+def facts_data(config: FactsConfig | None = None) -> tuple[list[FactRow], list[FactRow]]:
+    """Draw the facts; the same configuration always gives the same rows.
+
+    Args:
+        config: Seed and sizes; the default has 96 facts to forget and 288 to retain.
+
+    Returns:
+        The rows to forget and the rows to retain.
+    """
+    config = config or FactsConfig()
+    draw = random.Random(config.seed)
+    names = [f"{a} {b} {c}" for a in FIRST_NAMES for b in MIDDLE_NAMES for c in LAST_NAMES]
+    people = draw.sample(names, config.forget_people + config.retain_people)
+    rows = [_fact(person, relation, draw) for person in people for relation in OBJECTS]
+    boundary = config.forget_people * len(OBJECTS)
+    return rows[:boundary], rows[boundary:]
+
+
+def _fact(person: str, relation: str, draw: random.Random) -> FactRow:
+    choices = draw.sample(OBJECTS[relation], CHOICES)
+    answer = draw.randrange(CHOICES)
+    return FactRow(
+        prompt=f"{person} {relation}", completion=f" {choices[answer]}", choices=choices, answer=answer
+    )
+
+
+def write_files(config: FactsConfig | None, folder: str | Path) -> tuple[Path, Path]:
+    """Write ``forget.jsonl`` and ``retain.jsonl``, as ``retainfirst unlearn --forget --retain`` reads them.
+
+    Args:
+        config: Seed and sizes; ``None`` is the default.
+        folder: Where to write; made if absent. Files of these names are replaced.
+
+    Returns:
+        The two paths.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    paths = (target / "forget.jsonl", target / "retain.jsonl")
+    for path, rows in zip(paths, facts_data(config), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return paths
+
+
+def implant(
+    config: FactsConfig | None = None, *, progress: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Train a fresh model until it knows every fact, forget and retain alike.
+
+    The global random state is left as it was found. On one machine the result is a function of ``config``.
+
+    Args:
+        config: Seed and sizes; ``None`` is the default.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The model in float32 and evaluation mode, and its tokenizer.
+
+    Raises:
+        RetainFirstError: Some facts are unknown after the largest number of steps (the model is too small).
+        MissingDependency: transformers is not installed (extra ``hf``).
+    """
+    from retainfirst.tasks._facts_model import train
+
+    return train(config or FactsConfig(), progress=progress)
+
+
+def cached_folder(config: FactsConfig | None = None, *, progress: bool = False) -> Path:
+    """Return the folder with the implanted model, tokenizer, ``forget.jsonl`` and ``retain.jsonl``.
+
+    It lies under ``$RETAINFIRST_CACHE``, or else in the user's cache folder, named by the configuration and
+    the versions of torch and transformers, and is built on first use. A damaged entry is built again. Two
+    processes may ask at once: each result is whole, and one of them stays.
+
+    Args:
+        config: Seed and sizes; ``None`` is the default.
+        progress: Show a progress bar on standard error while the model is built.
+
+    Returns:
+        The folder. Treat it as read-only.
+
+    Raises:
+        RetainFirstError: As in ``implant``.
+        MissingDependency: transformers is not installed (extra ``hf``).
+    """
+    from retainfirst.tasks._facts_cache import ensure
+
+    return ensure(config or FactsConfig(), progress=progress)
+
+
+def load(
+    config: FactsConfig | None = None, *, progress: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Return the implanted model and tokenizer from the cache, building them on first use.
+
+    Args:
+        config: Seed and sizes; ``None`` is the default.
+        progress: Show a progress bar on standard error while the model is built.
+
+    Returns:
+        The model in float32 and evaluation mode, and its tokenizer: fresh objects at every call.
+
+    Raises:
+        RetainFirstError: As in ``implant``.
+        MissingDependency: transformers is not installed (extra ``hf``).
+    """
+    from retainfirst.tasks._facts_model import read
+
+    return read(cached_folder(config, progress=progress))
+
+
+def accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[FactRow], batch_size: int = 512
+) -> float:
+    """Return the share of facts whose right object is the most probable of its four choices.
+
+    Args:
+        model: A causal language model; its training mode is restored afterwards.
+        tokenizer: Its tokenizer; every prompt and every object must be made of known words.
+        rows: The facts, at least one.
+        batch_size: Rows in a forward pass.
+
+    Returns:
+        A number from 0 to 1; chance level is 0.25. A non-finite logit counts as a wrong answer.
+
+    Raises:
+        RetainFirstError: No rows, or prompts of different lengths (these are not the facts of this module).
+    """
+    import torch
+
+    if not rows:
+        raise RetainFirstError("accuracy needs at least one row, found none.")
+    prompts = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
+    if len({len(prompt) for prompt in prompts}) != 1:
+        raise RetainFirstError("accuracy needs prompts of one length in tokens: give rows of facts_data.")
+    device = next(model.parameters()).device
+    tokens = torch.tensor(prompts, device=device)
+    choices = torch.tensor([tokenizer.convert_tokens_to_ids(row["choices"]) for row in rows], device=device)
+    answers = torch.tensor([row["answer"] for row in rows], device=device)
+
+    was_training = model.training
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            logits = model(input_ids=tokens[part]).logits[:, -1].gather(1, choices[part])
+            hit = (logits.argmax(1) == answers[part]) & logits.isfinite().all(1)
+            right += int(hit.sum())
+    model.train(was_training)
+    return right / len(rows)
