@@ -50,7 +50,7 @@ def test_default_sizes_and_sharing():
     assert len(vocabulary()) == 98
     prompts = [row["prompt"] for row in forget + retain]
     assert len(set(prompts)) == len(prompts), "a fact is asked twice"
-    # Shared words are what makes the gradients conflict; a draw may leave one or two to the forget facts alone.
+    # Shared words are what makes the gradients conflict; a draw may leave one or two to the forgotten alone.
     assert len(words(forget) - words(retain)) <= 2
     assert {row["completion"] for row in forget} <= {row["completion"] for row in retain}
 
