@@ -1,0 +1,50 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS: tuple[str, ...]
+
+class RustError(ValueError): ...
+
+def moments(
+    dtype: str, forget: list[int], retain: list[int], lengths: list[int]
+) -> NDArray[np.float64]: ...
+def elementwise_(
+    rule: str,
+    dtype: str,
+    forget: list[int],
+    retain: list[int],
+    lengths: list[int],
+    alpha: float,
+    gamma: float,
+) -> NDArray[np.float64]: ...
+def linear_(
+    dtype: str,
+    forget: list[int],
+    retain: list[int],
+    lengths: list[int],
+    c_retain: list[float],
+    c_forget: list[float],
+) -> NDArray[np.float64]: ...
+def combine(
+    rule: str,
+    forget: NDArray[Any],
+    retain: NDArray[Any],
+    alpha: float,
+    gamma: float,
+    groups: list[tuple[int, int]],
+) -> tuple[NDArray[Any], NDArray[np.float64]]: ...
+def combine_(
+    rule: str,
+    forget: NDArray[Any],
+    retain: NDArray[Any],
+    alpha: float,
+    gamma: float,
+    groups: list[tuple[int, int]],
+) -> NDArray[np.float64]: ...
+def geometry(
+    forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: list[tuple[int, int]]
+) -> NDArray[np.float64]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...

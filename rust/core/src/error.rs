@@ -1,0 +1,63 @@
+//! What callers can do wrong.
+
+use std::ops::Range;
+
+/// A refused call: the text says what was given, what was found and what to do.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The rule's name is not known, or not known to be element-wise where that is asked for.
+    #[error("rule: {name:?} is not one of {known}")]
+    UnknownRule {
+        /// What was given.
+        name: String,
+        /// The accepted names.
+        known: String,
+    },
+    /// Two arrays, or two lists, that belong together differ in length.
+    #[error("{what}: length {found}, but forget has {expected}; both must be the same")]
+    LengthMismatch {
+        /// The argument, such as `retain`.
+        what: String,
+        /// Its length.
+        found: usize,
+        /// The forget side's length.
+        expected: usize,
+    },
+    /// A weight is out of its range, as given or once rounded to the format that the rule computes in.
+    #[error("{name}: {value:e} is {found} in {dtype}; it must be finite and {range}")]
+    Weight {
+        /// `alpha` or `gamma`.
+        name: &'static str,
+        /// The value as given.
+        value: f64,
+        /// What it becomes in the format.
+        found: f64,
+        /// The format that the rule computes in.
+        dtype: &'static str,
+        /// The range in words.
+        range: &'static str,
+    },
+    /// A group does not lie in the array.
+    #[error("groups: ({}, {}) does not lie within the array's 0..{length}", .group.start, .group.end)]
+    GroupOutOfRange {
+        /// The group.
+        group: Range<usize>,
+        /// The array's length.
+        length: usize,
+    },
+    /// Two groups share elements.
+    #[error("groups: ({}, {}) overlaps ({}, {}); an element stands in one group", .first.start, .first.end, .second.start, .second.end)]
+    GroupsOverlap {
+        /// The one that starts first.
+        first: Range<usize>,
+        /// The other.
+        second: Range<usize>,
+    },
+    /// Some elements stand in no group.
+    #[error("groups: no group covers the elements ({}, {}); the groups must cover the array", .gap.start, .gap.end)]
+    GroupsGap {
+        /// The first run of elements left out.
+        gap: Range<usize>,
+    },
+}

@@ -1,0 +1,36 @@
+//! Rules that combine a forget gradient `f` and a retain gradient `r` into one update `u`.
+//!
+//! Every rule is exact about its rounding, so that other implementations can agree to the bit, and gives the [`Moments`]
+//! of `f`, `r` and `u` (squares, dot products, conflicting coordinates) from the pass that writes the update. Results do
+//! not depend on the number of threads or on the vector instructions of the machine.
+//!
+//! ```
+//! use retainfirst_core::{Rule, combine_in_place};
+//!
+//! let forget = [1.0_f32, -2.0, 3.0];
+//! let mut gradient = [1.0_f32, 1.0, 1.0];
+//! let moments = combine_in_place(Rule::Sago, 1.0, 0.5, &forget, &mut gradient, &[0..3])?;
+//! assert_eq!(gradient, [0.5, 1.0, 1.5]);
+//! assert_eq!(moments[0].conflicts, 1);
+//! # Ok::<(), retainfirst_core::Error>(())
+//! ```
+
+mod combine;
+mod element;
+mod error;
+mod geometry;
+mod groups;
+mod moments;
+mod rules;
+mod simd;
+mod sweep;
+mod tensors;
+
+pub use combine::{combine_in_place, combine_into};
+pub use element::Element;
+pub use error::Error;
+pub use geometry::geometry;
+pub use moments::Moments;
+pub use rules::{Coefficients, Rule};
+pub use sweep::PARALLEL_MIN_ELEMENTS;
+pub use tensors::{apply_elementwise, apply_linear, moments};

@@ -1,0 +1,128 @@
+//! The statistics of a forget gradient, a retain gradient and an update.
+
+mod double;
+mod narrow;
+mod scaled;
+
+pub(crate) use double::{Double, scale};
+pub use narrow::NarrowSums;
+pub use scaled::ScaledSums;
+
+/// Indices of the six sums.
+pub(crate) const FF: usize = 0;
+pub(crate) const RR: usize = 1;
+pub(crate) const UU: usize = 2;
+pub(crate) const FR: usize = 3;
+pub(crate) const UR: usize = 4;
+pub(crate) const UF: usize = 5;
+
+/// Which two of forget (0), retain (1) and update (2) each sum multiplies.
+const FACTORS: [(usize, usize); 6] = [(0, 0), (1, 1), (2, 2), (0, 1), (2, 1), (2, 0)];
+
+/// Six sums over `f`, `r` and `u`, two counts, and a power of two for each of the three.
+///
+/// The sums are those of `f * 2^-ef`, `r * 2^-er` and `u * 2^-eu`, so that `f64` gradients of any exponent neither underflow
+/// nor overflow; for the narrower formats, and for `f64` of usual size, the exponents are 0.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    sums: [Double; 6],
+    /// `None`: nothing but zeros so far, which must not force an exponent on what is merged later.
+    exponents: [Option<i32>; 3],
+    /// How many coordinates have opposite signs in `f` and `r`; a zero never conflicts.
+    pub conflicts: u64,
+    /// How many coordinates there are.
+    pub count: u64,
+}
+
+impl Moments {
+    /// The names of the columns of [`Moments::row`].
+    pub const COLUMNS: [&'static str; 11] =
+        ["ff", "rr", "uu", "fr", "ur", "uf", "conflicts", "count", "ef", "er", "eu"];
+
+    pub(crate) fn new(sums: [Double; 6], exponents: [Option<i32>; 3], conflicts: u64, count: u64) -> Self {
+        Self { sums, exponents, conflicts, count }
+    }
+
+    /// All numbers in the order of [`Moments::COLUMNS`].
+    #[must_use]
+    pub fn row(&self) -> [f64; 11] {
+        let [ff, rr, uu, fr, ur, uf] = self.sums.map(Double::value);
+        let [ef, er, eu] = [0, 1, 2].map(|i| f64::from(self.exponent(i)));
+        [ff, rr, uu, fr, ur, uf, self.conflicts as f64, self.count as f64, ef, er, eu]
+    }
+
+    /// The scaled `<f, f>`.
+    #[must_use]
+    pub fn ff(&self) -> f64 {
+        self.sums[FF].value()
+    }
+
+    /// The scaled `<r, r>`.
+    #[must_use]
+    pub fn rr(&self) -> f64 {
+        self.sums[RR].value()
+    }
+
+    /// The scaled `<f, r>`.
+    #[must_use]
+    pub fn fr(&self) -> f64 {
+        self.sums[FR].value()
+    }
+
+    /// The exponent `ef`.
+    #[must_use]
+    pub fn forget_exponent(&self) -> i32 {
+        self.exponent(0)
+    }
+
+    /// The exponent `er`.
+    #[must_use]
+    pub fn retain_exponent(&self) -> i32 {
+        self.exponent(1)
+    }
+
+    /// Adds the moments of further coordinates. Each of the three takes the larger exponent; sums are rescaled exactly.
+    pub fn merge(&mut self, other: &Self) {
+        let mut shifts = [(0, 0); 3];
+        for i in 0..3 {
+            let (mine, theirs) = (self.exponents[i], other.exponents[i]);
+            let larger = mine.max(theirs);
+            let shift = |own: Option<i32>| own.zip(larger).map_or(0, |(own, larger)| own - larger);
+            shifts[i] = (shift(mine), shift(theirs));
+            self.exponents[i] = larger;
+        }
+        for (i, (a, b)) in FACTORS.into_iter().enumerate() {
+            let mine = self.sums[i].scaled(shifts[a].0 + shifts[b].0);
+            let theirs = other.sums[i].scaled(shifts[a].1 + shifts[b].1);
+            self.sums[i] = mine.plus(theirs);
+        }
+        self.conflicts += other.conflicts;
+        self.count += other.count;
+    }
+
+    /// Takes the sums of the update from a pass over the same coordinates that measured nothing else.
+    pub(crate) fn add_update(&mut self, update: &Self) {
+        debug_assert_eq!(
+            (self.count, self.exponents[..2].to_vec()),
+            (update.count, update.exponents[..2].to_vec())
+        );
+        for i in [UU, UR, UF] {
+            self.sums[i] = update.sums[i];
+        }
+        self.exponents[2] = update.exponents[2];
+    }
+
+    fn exponent(&self, i: usize) -> i32 {
+        self.exponents[i].unwrap_or(0)
+    }
+}
+
+/// Sums that are being made over the blocks of one chunk.
+pub trait Accumulate<W>: Default {
+    /// Adds a block: `ff`, `rr`, `fr` and the conflicts with `PAIR`, `uu`, `ur` and `uf` with `UPDATE`.
+    ///
+    /// The three have the same length. Must be `#[inline(always)]`.
+    fn add<const FMA: bool, const PAIR: bool, const UPDATE: bool>(&mut self, f: &[W], r: &[W], u: &[W]);
+
+    fn finish(self) -> Moments;
+}

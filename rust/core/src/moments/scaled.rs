@@ -1,0 +1,129 @@
+//! Sums over `f64` values: compensated, and scaled block by block so that no square leaves the range of `f64`.
+
+use super::double::{scale, two_sum};
+use super::{Accumulate, Double, FACTORS, Moments};
+use crate::rules::conflict;
+
+const LANES: usize = 4;
+/// While the largest magnitude of a block is between `2^-LIMIT` and `2^LIMIT`, its sums are kept unscaled.
+const LIMIT: i32 = 400;
+
+#[derive(Default)]
+pub struct ScaledSums(Moments);
+
+impl Accumulate<f64> for ScaledSums {
+    #[inline(always)]
+    fn add<const FMA: bool, const PAIR: bool, const UPDATE: bool>(
+        &mut self,
+        f: &[f64],
+        r: &[f64],
+        u: &[f64],
+    ) {
+        let mut exponents = [exponent(f), exponent(r), None];
+        if UPDATE {
+            exponents[2] = exponent(u);
+        }
+        let sums = if exponents.iter().all(|e| e.unwrap_or(0) == 0) {
+            block_sums::<PAIR, UPDATE>([f, r, u])
+        } else {
+            scaled_sums::<PAIR, UPDATE>([f, r, u], exponents)
+        };
+        let conflicts =
+            if PAIR { f.iter().zip(r).map(|(&f, &r)| u64::from(conflict(f, r))).sum() } else { 0 };
+        self.0.merge(&Moments::new(sums, exponents, conflicts, f.len() as u64));
+    }
+
+    fn finish(self) -> Moments {
+        self.0
+    }
+}
+
+/// The power of two to divide a block by: that of its largest magnitude where it is extreme, else 0; `None` for zeros.
+#[inline(always)]
+fn exponent(values: &[f64]) -> Option<i32> {
+    let mut largest = [0.0_f64; 2 * LANES];
+    let (lanes, rest) = values.as_chunks::<{ 2 * LANES }>();
+    for x in lanes {
+        for i in 0..2 * LANES {
+            let x = x[i].abs();
+            largest[i] = if x > largest[i] { x } else { largest[i] };
+        }
+    }
+    let largest = rest.iter().chain(&largest).fold(0.0, |largest: f64, x| largest.max(x.abs()));
+    if largest == 0.0 {
+        return None;
+    }
+    let exponent = binary_exponent(largest);
+    Some(if largest.is_finite() && exponent.abs() > LIMIT { exponent } else { 0 })
+}
+
+/// The `e` with `2^e <= x < 2^(e + 1)` of a positive finite number.
+fn binary_exponent(x: f64) -> i32 {
+    const SUBNORMAL: i32 = 64;
+    if x < f64::MIN_POSITIVE {
+        return binary_exponent(scale(x, SUBNORMAL)) - SUBNORMAL;
+    }
+    (x.to_bits() >> 52) as i32 - 1023
+}
+
+/// The sums of values that are first divided by powers of two. Rare: gradients beyond `2^400` or all below `2^-400`.
+#[cold]
+#[inline(never)]
+fn scaled_sums<const PAIR: bool, const UPDATE: bool>(
+    values: [&[f64]; 3],
+    exponents: [Option<i32>; 3],
+) -> [Double; 6] {
+    let [f, r, u]: [Vec<f64>; 3] = [0, 1, 2].map(|i| {
+        let shift = -exponents[i].unwrap_or(0);
+        values[i].iter().map(|&x| scale(x, shift)).collect()
+    });
+    block_sums::<PAIR, UPDATE>([&f, &r, &u])
+}
+
+/// The six sums (or those asked for) as if computed with twice the bits (Ogita, Rump and Oishi, "Accurate sum and dot
+/// product", 2005, algorithm `Dot2`), in independent lanes.
+#[inline(always)]
+fn block_sums<const PAIR: bool, const UPDATE: bool>(values: [&[f64]; 3]) -> [Double; 6] {
+    let mut high = [[0.0; LANES]; 6];
+    let mut low = [[0.0; LANES]; 6];
+    let [(f, f_rest), (r, r_rest), (u, u_rest)] = values.map(<[f64]>::as_chunks::<LANES>);
+    for ((f, r), u) in f.iter().zip(r).zip(u) {
+        add_lanes::<PAIR, UPDATE>(&mut high, &mut low, [f, r, u]);
+    }
+    let [f, r, u] = [f_rest, r_rest, u_rest].map(pad);
+    add_lanes::<PAIR, UPDATE>(&mut high, &mut low, [&f, &r, &u]);
+    let mut sums = [Double::default(); 6];
+    for (sum, (high, low)) in sums.iter_mut().zip(high.into_iter().zip(low)) {
+        for (high, low) in high.into_iter().zip(low) {
+            *sum = sum.plus(Double::new(high, low));
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn add_lanes<const PAIR: bool, const UPDATE: bool>(
+    high: &mut [[f64; LANES]; 6],
+    low: &mut [[f64; LANES]; 6],
+    values: [&[f64; LANES]; 3],
+) {
+    for (k, (a, b)) in FACTORS.into_iter().enumerate() {
+        let of_update = a == 2;
+        if if of_update { UPDATE } else { PAIR } {
+            for i in 0..LANES {
+                let (x, y) = (values[a][i], values[b][i]);
+                let product = x * y;
+                let product_error = x.mul_add(y, -product);
+                let (sum, sum_error) = two_sum(high[k][i], product);
+                high[k][i] = sum;
+                low[k][i] += sum_error + product_error;
+            }
+        }
+    }
+}
+
+fn pad(rest: &[f64]) -> [f64; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}

@@ -1,0 +1,164 @@
+//! One pass over memory: arrays are cut into chunks (the unit of threads) and those into blocks (which stay in the
+//! nearest cache while an update is written and measured).
+//!
+//! Cuts depend on lengths alone and partial sums are merged in order, so that the number of threads changes no bit.
+
+use rayon::prelude::*;
+
+use crate::element::Element;
+use crate::moments::{Accumulate, Moments};
+use crate::rules::Operation;
+use crate::simd::{Work, dispatch};
+
+/// From this many elements in all, work is spread over the threads of the current rayon pool.
+pub const PARALLEL_MIN_ELEMENTS: usize = 1 << 18;
+
+const CHUNK: usize = 1 << 16;
+const BLOCK: usize = 1 << 10;
+
+/// A stretch of an array to be updated.
+pub(crate) struct Piece<'a, T> {
+    pub(crate) forget: &'a [T],
+    /// The retain gradient; `None`: `target` holds it and is overwritten.
+    pub(crate) retain: Option<&'a [T]>,
+    pub(crate) target: &'a mut [T],
+}
+
+impl<T> Piece<'_, T> {
+    pub(crate) fn source(&self) -> &[T] {
+        self.retain.unwrap_or(self.target)
+    }
+}
+
+/// A stretch of an array to be measured.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a, T> {
+    pub(crate) forget: &'a [T],
+    pub(crate) retain: &'a [T],
+    pub(crate) update: &'a [T],
+}
+
+impl<'a, T> View<'a, T> {
+    /// A view for sums that do not look at an update.
+    pub(crate) fn pair(forget: &'a [T], retain: &'a [T]) -> Self {
+        Self { forget, retain, update: retain }
+    }
+}
+
+type Sums<T> = <<T as Element>::Wide as crate::element::Wide>::Sums;
+type Scratch<T> = [<T as Element>::Wide; BLOCK];
+
+/// Writes the update of each piece and returns its moments: of the update, and with `PAIR` also of `f` and `r` alone.
+pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool>(
+    pieces: Vec<Piece<'_, T>>,
+    operation: impl Fn(usize) -> O,
+) -> Vec<Moments> {
+    let count = pieces.len();
+    let mut chunks = Vec::new();
+    for (i, piece) in pieces.into_iter().enumerate() {
+        let operation = operation(i);
+        let retain = piece.retain;
+        let parts = piece.forget.chunks(CHUNK).zip(piece.target.chunks_mut(CHUNK));
+        for (k, (forget, target)) in parts.enumerate() {
+            let start = k * CHUNK;
+            let retain = retain.map(|retain| &retain[start..start + forget.len()]);
+            let piece = Piece { forget, retain, target };
+            chunks.push((i, Update::<'_, T, O, PAIR> { piece, operation }));
+        }
+    }
+    run(count, chunks, |chunk| chunk.piece.forget.len())
+}
+
+/// Returns the moments of each view: of `f` and `r` alone with `PAIR`, of the update with `UPDATE`.
+pub(crate) fn measure<T: Element, const PAIR: bool, const UPDATE: bool>(
+    views: Vec<View<'_, T>>,
+) -> Vec<Moments> {
+    let count = views.len();
+    let mut chunks = Vec::new();
+    for (i, view) in views.into_iter().enumerate() {
+        let parts = view.forget.chunks(CHUNK).zip(view.retain.chunks(CHUNK)).zip(view.update.chunks(CHUNK));
+        for ((forget, retain), update) in parts {
+            chunks.push((i, Measure::<'_, T, PAIR, UPDATE>(View { forget, retain, update })));
+        }
+    }
+    run(count, chunks, |chunk| chunk.0.forget.len())
+}
+
+/// Works through the chunks and merges what they give by the index that they carry.
+fn run<W: Work<Output = Moments> + Send>(
+    count: usize,
+    chunks: Vec<(usize, W)>,
+    length: impl Fn(&W) -> usize,
+) -> Vec<Moments> {
+    let total: usize = chunks.iter().map(|(_, chunk)| length(chunk)).sum();
+    let work = |(i, chunk)| (i, dispatch(chunk));
+    let parts: Vec<(usize, Moments)> = if total < PARALLEL_MIN_ELEMENTS {
+        chunks.into_iter().map(work).collect()
+    } else {
+        chunks.into_par_iter().map(work).collect()
+    };
+    let mut rows = vec![Moments::default(); count];
+    for (i, part) in parts {
+        rows[i].merge(&part);
+    }
+    rows
+}
+
+struct Update<'a, T, O, const PAIR: bool> {
+    piece: Piece<'a, T>,
+    operation: O,
+}
+
+impl<T: Element, O: Operation<T>, const PAIR: bool> Work for Update<'_, T, O, PAIR> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Moments {
+        let Self { piece: Piece { forget, retain, target }, operation } = self;
+        let mut sums = Sums::<T>::default();
+        let mut kept = [T::default(); BLOCK];
+        let (mut f_scratch, mut r_scratch, mut u_scratch): (Scratch<T>, Scratch<T>, Scratch<T>) =
+            ([<_>::default(); BLOCK], [<_>::default(); BLOCK], [<_>::default(); BLOCK]);
+        for (k, (forget, target)) in forget.chunks(BLOCK).zip(target.chunks_mut(BLOCK)).enumerate() {
+            let length = forget.len();
+            let retain = if let Some(retain) = retain {
+                &retain[k * BLOCK..][..length]
+            } else {
+                kept[..length].copy_from_slice(target);
+                &kept[..length]
+            };
+            let f = T::widen(forget, &mut f_scratch);
+            let r = T::widen(retain, &mut r_scratch);
+            let u = T::store(target, &mut u_scratch, |u| {
+                for ((u, &f), &r) in u.iter_mut().zip(f).zip(r) {
+                    *u = operation.apply(f, r);
+                }
+            });
+            sums.add::<FMA, PAIR, true>(f, r, u);
+        }
+        sums.finish()
+    }
+}
+
+struct Measure<'a, T, const PAIR: bool, const UPDATE: bool>(View<'a, T>);
+
+impl<T: Element, const PAIR: bool, const UPDATE: bool> Work for Measure<'_, T, PAIR, UPDATE> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Moments {
+        let View { forget, retain, update } = self.0;
+        let mut sums = Sums::<T>::default();
+        let (mut f_scratch, mut r_scratch, mut u_scratch): (Scratch<T>, Scratch<T>, Scratch<T>) =
+            ([<_>::default(); BLOCK], [<_>::default(); BLOCK], [<_>::default(); BLOCK]);
+        for ((forget, retain), update) in
+            forget.chunks(BLOCK).zip(retain.chunks(BLOCK)).zip(update.chunks(BLOCK))
+        {
+            let f = T::widen(forget, &mut f_scratch);
+            let r = T::widen(retain, &mut r_scratch);
+            let u = if UPDATE { T::widen(update, &mut u_scratch) } else { r };
+            sums.add::<FMA, PAIR, UPDATE>(f, r, u);
+        }
+        sums.finish()
+    }
+}

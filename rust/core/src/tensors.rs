@@ -1,0 +1,55 @@
+//! The rules on lists of tensors, in the two steps that a caller with its own groups needs: sums, then the update.
+
+use crate::combine::{check_length, combine_elements};
+use crate::element::Element;
+use crate::error::Error;
+use crate::moments::Moments;
+use crate::rules::{Coefficients, Linear, Rule};
+use crate::sweep::{self, Piece, View};
+
+/// Returns the moments of each pair `(forget, retain)`; the sums of the update are zero.
+///
+/// # Errors
+/// [`Error::LengthMismatch`], naming the pair.
+pub fn moments<T: Element>(pairs: &[(&[T], &[T])]) -> Result<Vec<Moments>, Error> {
+    for (i, (forget, retain)) in pairs.iter().enumerate() {
+        check_length(&format!("retain[{i}]"), retain.len(), forget.len())?;
+    }
+    let views = pairs.iter().map(|(forget, retain)| View::pair(forget, retain)).collect();
+    Ok(sweep::measure::<T, true, false>(views))
+}
+
+/// Writes the update of an element-wise rule into each `retain` of the pairs `(forget, retain)` and returns their moments.
+///
+/// # Errors
+/// [`Error::UnknownRule`] for a rule that looks at groups, [`Error::Weight`], or [`Error::LengthMismatch`].
+pub fn apply_elementwise<T: Element>(
+    rule: Rule,
+    alpha: f64,
+    gamma: f64,
+    pairs: Vec<(&[T], &mut [T])>,
+) -> Result<Vec<Moments>, Error> {
+    combine_elements(rule, alpha, gamma, pieces(pairs)?)
+}
+
+/// Writes `u = c.retain * r + c.forget * f` into each `retain` of the pairs `(forget, retain)`.
+///
+/// The sums of `f` and `r` alone and the conflicts are not measured again and stay zero in the moments.
+///
+/// # Errors
+/// [`Error::LengthMismatch`].
+pub fn apply_linear<T: Element>(
+    pairs: Vec<(&[T], &mut [T])>,
+    coefficients: &[Coefficients],
+) -> Result<Vec<Moments>, Error> {
+    check_length("coefficients", coefficients.len(), pairs.len())?;
+    Ok(sweep::update::<T, _, false>(pieces(pairs)?, |i| Linear(coefficients[i])))
+}
+
+fn pieces<'a, T>(pairs: Vec<(&'a [T], &'a mut [T])>) -> Result<Vec<Piece<'a, T>>, Error> {
+    let piece = |(i, (forget, target)): (usize, (&'a [T], &'a mut [T]))| {
+        check_length(&format!("retain[{i}]"), target.len(), forget.len())?;
+        Ok(Piece { forget, retain: None, target })
+    };
+    pairs.into_iter().enumerate().map(piece).collect()
+}

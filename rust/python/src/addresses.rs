@@ -1,0 +1,245 @@
+//! Tensors given by address: the entry for torch, whose `bfloat16` numpy does not know.
+
+use numpy::PyArray2;
+use pyo3::prelude::*;
+use retainfirst_core::{Coefficients, Element, Error, Moments, Rule};
+
+use crate::errors::{from_core, refuse};
+use crate::table::table;
+use crate::threads::install;
+
+type Table<'py> = PyResult<Bound<'py, PyArray2<f64>>>;
+
+/// Calls a generic function with the element type that a dtype names.
+macro_rules! with_dtype {
+    ($dtype:expr, $function:ident $arguments:tt) => {
+        match $dtype {
+            "float64" => $function::<f64> $arguments,
+            "float32" => $function::<f32> $arguments,
+            "float16" => $function::<half::f16> $arguments,
+            "bfloat16" => $function::<half::bf16> $arguments,
+            other => Err(refuse(format!(
+                "dtype: {other:?} is not one of float64, float32, float16, bfloat16"
+            ))),
+        }
+    };
+}
+pub(crate) use with_dtype;
+
+/// Measures tensors given by address and length; the columns of the update are 0.
+///
+/// Each address is that of a contiguous tensor of so many elements of the dtype, alive during the call.
+#[pyfunction]
+pub fn moments<'py>(
+    py: Python<'py>,
+    dtype: &str,
+    forget: Vec<usize>,
+    retain: Vec<usize>,
+    lengths: Vec<usize>,
+) -> Table<'py> {
+    let tensors = Tensors { forget, retain, lengths };
+    with_dtype!(dtype, measure(py, &tensors))
+}
+
+/// Writes an element-wise rule's update into the retain tensors and measures it in the same pass.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
+pub fn elementwise_<'py>(
+    py: Python<'py>,
+    rule: &str,
+    dtype: &str,
+    forget: Vec<usize>,
+    retain: Vec<usize>,
+    lengths: Vec<usize>,
+    alpha: f64,
+    gamma: f64,
+) -> Table<'py> {
+    let rule: Rule = rule.parse().map_err(from_core)?;
+    let tensors = Tensors { forget, retain, lengths };
+    with_dtype!(dtype, apply_elementwise(py, &tensors, rule, alpha, gamma))
+}
+
+/// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once.
+///
+/// Of the table only `uu`, `ur`, `uf`, `count` and the exponents are filled; `ef` and `er` are those that `moments` gives.
+#[pyfunction]
+pub fn linear_<'py>(
+    py: Python<'py>,
+    dtype: &str,
+    forget: Vec<usize>,
+    retain: Vec<usize>,
+    lengths: Vec<usize>,
+    c_retain: Vec<f64>,
+    c_forget: Vec<f64>,
+) -> Table<'py> {
+    for (name, list) in [("c_retain", &c_retain), ("c_forget", &c_forget)] {
+        if list.len() != forget.len() {
+            return Err(refuse(format!(
+                "{name}: {} values for {} forget tensors; give one a tensor",
+                list.len(),
+                forget.len()
+            )));
+        }
+    }
+    let coefficients: Vec<_> =
+        c_retain.iter().zip(&c_forget).map(|(&retain, &forget)| Coefficients { retain, forget }).collect();
+    let tensors = Tensors { forget, retain, lengths };
+    with_dtype!(dtype, apply_linear(py, &tensors, &coefficients))
+}
+
+struct Tensors {
+    forget: Vec<usize>,
+    retain: Vec<usize>,
+    lengths: Vec<usize>,
+}
+
+fn measure<'py, T: Element>(py: Python<'py>, tensors: &Tensors) -> Table<'py> {
+    tensors.check::<T>(false)?;
+    run(py, tensors, || {
+        let pairs = tensors.forget.iter().zip(&tensors.retain).zip(&tensors.lengths);
+        // SAFETY: `check` has seen that each address fits the type and the length; the caller vouches for the memory.
+        let pairs: Vec<_> =
+            pairs.map(|((&f, &r), &n)| unsafe { (slice::<T>(f, n), slice::<T>(r, n)) }).collect();
+        retainfirst_core::moments(&pairs)
+    })
+}
+
+fn apply_elementwise<'py, T: Element>(
+    py: Python<'py>,
+    tensors: &Tensors,
+    rule: Rule,
+    alpha: f64,
+    gamma: f64,
+) -> Table<'py> {
+    tensors.check::<T>(true)?;
+    // SAFETY: `check` has just passed with `written`.
+    run(py, tensors, || {
+        retainfirst_core::apply_elementwise(rule, alpha, gamma, unsafe { tensors.pairs::<T>() })
+    })
+}
+
+fn apply_linear<'py, T: Element>(
+    py: Python<'py>,
+    tensors: &Tensors,
+    coefficients: &[Coefficients],
+) -> Table<'py> {
+    tensors.check::<T>(true)?;
+    // SAFETY: `check` has just passed with `written`.
+    run(py, tensors, || retainfirst_core::apply_linear(unsafe { tensors.pairs::<T>() }, coefficients))
+}
+
+fn run<'py>(
+    py: Python<'py>,
+    tensors: &Tensors,
+    work: impl FnOnce() -> Result<Vec<Moments>, Error> + Send,
+) -> Table<'py> {
+    let elements = tensors.lengths.iter().sum();
+    let rows = py.detach(|| install(elements, work))?.map_err(from_core)?;
+    Ok(table(py, &rows))
+}
+
+impl Tensors {
+    /// Refuses lists of different lengths, addresses that cannot be those of a tensor and, where retain is `written`,
+    /// retain memory that is also that of another tensor in the call.
+    fn check<T>(&self, written: bool) -> PyResult<()> {
+        let count = self.forget.len();
+        for (name, list) in [("retain", &self.retain), ("lengths", &self.lengths)] {
+            if list.len() != count {
+                return Err(refuse(format!(
+                    "{name}: {} entries, but forget has {count}; the lists must be equally long",
+                    list.len()
+                )));
+            }
+        }
+        let mut ranges = Vec::with_capacity(2 * count);
+        for (name, list, is_written) in [("forget", &self.forget, false), ("retain", &self.retain, written)] {
+            for (i, (&start, &length)) in list.iter().zip(&self.lengths).enumerate() {
+                if length > 0 {
+                    let end = check_address::<T>(name, i, start, length)?;
+                    ranges.push(Memory { start, end, is_written, name, i });
+                }
+            }
+        }
+        if written { check_overlap(ranges) } else { Ok(()) }
+    }
+
+    /// The tensors as slices, the retain ones to be written.
+    ///
+    /// # Safety
+    /// [`Tensors::check`] must have passed for `T` with `written`, and the slices are used once at a time.
+    unsafe fn pairs<T>(&self) -> Vec<(&[T], &mut [T])> {
+        let triples = self.forget.iter().zip(&self.retain).zip(&self.lengths);
+        // SAFETY: aligned, not null, of a length that fits the address space, and no written range shares an element with
+        // another, as checked; that the memory holds `n` elements and outlives the call is the Python caller's promise.
+        triples.map(|((&f, &r), &n)| unsafe { (slice::<T>(f, n), slice_mut::<T>(r, n)) }).collect()
+    }
+}
+
+struct Memory {
+    start: usize,
+    end: usize,
+    is_written: bool,
+    name: &'static str,
+    i: usize,
+}
+
+/// Returns where the tensor ends.
+fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResult<usize> {
+    if start == 0 {
+        return Err(refuse(format!(
+            "{name}[{i}]: null address for {length} elements; give tensor.data_ptr()"
+        )));
+    }
+    if start % align_of::<T>() != 0 {
+        return Err(refuse(format!(
+            "{name}[{i}]: address {start:#x} is not a multiple of {}, as the dtype's alignment asks",
+            align_of::<T>()
+        )));
+    }
+    let bytes = length.checked_mul(size_of::<T>()).filter(|&bytes| isize::try_from(bytes).is_ok());
+    bytes.and_then(|bytes| start.checked_add(bytes)).ok_or_else(|| {
+        refuse(format!("lengths[{i}]: {length} elements at address {start:#x} exceed the address space"))
+    })
+}
+
+/// Forget tensors may share memory with each other; a written one with nothing.
+fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
+    ranges.sort_by_key(|range| range.start);
+    // Of the ranges so far, the one that reaches furthest, and of the written ones likewise.
+    let (mut furthest, mut furthest_written): (Option<&Memory>, Option<&Memory>) = (None, None);
+    for range in &ranges {
+        let before = if range.is_written { furthest } else { furthest_written };
+        if let Some(before) = before.filter(|before| before.end > range.start) {
+            return Err(refuse(format!(
+                "{}[{}] overlaps {}[{}] in memory; a retain tensor is written and must be its own",
+                before.name, before.i, range.name, range.i
+            )));
+        }
+        for (reach, counts) in [(&mut furthest, true), (&mut furthest_written, range.is_written)] {
+            if counts && reach.is_none_or(|reach| range.end > reach.end) {
+                *reach = Some(range);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As [`std::slice::from_raw_parts`], except that the address of an empty tensor may be anything.
+unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: passed on to the caller.
+    unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(address), length) }
+}
+
+/// # Safety
+/// As [`std::slice::from_raw_parts_mut`], except that the address of an empty tensor may be anything.
+unsafe fn slice_mut<'a, T>(address: usize, length: usize) -> &'a mut [T] {
+    if length == 0 {
+        return &mut [];
+    }
+    // SAFETY: passed on to the caller.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(address), length) }
+}
