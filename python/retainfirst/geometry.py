@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retainfirst import moments as m
 
-__all__ = ["Geometry"]
+__all__ = ["FIELDS", "Geometry"]
 
 
 class Geometry:
@@ -86,7 +86,7 @@ class Geometry:
 
     def as_dict(self) -> dict[str, float]:
         """Return the seven numbers by name."""
-        return {name: getattr(self, name) for name in _FIELDS}
+        return {name: getattr(self, name) for name in FIELDS}
 
     def per_group(self) -> dict[str, Geometry]:
         """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
@@ -122,7 +122,7 @@ class Geometry:
             return math.inf
 
 
-_FIELDS = (
+FIELDS = (
     "cos_forget_retain",
     "cos_update_retain",
     "cos_update_forget",

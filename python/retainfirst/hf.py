@@ -1,0 +1,210 @@
+"""Two-gradient training in the transformers ``Trainer``, from version 4.45 to 5.x (extra ``hf``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retainfirst.combiners import Combiner, resolve
+from retainfirst.errors import RetainFirstError, require
+from retainfirst.geometry import Geometry
+from retainfirst.objectives import get_objective
+from retainfirst.step import TwoTaskStep
+
+transformers = require("transformers", "hf")
+
+__all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin"]
+
+Batch = Mapping[str, Any]
+
+
+class TwoTaskTrainerMixin:
+    """Makes a ``transformers.Trainer`` take the forget and the retain gradient apart and combine them.
+
+    Put it before the trainer in a class's bases and give ``compute_forget_loss`` and ``compute_retain_loss``. Batches are
+    ``{"forget": {...}, "retain": {...}}``. Everything else stays the trainer's own: data loading, mixed precision, clipping
+    (of the combined gradient), optimiser, schedule, checkpoints, resume.
+
+    With every training log go ``forget_loss`` and ``retain_loss`` (means over the micro-batches since the last log, unweighted
+    and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step; the
+    trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``.
+
+    Args:
+        *args: For the trainer.
+        combiner: A combiner, or a name with ``combiner_options``.
+        combiner_options: ``alpha``, ``gamma``, ``scope``; only with a name.
+        **kwargs: For the trainer.
+
+    Raises:
+        UnknownCombiner: No combiner has that name.
+        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        combiner: str | Combiner = "sago",
+        combiner_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.combiner = resolve(combiner, **(combiner_options or {}))
+        super().__init__(*args, **kwargs)
+        me: Any = self
+        optim = str(getattr(me.args.optim, "value", me.args.optim))
+        if "lomo" in optim:
+            raise RetainFirstError(f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined")
+        # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
+        me.args.remove_unused_columns = False
+        self.last_geometry: Geometry | None = None
+        self._losses: list[Tensor] = []
+        self._two_task_step: TwoTaskStep | None = None
+        me.add_callback(_StartAfresh(self))
+
+    def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Return the forget loss, to be minimised (gradient ascent gives minus the likelihood loss).
+
+        Args:
+            model: The model, as the trainer wrapped it.
+            inputs: The whole batch, ``{"forget": {...}, "retain": {...}}``, on the model's device.
+
+        Returns:
+            A scalar.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define compute_forget_loss(model, inputs)")
+
+    def compute_retain_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Return the retain loss, to be minimised; arguments as in :meth:`compute_forget_loss`."""
+        raise NotImplementedError(f"{type(self).__name__} must define compute_retain_loss(model, inputs)")
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:  # noqa: ARG002
+        """Run one micro-batch, forget then retain, and combine when the trainer is about to step."""
+        me: Any = self
+        model.train()
+        if callable(getattr(me.optimizer, "train", None)):
+            me.optimizer.train()
+        inputs = me._prepare_inputs(inputs)
+        _check_batch(inputs)
+        if self._two_task_step is None:
+            self._two_task_step = TwoTaskStep(model, self.combiner)
+        step = self._two_task_step
+        with step.forget():
+            forget_loss = self._backward(model, inputs, self.compute_forget_loss)
+        with step.retain():
+            retain_loss = self._backward(model, inputs, self.compute_retain_loss)
+        if self._about_to_step():
+            self.last_geometry = step.combine()
+        self._losses.append(torch.stack([forget_loss, retain_loss]))
+        weighted = self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss
+        return weighted / self._micro_batches()
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Evaluate a pair by the weighted sum of its two losses; any other batch as the trainer does."""
+        me: Any = self
+        if "forget" not in inputs:
+            plain: tuple[Any, Any, Any] = super().prediction_step(  # type: ignore[misc]
+                model, inputs, prediction_loss_only, ignore_keys
+            )
+            return plain
+        inputs = me._prepare_inputs(inputs)
+        _check_batch(inputs)
+        with torch.no_grad(), me.compute_loss_context_manager():
+            forget_loss = self.compute_forget_loss(model, inputs)
+            retain_loss = self.compute_retain_loss(model, inputs)
+        return (self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss).mean(), None, None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add both losses and the geometry to a training log."""
+        if "loss" in logs and self._losses:
+            forget_loss, retain_loss = torch.stack(self._losses).mean(0).tolist()
+            self._losses.clear()
+            logs.update(forget_loss=forget_loss, retain_loss=retain_loss)
+            if self.last_geometry is not None:
+                logs.update(self.last_geometry.as_dict())
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _backward(self, model: nn.Module, inputs: Batch, compute: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+        me: Any = self
+        with me.compute_loss_context_manager():
+            loss = compute(model, inputs).mean()
+        # The mean over micro-batches is taken once: by accelerate up to transformers 4.45, by the trainer itself later.
+        me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
+        return loss.detach()
+
+    def _micro_batches(self) -> int:
+        """How many micro-batches the trainer averages in this step; recent versions know that the last one is shorter."""
+        me: Any = self
+        return int(getattr(me, "current_gradient_accumulation_steps", me.args.gradient_accumulation_steps))
+
+    def _about_to_step(self) -> bool:
+        """Whether the trainer steps the optimiser after this micro-batch."""
+        state = (accelerator := getattr(self, "accelerator")).gradient_state  # noqa: B009
+        if accelerator.sync_gradients:
+            return True
+        # transformers 4.45 steps at the end of an epoch shorter than the accumulation, and says so only afterwards.
+        loader = state.active_dataloader
+        return bool(
+            state.end_of_dataloader and loader is not None and len(loader) <= accelerator.gradient_accumulation_steps
+        )
+
+
+class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore[misc]
+    """A trainer with the objectives of :mod:`retainfirst.objectives` chosen by name.
+
+    Args:
+        *args: For ``transformers.Trainer``.
+        objective: ``"ga"``, ``"npo"`` or ``"simnpo"``.
+        retain_loss: ``"nll"`` or ``"kl"``.
+        objective_options: Keyword arguments for the forget objective: ``beta``, ``delta``, ``reference``.
+        retain_options: Keyword arguments for the retain objective: ``reference``.
+        **kwargs: ``combiner``, ``combiner_options``, and all that ``transformers.Trainer`` takes.
+
+    Raises:
+        RetainFirstError: An unknown objective, or one that lacks what it needs.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        objective: str = "simnpo",
+        retain_loss: str = "nll",
+        objective_options: Mapping[str, Any] | None = None,
+        retain_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._forget_objective = partial(get_objective("forget", objective), **(objective_options or {}))
+        self._retain_objective = partial(get_objective("retain", retain_loss), **(retain_options or {}))
+        super().__init__(*args, **kwargs)
+
+    def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Return the chosen forget objective on the forget half of the batch."""
+        return self._forget_objective(model, inputs["forget"])
+
+    def compute_retain_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Return the chosen retain objective on the retain half of the batch."""
+        return self._retain_objective(model, inputs["retain"])
+
+
+class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
+    """Drops micro-batches that an earlier ``train()`` left over when it stopped in the middle of a step."""
+
+    def __init__(self, trainer: TwoTaskTrainerMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._trainer._two_task_step = None
+        self._trainer._losses.clear()
+
+
+def _check_batch(inputs: Batch) -> None:
+    for task in ("forget", "retain"):
+        if not inputs.get(task):
+            raise RetainFirstError(
+                f"the batch has no {task!r} part, only {sorted(inputs)}; give a data set of pairs (retainfirst.data.PairedDataset)"
+                " and its collator"
+            )

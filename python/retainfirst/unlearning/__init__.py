@@ -1,0 +1,16 @@
+"""A whole run on a Hugging Face model: what ``retainfirst unlearn`` does, for use from Python (extras ``hf`` and ``plot``)."""
+
+from retainfirst.unlearning._config import DTYPES, UnlearnConfig
+from retainfirst.unlearning._measure import AnswerProbability, Measure
+from retainfirst.unlearning._run import Interrupted, load_model, load_tokenizer, unlearn
+
+__all__ = [
+    "DTYPES",
+    "AnswerProbability",
+    "Interrupted",
+    "Measure",
+    "UnlearnConfig",
+    "load_model",
+    "load_tokenizer",
+    "unlearn",
+]

@@ -1,0 +1,94 @@
+"""What happens beside training: the progress bar, stopping early, and stopping cleanly on Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from retainfirst.errors import require
+from retainfirst.unlearning._measure import Measure
+
+transformers = require("transformers", "hf")
+
+__all__ = ["ProgressBar", "StopAtForget", "StopOnInterrupt"]
+
+
+class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
+    """Shows step, losses and the cosine of update and retain on standard error."""
+
+    def __init__(self, label: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                   TextColumn("{task.fields[numbers]}"))  # fmt: skip
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task(label, numbers="", total=None)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._progress.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        if logs and "forget_loss" in logs:
+            numbers = (
+                f"forget {logs['forget_loss']:.3f}  retain {logs['retain_loss']:.3f}"
+                f"  cos(update, retain) {logs['cos_update_retain']:.2f}"
+            )
+            self._progress.update(self._task, completed=state.global_step, numbers=numbers)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was; also after an error."""
+        self._progress.stop()
+
+
+class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
+    """Measures the forget set every few steps, and ends training once it is forgotten."""
+
+    def __init__(self, measure: Measure, at_most: float, every: int) -> None:
+        self._measure, self._at_most, self._every = measure, at_most, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        if state.global_step % self._every:
+            return
+        found = self._measure.forget(model)
+        state.log_history.append({"step": state.global_step, "forget_measure": found})
+        if found <= self._at_most:
+            control.should_training_stop = True
+
+
+class StopOnInterrupt(transformers.TrainerCallback):  # type: ignore[misc]
+    """On Ctrl-C, finishes the step, saves a checkpoint and ends training; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Catch Ctrl-C inside the block."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        try:
+            before = signal.signal(signal.SIGINT, note)
+        except ValueError:  # not the main thread, which alone gets signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,172 @@
+"""What a run leaves for people: ``unlearning.json``, ``curves.png`` and the model card."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from retainfirst.errors import require
+from retainfirst.geometry import FIELDS
+from retainfirst.unlearning._config import UnlearnConfig
+
+__all__ = ["make_report", "versions", "write_card", "write_curves", "write_json"]
+
+Report = dict[str, Any]
+
+
+def make_report(
+    config: UnlearnConfig,
+    log_history: list[dict[str, float]],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    data: Mapping[str, int],
+) -> Report:
+    """Gather a run in the form of ``unlearning.json``.
+
+    Args:
+        config: The run's settings.
+        log_history: The trainer's log, one entry a step.
+        before: What was measured before the first step.
+        after: The same after the last one.
+        data: Counts of rows used, truncated and dropped.
+
+    Returns:
+        A dictionary that JSON can hold; numbers that are not finite (a cosine with a zero vector) are None.
+    """
+    steps = [
+        {
+            "step": int(entry["step"]),
+            "forget_loss": entry["forget_loss"],
+            "retain_loss": entry["retain_loss"],
+            "geometry": {name: entry[name] for name in FIELDS},
+        }
+        for entry in log_history
+        if "forget_loss" in entry
+    ]
+    evaluations = [
+        {"step": int(entry["step"]), "forget": entry["forget_measure"]}
+        for entry in log_history
+        if "forget_measure" in entry
+    ]
+    report = {
+        "config": config.as_dict(),
+        "versions": versions(),
+        "seed": config.seed,
+        "data": dict(data),
+        "steps": steps,
+        "evaluations": evaluations,
+        "before": dict(before),
+        "after": dict(after),
+    }
+    finite: Report = _finite(report)
+    return finite
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that the numbers depend on."""
+    names = ("retainfirst", "torch", "transformers", "accelerate", "peft")
+    found = {name: metadata.version(name) for name in names if _installed(name)}
+    return {"python": platform.python_version(), **found}
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the report as JSON."""
+    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_curves(report: Report, path: Path) -> None:
+    """Draw the losses and the cosines over the steps."""
+    require("matplotlib", "plot")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    losses, cosines = figure.subplots(2, 1, sharex=True)
+    x = [step["step"] for step in report["steps"]]
+    for name in ("forget_loss", "retain_loss"):
+        losses.plot(x, _drawable(step[name] for step in report["steps"]), label=name.replace("_", " "))
+    for name in FIELDS[:3]:
+        values = _drawable(step["geometry"][name] for step in report["steps"])
+        cosines.plot(x, values, label=name.replace("cos_", "").replace("_", " and "))
+    cosines.axhline(0, color="0.7", linewidth=0.8)
+    losses.set_ylabel("loss, as minimised")
+    cosines.set_ylabel("cosine")
+    cosines.set_ylim(-1.05, 1.05)
+    cosines.set_xlabel("step")
+    config = report["config"]
+    losses.set_title(f"{config['objective']} + {config['retain_loss']}, {config['combiner']}")
+    for axes in (losses, cosines):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def write_card(report: Report, path: Path) -> None:
+    """Write the model card (Hugging Face's front matter, settings, results, a caution)."""
+    config = report["config"]
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {_number(report['before'][name])} | {_number(report['after'][name])} |"
+        for name in report["before"]
+    )
+    keys = ("objective", "retain_loss", "combiner", "scope", "alpha", "gamma", "beta", "delta", "learning_rate", "batch_size",
+            "accumulate", "lora_rank", "dtype", "seed")  # fmt: skip
+    settings = "\n".join(f"| {key} | {config[key]} |" for key in keys if config[key] is not None)
+    software = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    base = config["model"]
+    hub = f"base_model: {base}\n" if not Path(base).exists() else ""
+    path.write_text(
+        f"""---
+library_name: transformers
+tags: [unlearning, retainfirst]
+{hub}---
+
+# {Path(base).name}, unlearned
+
+Made from `{base}` by `retainfirst unlearn`: {len(report["steps"])} steps, with the forget gradient and the retain gradient taken
+separately and combined by the rule `{config["combiner"]}`.
+
+| measured on the training files | before | after |
+| --- | --- | --- |
+{rows}
+
+A probability is that of the labelled answer, the geometric mean over its tokens, averaged over rows. It says how likely the
+model is to give these answers to these prompts. It does not say that the knowledge is gone: paraphrases, other languages or a
+few steps of fine-tuning may bring it back, so test for that before you rely on it.
+
+| setting | value |
+| --- | --- |
+{settings}
+
+Data: {", ".join(f"{value} {key.replace('_', ' ')}" for key, value in report["data"].items())}. Software: {software}. Every step's
+losses and gradient geometry are in `unlearning.json`, and drawn in `curves.png`.
+""",
+        encoding="utf-8",
+    )
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drawable(values: Any) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

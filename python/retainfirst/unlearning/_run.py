@@ -1,0 +1,231 @@
+"""One unlearning run, from a model and two files to an output folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs, pad_token_id, set_pad_token
+from retainfirst.errors import RetainFirstError, require
+from retainfirst.objectives import adapters_off, reference_log_probs
+from retainfirst.unlearning._config import UnlearnConfig
+from retainfirst.unlearning._folder import OutputFolder
+from retainfirst.unlearning._measure import AnswerProbability, Measure
+from retainfirst.unlearning._report import Report, make_report, write_card, write_curves, write_json
+
+__all__ = ["Interrupted", "load_model", "load_tokenizer", "unlearn"]
+
+
+class Interrupted(RetainFirstError):
+    """The run was stopped by Ctrl-C; what it had done is kept where the text says."""
+
+
+def unlearn(config: UnlearnConfig, *, measure: Callable[[Any], Measure] | None = None, label: str = "unlearning") -> Report:
+    """Unlearn, and write the model, ``unlearning.json``, ``curves.png`` and a model card to the output folder.
+
+    An error leaves the output folder as it was, unless a checkpoint had been saved: then the folder can be resumed. Ctrl-C
+    finishes the step at hand and saves a checkpoint first.
+
+    Args:
+        config: The settings.
+        measure: Makes, from the tokenizer, what is measured before and after (and, if the settings say where to stop, in
+            between); None: the mean probability of the labelled answers.
+        label: What to call the progress bar.
+
+    Returns:
+        What ``unlearning.json`` holds.
+
+    Raises:
+        RetainFirstError: Bad settings, data or model; each text names the input.
+        Interrupted: Ctrl-C.
+        MissingDependency: transformers, matplotlib or (for LoRA) peft is not installed.
+    """
+    folder = OutputFolder(config)
+    require("transformers", "hf")
+    require("matplotlib", "plot")
+    tokenizer = load_tokenizer(config.model)
+    if config.pad_token is not None:
+        set_pad_token(tokenizer, config.pad_token)
+    pairs = load_pairs(
+        config.forget, config.retain, tokenizer, max_length=config.max_length, chat_template=config.chat_template,
+        pairing=config.pairing, seed=config.seed,
+    )  # fmt: skip
+    collator = PairedCollator(pad_token_id(tokenizer))
+    model = load_model(config.model, config.dtype)
+    try:
+        folder.start(config)
+        return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+    except BaseException as error:
+        kept = folder.abandon()
+        if isinstance(error, KeyboardInterrupt):
+            hint = f"; go on with --resume (checkpoints are in {folder.work})" if kept else "; nothing was written"
+            raise Interrupted(f"interrupted{hint}") from None
+        raise
+
+
+def load_tokenizer(model: str) -> Any:
+    """Load a tokenizer from a folder or the hub.
+
+    Raises:
+        RetainFirstError: There is none; the text carries the library's reason.
+    """
+    transformers = require("transformers", "hf")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise RetainFirstError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}") from error
+
+
+def load_model(model: str, dtype: str = "float32") -> Any:
+    """Load a causal language model in a dtype, from a folder or the hub.
+
+    Raises:
+        RetainFirstError: There is none; the text carries the library's reason.
+    """
+    transformers = require("transformers", "hf")
+    # transformers 5 renamed the argument and will drop the old name.
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    name = "dtype" if version >= (4, 56) else "torch_dtype"
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
+    except (OSError, ValueError) as error:
+        raise RetainFirstError(f"no causal language model could be loaded from {model!r}: {_first_line(error)}") from error
+
+
+def _run(
+    config: UnlearnConfig,
+    folder: OutputFolder,
+    model: Any,
+    tokenizer: Any,
+    pairs: PairedDataset,
+    collator: PairedCollator,
+    make_measure: Callable[[Any], Measure] | None,
+    label: str,
+) -> Report:
+    from retainfirst.unlearning._callbacks import ProgressBar, StopAtForget, StopOnInterrupt
+
+    interrupt, bar = StopOnInterrupt(), ProgressBar(label)
+    with interrupt.watching():
+        if config.lora_rank:
+            model = _with_lora(model, config)
+        trainer = _trainer(config, folder, model, pairs, collator, [bar, interrupt])
+        model = trainer.model
+        if make_measure is None:
+            measure: Measure = AnswerProbability(pairs, collator.pad_token_id, config.evaluate_rows, config.batch_size)
+        else:
+            measure = make_measure(tokenizer)
+        if config.stop_at_forget_probability is not None:
+            trainer.add_callback(StopAtForget(measure, config.stop_at_forget_probability, config.evaluate_every))
+        before = _measured(measure, model)
+        checkpoint = folder.last_checkpoint()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            bar.stop()
+        if interrupt.interrupted:
+            raise KeyboardInterrupt
+        report = make_report(config, trainer.state.log_history, before, _measured(measure, model), _counts(pairs))
+        folder.finish(lambda results: _write(results, report, model, tokenizer))
+    return report
+
+
+def _trainer(
+    config: UnlearnConfig,
+    folder: OutputFolder,
+    model: Any,
+    pairs: PairedDataset,
+    collator: PairedCollator,
+    callbacks: list[Any],
+) -> Any:
+    from transformers import TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    from retainfirst.hf import TwoTaskTrainer
+
+    arguments = TrainingArguments(
+        output_dir=str(folder.work),
+        max_steps=config.max_steps or -1,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant",
+        optim="adamw_torch",
+        max_grad_norm=config.max_grad_norm,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if config.save_every else "no",
+        save_steps=config.save_every or 500,
+        save_total_limit=1,
+        report_to=config.report_to,
+        seed=config.seed,
+        disable_tqdm=True,
+        use_cpu=config.device == "cpu",
+    )
+    # The trainer puts the model on its device, where the reference is then computed.
+    trainer = TwoTaskTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=pairs,
+        data_collator=collator,
+        callbacks=callbacks,
+        combiner=config.make_combiner(),
+        objective=config.objective,
+        retain_loss=config.retain_loss,
+        objective_options=config.objective_options(),
+        retain_options={"reference": _reference(config, model, arguments.device)} if config.retain_loss == "kl" else {},
+    )
+    trainer.remove_callback(PrinterCallback)
+    if config.objective == "npo":
+        loader = DataLoader(
+            pairs.forget, batch_size=config.batch_size, collate_fn=lambda rows: collate(rows, collator.pad_token_id)
+        )
+        pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
+    return trainer
+
+
+def _with_lora(model: Any, config: UnlearnConfig) -> Any:
+    peft = require("peft", "hf")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        settings = peft.LoraConfig(
+            r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        return peft.get_peft_model(model, settings)
+
+
+def _reference(config: UnlearnConfig, model: Any, device: torch.device) -> Any:
+    return adapters_off(model) if config.lora_rank else copy.deepcopy(model).to(device).eval().requires_grad_(False)
+
+
+def _measured(measure: Measure, model: Any) -> dict[str, float]:
+    return {f"forget_{measure.name}": measure.forget(model), f"retain_{measure.name}": measure.retain(model)}
+
+
+def _counts(pairs: PairedDataset) -> dict[str, int]:
+    sets = {"forget": pairs.forget, "retain": pairs.retain}
+    return {
+        f"{task}_rows{suffix}": count
+        for task, examples in sets.items()
+        for suffix, count in (("", len(examples)), ("_truncated", examples.truncated), ("_dropped", examples.dropped))
+    }
+
+
+def _write(results: Path, report: Report, model: Any, tokenizer: Any) -> None:
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(results / "adapter")
+        model = model.merge_and_unload()
+    model.save_pretrained(results)
+    tokenizer.save_pretrained(results)
+    write_json(report, results / "unlearning.json")
+    write_curves(report, results / "curves.png")
+    write_card(report, results / "README.md")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
