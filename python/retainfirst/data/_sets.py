@@ -1,0 +1,109 @@
+"""The tokenised rows of one source, with a count of what did not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from retainfirst.data._encode import Example, encode_and_cut
+from retainfirst.errors import RetainFirstError, ShapeMismatch
+from retainfirst.objectives._sequence import IGNORE_INDEX
+
+__all__ = ["EncodedSet", "encode_rows"]
+
+logger = logging.getLogger(__name__)
+
+
+class EncodedSet(Dataset[Example]):
+    """The tokenised rows of one source.
+
+    Attributes:
+        name: The source, for messages.
+        truncated: How many of the rows were cut at the maximal length.
+        dropped: How many further rows were left out, since the cut left them no labelled token.
+    """
+
+    def __init__(self, rows: Sequence[Example], *, name: str, truncated: int = 0, dropped: int = 0) -> None:
+        """Wrap rows that are already tokenised.
+
+        Args:
+            rows: At least one example.
+            name: The source, for messages.
+            truncated: See the class.
+            dropped: See the class.
+        """
+        self._rows = list(rows)
+        self.name, self.truncated, self.dropped = name, truncated, dropped
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._rows[index]
+
+    def set_reference_log_probs(self, values: Tensor) -> None:
+        """Store the reference's log-probability of each row; batches then carry it as ``reference_logps``.
+
+        Args:
+            values: Shape ``[rows]``, as ``objectives.reference_log_probs`` returns them for this set in
+                order.
+
+        Raises:
+            ShapeMismatch: There is not one value a row.
+        """
+        if values.shape != (len(self),):
+            raise ShapeMismatch(
+                f"{self.name} has {len(self)} rows, but the reference log-probabilities "
+                f"have shape {tuple(values.shape)}."
+            )
+        for row, value in zip(self._rows, values.tolist(), strict=True):
+            row["reference_logps"] = value
+
+
+def encode_rows(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    chat_template: str = "auto",
+    name: str = "rows",
+) -> EncodedSet:
+    """Tokenise rows with :func:`encode`; rows without a labelled token left are dropped with a warning.
+
+    Args:
+        rows: Rows in the four forms, in memory.
+        tokenizer: A tokenizer of transformers.
+        max_length: At least 2, in tokens.
+        chat_template: One of :data:`CHAT_TEMPLATE_MODES`.
+        name: The source, for messages.
+
+    Returns:
+        The set, with at least one row and with its counts of truncated and dropped rows.
+
+    Raises:
+        RetainFirstError: As :func:`encode`, or no row is left.
+    """
+    kept: list[Example] = []
+    truncated = total = 0
+    for total, row in enumerate(rows, start=1):
+        example, cut = encode_and_cut(row, tokenizer, max_length, chat_template, f"{name}, row {total}")
+        if any(label != IGNORE_INDEX for label in example["labels"]):
+            kept.append(example)
+            truncated += cut
+    dropped = total - len(kept)
+    if not kept:
+        raise RetainFirstError(
+            f"{name}: none of {total} rows has a token to forget or retain within {max_length} tokens. "
+            "Raise the maximal length or shorten the prompts."
+        )
+    if dropped:
+        logger.warning(
+            "%s: dropped %d of %d rows: no labelled token within %d tokens.", name, dropped, total, max_length
+        )
+    if truncated:
+        logger.warning("%s: truncated %d of %d rows at %d tokens.", name, truncated, total, max_length)
+    return EncodedSet(kept, name=name, truncated=truncated, dropped=dropped)
