@@ -72,8 +72,8 @@ class PairedDataset(Dataset[Pair]):
 
     def _row(self, rows: EncodedSet, index: int) -> Example:
         if len(rows) < len(self) and self._pairing == "sample":
-            # Seeding with a string is the same on every platform and needs no state between items.
-            return rows[random.Random(f"{self._seed}:{index}").randrange(len(rows))]
+            # Python promises the same random() for a seed on every platform and in every version.
+            return rows[int(random.Random(f"{self._seed}:{index}").random() * len(rows))]
         return rows[index % len(rows)]
 
 

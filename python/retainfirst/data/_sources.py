@@ -53,8 +53,7 @@ def read_rows(source: str | Path) -> list[dict[str, Any]]:
         numbered = _hub_rows(str(source), hub["path"], hub["config"] or None, hub["split"] or "train")
     else:
         raise RetainFirstError(
-            f"{source} does not exist. "
-            "Give a JSON-lines file, a JSON array or a hub name OWNER/NAME[:CONFIG[:SPLIT]]."
+            f"{source} does not exist. Give a JSON-lines file, a JSON array or a hub name OWNER/NAME[:CONFIG[:SPLIT]]."
         )
     rows = []
     for where, row in numbered:
@@ -79,17 +78,13 @@ def row_form(row: Any, where: str) -> str:
         RetainFirstError: The row is not valid; see :func:`read_rows`.
     """
     if not isinstance(row, Mapping):
-        raise RetainFirstError(
-            f"{where}: expected an object, found {_kind(row)}. Accepted forms: {_FORMS_TEXT}."
-        )
+        raise RetainFirstError(f"{where}: expected an object, found {_kind(row)}. Accepted forms: {_FORMS_TEXT}.")
     # A key with null counts as absent: a table of rows in mixed forms has one for each key of the others.
     forms = [form for form, keys in _FORMS.items() if all(row.get(key) is not None for key in keys)]
     if len(forms) != 1:
         found = ", ".join(f"{key!r}{' (null)' if value is None else ''}" for key, value in row.items())
         problem = "the row has the keys of several forms" if forms else "the row has the keys of no form"
-        raise RetainFirstError(
-            f"{where}: {problem}; keys found: {found or 'none'}. Accepted forms: {_FORMS_TEXT}."
-        )
+        raise RetainFirstError(f"{where}: {problem}; keys found: {found or 'none'}. Accepted forms: {_FORMS_TEXT}.")
     form = forms[0]
     if form == "messages":
         _check_messages(row["messages"], where)
@@ -110,9 +105,7 @@ def _check_messages(messages: Any, where: str) -> None:
             _check_string(message[key], f"{key!r} of message {i + 1}", where)
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers or answers[-1] == 0:
-        raise RetainFirstError(
-            f"{where}: 'messages' needs an assistant turn with a turn of another role before it."
-        )
+        raise RetainFirstError(f"{where}: 'messages' needs an assistant turn with a turn of another role before it.")
     _check_not_blank(messages[answers[-1]]["content"], "'content' of the last assistant turn", where)
 
 
@@ -122,16 +115,12 @@ def _check_string(value: Any, name: str, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise RetainFirstError(
-            f"{where}: {name} holds half of a surrogate pair, which is no text."
-        ) from error
+        raise RetainFirstError(f"{where}: {name} holds half of a surrogate pair, which is no text.") from error
 
 
 def _check_not_blank(value: str, name: str, where: str) -> None:
     if not value.strip():
-        raise RetainFirstError(
-            f"{where}: {name} is empty, so there is nothing to forget or retain. Remove the row."
-        )
+        raise RetainFirstError(f"{where}: {name} is empty, so there is nothing to forget or retain. Remove the row.")
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -143,9 +132,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         bad = data.count(b"\n", 0, error.start) + 1
-        raise RetainFirstError(
-            f"{path}, line {bad}: not UTF-8 text ({error.reason}). Save it as UTF-8."
-        ) from error
+        raise RetainFirstError(f"{path}, line {bad}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
     if text.lstrip().startswith("["):
         for item, row in enumerate(_parse(text, path, first_line=1), start=1):
             yield f"{path}, item {item}", row

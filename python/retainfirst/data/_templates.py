@@ -31,8 +31,7 @@ def check_mode(chat_template: str) -> None:
     """Refuse a mode that is not one of :data:`CHAT_TEMPLATE_MODES`."""
     if chat_template not in CHAT_TEMPLATE_MODES:
         raise RetainFirstError(
-            f"Unknown chat template mode {chat_template!r}. "
-            f"{did_you_mean(str(chat_template), CHAT_TEMPLATE_MODES)}"
+            f"Unknown chat template mode {chat_template!r}. {did_you_mean(str(chat_template), CHAT_TEMPLATE_MODES)}"
         )
 
 
