@@ -1,0 +1,55 @@
+"""The ``retainfirst`` command. One file a subcommand; this one puts them together."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from retainfirst import __version__
+from retainfirst.cli._evaluate import evaluate
+from retainfirst.cli._unlearn import unlearn
+from retainfirst.errors import RetainFirstError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="retainfirst",
+    help="Retention-prioritised unlearning of language models: forget without working against what is retained.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command()(unlearn)
+app.command()(evaluate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"retainfirst {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(  # noqa: ARG001
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; exit with 0 (done), 1 (a check failed), 2 (bad use or input) or 130 (Ctrl-C)."""
+    error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except RetainFirstError as error:
+        error_console.print("[bold red]error:[/] ", end="")
+        error_console.print(str(error), markup=False)
+        sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
+    except KeyboardInterrupt:
+        error_console.print("interrupted")
+        sys.exit(130)
