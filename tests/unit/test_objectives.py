@@ -187,8 +187,9 @@ def test_reference_log_probs_keep_the_order_and_the_modes(llama, batch):
 def test_adapters_off_is_the_base_model(llama, batch):
     peft = pytest.importorskip("peft")
     base = objectives.sequence_log_probs(llama, batch).detach()
-    # Dropout, so that a reference in training mode would show.
-    config = peft.LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    for layer in llama.model.layers:
+        layer.self_attn.attention_dropout = 0.5  # so that a reference in training mode would show
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     adapted = peft.get_peft_model(llama, config).train()
     trainable = [name for name, p in adapted.named_parameters() if p.requires_grad]
     reference = objectives.adapters_off(adapted)
