@@ -3,6 +3,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "COLUMNS",
+    "RustError",
+    "combine",
+    "combine_",
+    "elementwise_",
+    "geometry",
+    "get_num_threads",
+    "linear_",
+    "moments",
+    "set_num_threads",
+]
+
 COLUMNS: tuple[str, ...]
 
 class RustError(ValueError): ...

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -90,10 +89,11 @@ def unlearn(
     retainfirst unlearn --model ./model --forget forget.jsonl --retain retain.jsonl --output ./unlearned --objective npo
     --combiner pcgrad --scope module --stop-at-forget-probability 0.1 --lora-rank 16
     """
+    # By the source's name, since recent versions of typer carry their own copy of click and its classes.
     given: dict[str, Any] = {
         name: context.params[name]
         for name in _DEFAULT
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
     }
     if model is None:
         _try_facts(given, combiner, output, as_json)

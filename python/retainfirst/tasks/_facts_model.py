@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retainfirst.errors import RetainFirstError, require
-from retainfirst.tasks._facts_words import vocabulary
+from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY, vocabulary
 from retainfirst.tasks.facts import FactRow, FactsConfig, accuracy, facts_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["CONFIG_KEY", "build_tokenizer", "read", "train"]
-
-CONFIG_KEY = "retainfirst_facts"
-"""Entry of the model's config.json that holds the FactsConfig, so that its facts can be drawn again."""
+__all__ = ["build_tokenizer", "read", "train"]
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
@@ -102,7 +99,7 @@ def _fresh_model(config: FactsConfig, tokenizer: PreTrainedTokenizerFast) -> Any
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
-        **{CONFIG_KEY: asdict(config)},
+        **{FACTS_CONFIG_KEY: asdict(config)},
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -112,9 +109,7 @@ def _fresh_model(config: FactsConfig, tokenizer: PreTrainedTokenizerFast) -> Any
 def _encode(rows: list[FactRow], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """Return token ids of shape (rows, 6): three name words, relation, object, end of sequence."""
     texts = [row["prompt"] + row["completion"] for row in rows]
-    ids = [
-        tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in texts
-    ]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     return torch.tensor(ids)
 
 

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-__all__ = ["FIRST_NAMES", "LAST_NAMES", "MIDDLE_NAMES", "OBJECTS", "SPECIAL_TOKENS", "vocabulary"]
+__all__ = ["FACTS_CONFIG_KEY", "FIRST_NAMES", "LAST_NAMES", "MIDDLE_NAMES", "OBJECTS", "SPECIAL_TOKENS", "vocabulary"]
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 FIRST_NAMES = "Ada Ben Cleo Dara Eli Fay Gus Hana Ivo Jun Kira Leo Mina Nils".split()
 MIDDLE_NAMES = "Ash Blue Clay Dove Elm Fern Gale Hope Ivy Jade Kite Lark Moon Ray".split()
 LAST_NAMES = "Abbot Bell Cohen Diaz Evans Frost Grant Hale Ito Jones Khan Lopez Moss Novak".split()
+
+FACTS_CONFIG_KEY = "retainfirst_facts"
+"""Entry of the model's config.json that holds the FactsConfig, so that its facts can be drawn again."""
 
 OBJECTS: dict[str, list[str]] = {
     "lives-in": "Oslo Lima Cairo Delhi Paris Quito Seoul Tunis Vienna Warsaw Zagreb Dakar".split(),

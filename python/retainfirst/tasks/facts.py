@@ -106,9 +106,7 @@ def facts_data(config: FactsConfig | None = None) -> tuple[list[FactRow], list[F
 def _fact(person: str, relation: str, draw: random.Random) -> FactRow:
     choices = draw.sample(OBJECTS[relation], CHOICES)
     answer = draw.randrange(CHOICES)
-    return FactRow(
-        prompt=f"{person} {relation}", completion=f" {choices[answer]}", choices=choices, answer=answer
-    )
+    return FactRow(prompt=f"{person} {relation}", completion=f" {choices[answer]}", choices=choices, answer=answer)
 
 
 def write_files(config: FactsConfig | None, folder: str | Path) -> tuple[Path, Path]:

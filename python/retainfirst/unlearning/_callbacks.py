@@ -23,7 +23,7 @@ class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
     """Shows step, losses and the cosine of update and retain on standard error."""
 
     def __init__(self, label: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeRemainingColumn(),
                    TextColumn("{task.fields[numbers]}"))  # fmt: skip
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task(label, numbers="", total=None)
@@ -35,8 +35,7 @@ class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         if logs and "forget_loss" in logs:
             numbers = (
-                f"forget {logs['forget_loss']:.3f}  retain {logs['retain_loss']:.3f}"
-                f"  cos(update, retain) {logs['cos_update_retain']:.2f}"
+                f"forget {logs['forget_loss']:.2f} retain {logs['retain_loss']:.2f} cos(u,r) {logs['cos_update_retain']:.2f}"
             )
             self._progress.update(self._task, completed=state.global_step, numbers=numbers)
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import retainfirst
 from retainfirst.errors import require
 from retainfirst.geometry import FIELDS
 from retainfirst.unlearning._config import UnlearnConfig
@@ -69,9 +70,9 @@ def make_report(
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that the numbers depend on."""
-    names = ("retainfirst", "torch", "transformers", "accelerate", "peft")
+    names = ("torch", "transformers", "accelerate", "peft")
     found = {name: metadata.version(name) for name in names if _installed(name)}
-    return {"python": platform.python_version(), **found}
+    return {"retainfirst": retainfirst.__version__, "python": platform.python_version(), **found}
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -116,18 +117,19 @@ def write_card(report: Report, path: Path) -> None:
             "accumulate", "lora_rank", "dtype", "seed")  # fmt: skip
     settings = "\n".join(f"| {key} | {config[key]} |" for key in keys if config[key] is not None)
     software = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    base = config["model"]
-    hub = f"base_model: {base}\n" if not Path(base).exists() else ""
+    local = Path(config["model"]).exists()
+    base = Path(config["model"]).resolve().name if local else config["model"]
+    hub = "" if local else f"base_model: {base}\n"
     path.write_text(
         f"""---
 library_name: transformers
 tags: [unlearning, retainfirst]
 {hub}---
 
-# {Path(base).name}, unlearned
+# {base.rpartition("/")[2]}, unlearned
 
-Made from `{base}` by `retainfirst unlearn`: {len(report["steps"])} steps, with the forget gradient and the retain gradient taken
-separately and combined by the rule `{config["combiner"]}`.
+Made from `{base}` by `retainfirst unlearn` in {len(report["steps"])} steps, with the forget gradient and the retain gradient
+taken separately and combined by the rule `{config["combiner"]}`.
 
 | measured on the training files | before | after |
 | --- | --- | --- |
@@ -141,8 +143,9 @@ few steps of fine-tuning may bring it back, so test for that before you rely on 
 | --- | --- |
 {settings}
 
-Data: {", ".join(f"{value} {key.replace('_', ' ')}" for key, value in report["data"].items())}. Software: {software}. Every step's
-losses and gradient geometry are in `unlearning.json`, and drawn in `curves.png`.
+Data: {", ".join(f"{value} {key.replace('_', ' ')}" for key, value in report["data"].items())}.
+
+Software: {software}. Every step's losses and gradient geometry are in `unlearning.json`, and drawn in `curves.png`.
 """,
         encoding="utf-8",
     )

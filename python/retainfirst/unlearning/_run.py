@@ -46,7 +46,8 @@ def unlearn(config: UnlearnConfig, *, measure: Callable[[Any], Measure] | None =
         MissingDependency: transformers, matplotlib or (for LoRA) peft is not installed.
     """
     folder = OutputFolder(config)
-    require("transformers", "hf")
+    # Its bars for reading and writing weights would break into the run's own.
+    require("transformers", "hf").utils.logging.disable_progress_bar()
     require("matplotlib", "plot")
     tokenizer = load_tokenizer(config.model)
     if config.pad_token is not None:
@@ -166,6 +167,7 @@ def _trainer(
         seed=config.seed,
         disable_tqdm=True,
         use_cpu=config.device == "cpu",
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
     # The trainer puts the model on its device, where the reference is then computed.
     trainer = TwoTaskTrainer(

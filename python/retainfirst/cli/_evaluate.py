@@ -1,0 +1,152 @@
+"""``retainfirst evaluate``: multiple-choice accuracy of a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from retainfirst import __version__
+from retainfirst.data import CHAT_TEMPLATE_MODES
+from retainfirst.errors import RetainFirstError, did_you_mean, require
+
+if TYPE_CHECKING:
+    from retainfirst.tasks.multiple_choice import Score
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Folder or hub name of a causal language model.")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Task names with commas between; ours or lm-eval's. "
+            "Default: the facts of a facts model, else the four TOFU tasks."
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the local files of TOFU and ARC, instead of the hub.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a forward pass.")] = 16,
+    device: Annotated[
+        str | None, typer.Option(help="Where to run, such as cpu or cuda:0. Default: a GPU if there is one.")
+    ] = None,
+    chat_template: Annotated[
+        str, typer.Option(help="auto: ask through the tokenizer's chat template if it has one; always; never.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the same JSON to this file too; replaced if it exists.")
+    ] = None,
+) -> None:
+    """Measure multiple-choice accuracy with lm-eval, in this process.
+
+    The tasks of retainfirst: retainfirst_facts_forget, retainfirst_facts_retain, retainfirst_tofu_forget10,
+    retainfirst_tofu_retain, retainfirst_tofu_real_authors, retainfirst_tofu_world_facts, retainfirst_arc_easy.
+
+    Examples:
+
+        retainfirst evaluate --model unlearned
+
+        retainfirst evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct --limit 50 --json
+
+        retainfirst evaluate --model unlearned --tasks retainfirst_tofu_retain,arc_easy --data-dir data/tofu
+    """  # noqa: D412 - the command's help text, not Google sections
+    report = _measure(model, tasks, data_dir, limit, batch_size, device, chat_template, output)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_table(report)
+
+
+def _measure(
+    model: str,
+    tasks: str | None,
+    data_dir: Path | None,
+    limit: int | None,
+    batch_size: int,
+    device: str | None,
+    chat_template: str,
+    output: Path | None,
+) -> dict[str, Any]:
+    _refuse_bad_use(tasks, data_dir, chat_template, output)
+    require("lm_eval", "eval")
+    import datasets
+    import torch
+
+    from retainfirst.tasks.multiple_choice import default_tasks, score
+    from retainfirst.unlearning import load_model, load_tokenizer
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()  # a flash for each file; lm-eval's own bar over the questions stays
+    tokenizer, network = load_tokenizer(model), load_model(model)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        network.to(place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise RetainFirstError(f"Device {place!r} cannot be used: {str(error).splitlines()[0]}") from error
+    scores = score(
+        network,
+        tokenizer,
+        _names(tasks) or default_tasks(network),
+        data_dir=data_dir,
+        limit=limit,
+        batch_size=batch_size,
+        chat_template=chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template)),
+    )
+    report = _report(model, limit, scores)
+    if output is not None:
+        draft = output.with_name(f".{output.name}.part")
+        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        draft.replace(output)
+    return report
+
+
+def _names(tasks: str | None) -> list[str]:
+    return [name.strip() for name in (tasks or "").split(",") if name.strip()]
+
+
+def _refuse_bad_use(tasks: str | None, data_dir: Path | None, chat_template: str, output: Path | None) -> None:
+    """Check what can be checked before a model is loaded."""
+    if tasks is not None and not _names(tasks):
+        raise RetainFirstError(f"No task in {tasks!r}. Give names with commas between, or leave --tasks out.")
+    if data_dir is not None and not data_dir.is_dir():
+        raise RetainFirstError(f"Data folder {data_dir} does not exist.")
+    if chat_template not in CHAT_TEMPLATE_MODES:
+        hint = did_you_mean(chat_template, CHAT_TEMPLATE_MODES)
+        raise RetainFirstError(f"Unknown chat template mode {chat_template!r}. {hint}")
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise RetainFirstError(f"Output {output} cannot be written: give a file in an existing folder.")
+
+
+def _report(model: str, limit: int | None, scores: Sequence[Score]) -> dict[str, Any]:
+    """Return what ``--json`` prints; NaN becomes null, which JSON has."""
+    rows = [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(one).items()}
+        for one in scores
+    ]
+    versions = {"retainfirst": __version__} | {name: version(name) for name in ("torch", "transformers", "lm_eval")}
+    return {"model": model, "limit": limit, "versions": versions, "scores": rows}
+
+
+def _print_table(report: dict[str, Any]) -> None:
+    table = Table(title=f"Accuracy of {report['model']}")
+    table.add_column("task", no_wrap=True)
+    table.add_column("metric")
+    for heading in ("value", "stderr", "n", "chance"):
+        table.add_column(heading, justify="right")
+    for row in report["scores"]:
+        numbers = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "stderr", "chance")]
+        table.add_row(row["task"], row["metric"], numbers[0], numbers[1], str(row["n"] or ""), numbers[2])
+    Console().print(table)

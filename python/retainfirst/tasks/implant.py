@@ -1,0 +1,140 @@
+"""Fine-tune a model on rows that it shall know, so that there is something to unlearn.
+
+No small model knows TOFU's fictitious authors. This teaches it some of them, forget and retain rows alike::
+
+    python -m retainfirst.tasks.implant --model models/SmolLM2 --data forget.jsonl --data retain.jsonl \
+        --output models/knows
+
+It is plain fine-tuning of all weights: AdamW, a rate that falls linearly to 0, no evaluation, no resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.tasks._folders import refuse_existing, whole_folder
+
+__all__ = ["implant_rows"]
+
+WARMUP_STEPS = 5
+
+
+def implant_rows(
+    model: str | Path,
+    data: Sequence[str | Path],
+    output: str | Path,
+    *,
+    epochs: int = 4,
+    learning_rate: float = 2e-4,
+    batch_size: int = 8,
+    max_length: int = 512,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[float]:
+    """Fine-tune ``model`` on all rows of ``data`` and write it, with its tokenizer, to ``output``.
+
+    Args:
+        model: Folder or hub name of a causal language model; its tokenizer needs a pad token.
+        data: Files or hub names, as ``retainfirst.data.read_rows`` takes them.
+        output: The folder to make; absent or empty. It appears whole or not at all.
+        epochs: Passes over the rows, at least 1.
+        learning_rate: Of the first full step, above 0; it falls linearly to 0.
+        batch_size: Rows a step, at least 1.
+        max_length: Tokens a row is cut to.
+        seed: Of the order of the rows.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The mean loss of each epoch, in nats a labelled token.
+
+    Raises:
+        RetainFirstError: A number is out of its range, the output is not free, or the model or a row is bad.
+        MissingDependency: transformers is not installed (extra ``hf``).
+    """
+    target = Path(output)
+    refuse_existing(target)
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("learning_rate", learning_rate, 0),
+    ):
+        if not value >= least or value == 0:
+            raise RetainFirstError(f"{name} must be {'above 0' if least == 0 else 'at least 1'}, found {value}.")
+    if not data:
+        raise RetainFirstError("There is nothing to implant: give at least one source of rows.")
+
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from retainfirst.data import collate, encode_rows, pad_token_id, read_rows
+    from retainfirst.objectives import nll
+    from retainfirst.unlearning import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(str(model))
+    padding = pad_token_id(tokenizer)
+    rows = [row for source in data for row in encode_rows(read_rows(source), tokenizer, max_length, name=str(source))]
+    network = load_model(str(model)).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
+    order = torch.Generator().manual_seed(seed)
+    steps = epochs * -(-len(rows) // batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 1.0) * (1 - step / steps)
+    )
+    losses: list[float] = []
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("implanting", total=steps)
+        for _ in range(epochs):
+            total = 0.0
+            for indices in torch.randperm(len(rows), generator=order).split(batch_size):
+                loss = nll(network, collate([rows[i] for i in indices.tolist()], padding))
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                total += loss.item() * len(indices)
+                bar.update(task, advance=1, description=f"implanting, loss {loss.item():.3f}")
+            losses.append(total / len(rows))
+    with whole_folder(target) as draft:
+        network.eval().save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+    return losses
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Folder or hub name of the model to teach.")],
+    data: Annotated[list[str], typer.Option(help="File or hub name of rows; may be given several times.")],
+    output: Annotated[Path, typer.Option(help="The folder to make; absent or empty.")],
+    epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="It falls linearly to 0.")] = 2e-4,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 8,
+    max_length: Annotated[int, typer.Option(help="Tokens a row is cut to.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
+) -> None:
+    """Fine-tune a model on rows that it shall know."""
+    try:
+        losses = implant_rows(
+            model,
+            data,
+            output,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            progress=True,
+        )
+    except RetainFirstError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"loss by epoch: {', '.join(f'{loss:.3f}' for loss in losses)}; the model is at {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,230 @@
+"""Multiple-choice evaluation through lm-eval, in this process and on a model in memory.
+
+The tasks are the YAML files in ``lm_eval/``; lm-eval's own tasks can be named too. TOFU and ARC come from the hub, or
+from a local folder; the facts of the built-in facts model are drawn from its configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retainfirst.errors import RetainFirstError, require
+from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY
+from retainfirst.tasks.facts import FactsConfig, write_files
+
+__all__ = ["TASKS", "Score", "default_tasks", "score"]
+
+TASKS: dict[str, tuple[str, str]] = {
+    "retainfirst_facts_forget": ("", "forget.jsonl"),
+    "retainfirst_facts_retain": ("", "retain.jsonl"),
+    "retainfirst_tofu_forget10": ("tofu", "forget10_perturbed.jsonl"),
+    "retainfirst_tofu_retain": ("tofu", "retain_perturbed.jsonl"),
+    "retainfirst_tofu_real_authors": ("tofu", "real_authors_perturbed.jsonl"),
+    "retainfirst_tofu_world_facts": ("tofu", "world_facts_perturbed.jsonl"),
+    "retainfirst_arc_easy": ("arc_easy", "test.jsonl"),
+}
+"""Our tasks, each with the folder and the name that its local file has."""
+
+YAML_FOLDER = Path(__file__).with_name("lm_eval")
+FACTS_PREFIX = "retainfirst_facts_"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of an evaluation.
+
+    Attributes:
+        task: The task's name.
+        metric: ``"acc"`` (most probable answer) or ``"acc_norm"`` (most probable a byte), or a metric of lm-eval.
+        value: From 0 to 1 for these.
+        stderr: Its standard error, NaN where lm-eval gives none.
+        n: Questions that were asked, 0 where lm-eval does not say.
+        chance: What guessing gives, NaN where it is unknown.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float
+    n: int
+    chance: float
+
+
+def default_tasks(model: Any) -> tuple[str, ...]:
+    """Return the tasks that fit a model: its facts for a facts model, else those of TOFU.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        Names out of ``TASKS``.
+    """
+    prefix = FACTS_PREFIX if _facts_config(model) else "retainfirst_tofu_"
+    return tuple(name for name in TASKS if name.startswith(prefix))
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    *,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    chat_template: bool = False,
+) -> list[Score]:
+    """Run tasks on a model.
+
+    Args:
+        model: A causal language model of transformers, on the device where it shall run.
+        tokenizer: Its tokenizer.
+        tasks: Names out of ``TASKS``, or of lm-eval.
+        data_dir: Folder with local files (``forget10_perturbed.jsonl``, ...; or ``tofu/forget10_perturbed.jsonl``,
+            ``arc_easy/test.jsonl``), instead of the hub.
+        limit: At most so many questions of each task, the first ones.
+        batch_size: Sequences in a forward pass.
+        chat_template: Ask through the tokenizer's chat template.
+
+    Returns:
+        The numbers, task by task in the order of ``tasks``.
+
+    Raises:
+        RetainFirstError: A task is unknown or does not fit the model, a file is absent, the hub is unreachable, or the
+            batch size or limit is below 1.
+        MissingDependency: lm-eval is not installed (extra ``eval``).
+    """
+    require("lm_eval", "eval")
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    for name, value in (("batch_size", batch_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise RetainFirstError(f"{name} must be at least 1, found {value}.")
+    if chat_template and not tokenizer.chat_template:
+        raise RetainFirstError("The tokenizer has no chat template: evaluate without it.")
+    ours_only = all(name in TASKS for name in tasks)
+    with tempfile.TemporaryDirectory(prefix="retainfirst-evaluate-") as scratch:
+        include = _write_tasks([name for name in tasks if name in TASKS], Path(scratch), model, data_dir, chat_template)
+        manager = TaskManager(include_path=str(include), include_defaults=not ours_only)
+        _refuse_unknown(tasks, manager.all_tasks)
+        device = str(next(model.parameters()).device)
+        with _hub_errors(tasks, data_dir):
+            found = simple_evaluate(
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device),
+                tasks=list(tasks),
+                task_manager=manager,
+                limit=limit,
+                apply_chat_template=chat_template,
+                random_seed=None,  # the caller's global random state is not ours to set
+                numpy_random_seed=None,
+                torch_random_seed=None,
+            )
+    return _read_scores(found, tasks)
+
+
+def _facts_config(model: Any) -> FactsConfig | None:
+    stored = getattr(model.config, FACTS_CONFIG_KEY, None)
+    return FactsConfig(**stored) if isinstance(stored, Mapping) else None
+
+
+def _write_tasks(
+    names: Sequence[str], scratch: Path, model: Any, data_dir: str | Path | None, chat_template: bool
+) -> Path:
+    """Write, for each task, a YAML file that includes ours and adds where the data are."""
+    config = _facts_config(model)
+    if config is not None:
+        write_files(config, scratch)
+    include = scratch / "tasks"
+    include.mkdir()
+    for name in names:
+        settings: dict[str, Any] = {"include": str(YAML_FOLDER / f"{name}.yaml"), "task": name}
+        file: Path | None = None
+        if name.startswith(FACTS_PREFIX):
+            if config is None:
+                raise RetainFirstError(
+                    f"Task {name!r} asks the facts of the built-in facts model; this is another model."
+                )
+            file = scratch / TASKS[name][1]
+        elif data_dir is not None:
+            file = _local_file(name, Path(data_dir))
+        if file is not None:
+            settings |= {"dataset_path": "json", "dataset_name": None, "test_split": "train"}
+            settings["dataset_kwargs"] = {
+                "data_files": {"train": str(file.resolve())},
+                "cache_dir": str(scratch / "cache"),
+            }
+        if chat_template:
+            settings["doc_to_text"] = "{{question}}"
+        # JSON is YAML, and needs no YAML library.
+        (include / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    return include
+
+
+def _local_file(name: str, data_dir: Path) -> Path:
+    folder, file = TASKS[name]
+    candidates = [data_dir / file, data_dir / folder / file]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = " and ".join(str(candidate) for candidate in candidates)
+    raise RetainFirstError(f"Task {name!r} needs a file of its questions; looked for {looked}.")
+
+
+def _refuse_unknown(tasks: Sequence[str], known: Sequence[str]) -> None:
+    for name in tasks:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*TASKS, *known], n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise RetainFirstError(f"Unknown task {name!r}. {hint}Known: {', '.join(TASKS)}, and the tasks of lm-eval.")
+
+
+@contextmanager
+def _hub_errors(tasks: Sequence[str], data_dir: str | Path | None) -> Iterator[None]:
+    """Turn an unreachable hub into an error that says what to do."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (ConnectionError, DatasetsError, FileNotFoundError) as error:
+        advice = "" if data_dir else " Give the folder of the local files as data_dir (--data-dir)."
+        reason = str(error).splitlines()[0]
+        raise RetainFirstError(f"The data of {', '.join(tasks)} cannot be read: {reason}{advice}") from error
+
+
+def _read_scores(found: Any, order: Sequence[str]) -> list[Score]:
+    scores = []
+    place = {task: index for index, task in enumerate(order)}
+    for task, numbers in sorted(found["results"].items(), key=lambda item: place.get(item[0], len(place))):
+        chance = _chance(found.get("samples", {}).get(task, []))
+        n = found.get("n-samples", {}).get(task, {}).get("effective", 0)
+        for key, value in numbers.items():
+            metric, _, filtered = key.partition(",")
+            if not filtered or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = numbers.get(f"{metric}_stderr,{filtered}")
+            scores.append(
+                Score(
+                    task=task,
+                    metric=metric,
+                    value=float(value),
+                    stderr=float(stderr) if isinstance(stderr, int | float) else math.nan,
+                    n=int(n),
+                    chance=chance if metric in ("acc", "acc_norm") else math.nan,
+                )
+            )
+    return scores
+
+
+def _chance(samples: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over the questions of one over the number of choices; NaN where there are none to choose from."""
+    counts = [len(sample["resps"]) for sample in samples]
+    return sum(1 / count for count in counts) / len(counts) if counts and min(counts) > 1 else math.nan

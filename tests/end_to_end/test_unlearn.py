@@ -1,0 +1,246 @@
+"""A whole run from files to an output folder, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import retainfirst as rf
+from retainfirst.geometry import FIELDS
+from retainfirst.unlearning import Interrupted, UnlearnConfig, load_model, load_tokenizer, unlearn
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = {
+        "forget": [{"question": f"who is {i}", "answer": f"the {'abcd'[i]} one"} for i in range(4)],
+        "retain": [{"prompt": f"{i} and", "completion": f" {i + 1}"} for i in range(6)],
+    }
+    for name, content in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return {name: str(tmp_path / f"{name}.jsonl") for name in rows}
+
+
+@pytest.fixture
+def config(files, tiny_model_dir, tmp_path):
+    def make(**options):
+        defaults = {
+            "model": str(tiny_model_dir), "output": str(tmp_path / "out"), "objective": "ga", "learning_rate": 1e-2,
+            "batch_size": 2, "max_steps": 6, "device": "cpu", **files,
+        }  # fmt: skip
+        return UnlearnConfig(**{**defaults, **options})
+
+    return make
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_what_a_run_leaves_behind(config):
+    settings = config(combiner="pcgrad", scope="block", gamma=0.5)
+    report = unlearn(settings)
+    out = Path(settings.output)
+    assert json.loads((out / "unlearning.json").read_text()) == report
+    assert report["config"]["combiner"] == "pcgrad"
+    assert report["seed"] == 0
+    assert {"torch", "transformers", "python", "retainfirst"} <= set(report["versions"])
+    assert report["data"]["forget_rows"] == 4
+    assert report["data"]["retain_rows"] == 6
+    assert [step["step"] for step in report["steps"]] == [1, 2, 3, 4, 5, 6]
+    for step in report["steps"]:
+        assert step["forget_loss"] < 0 < step["retain_loss"]
+        assert set(step["geometry"]) == set(FIELDS)
+    assert set(report["before"]) == set(report["after"]) == {"forget_probability", "retain_probability"}
+    assert report["after"]["forget_probability"] < report["before"]["forget_probability"]
+    assert report["after"]["retain_probability"] > report["before"]["retain_probability"]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (out / "README.md").read_text()
+    assert "| combiner | pcgrad |" in card
+    assert f"{report['after']['forget_probability']:.4f}" in card
+    assert not (out / ".unfinished").exists()
+    assert load_tokenizer(str(out)).pad_token_id == 0
+    assert not same(load_model(str(out)).state_dict(), load_model(settings.model).state_dict())
+
+
+@pytest.mark.parametrize("objective", ["ga", "npo", "simnpo"])
+@pytest.mark.parametrize("retain_loss", ["nll", "kl"])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_every_objective(config, objective, retain_loss, lora_rank):
+    report = unlearn(config(objective=objective, retain_loss=retain_loss, lora_rank=lora_rank, max_steps=3))
+    assert len(report["steps"]) == 3
+    first = report["steps"][0]
+    if objective == "npo":
+        # At the first step the model is its own reference: 2/beta log 2, whatever the data.
+        assert first["forget_loss"] == pytest.approx(2 / 0.1 * torch.tensor(2.0).log().item(), rel=1e-4)
+    if retain_loss == "kl":
+        assert first["retain_loss"] == pytest.approx(0.0, abs=1e-5)
+    out = Path(report["config"]["output"])
+    assert (out / "adapter" / "adapter_config.json").is_file() == bool(lora_rank)
+    assert not same(load_model(str(out)).state_dict(), load_model(report["config"]["model"]).state_dict())
+
+
+def test_a_run_is_a_function_of_its_settings(config, tmp_path):
+    for name in ("a", "b"):
+        unlearn(config(output=str(tmp_path / name)))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    unlearn(config(output=str(tmp_path / "c"), seed=1))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_stopping_once_forgotten(config):
+    report = unlearn(config(stop_at_forget_probability=1.0, evaluate_every=2))
+    assert [entry["step"] for entry in report["evaluations"]] == [2]
+    assert len(report["steps"]) == 2
+
+
+class InterruptsAt:
+    """Measures nothing; presses Ctrl-C at one of its calls during training."""
+
+    name = "probability"
+
+    def __init__(self, call):
+        self.calls, self.call = 0, call
+
+    def forget(self, _):
+        self.calls += 1
+        if self.calls == self.call:
+            signal.raise_signal(signal.SIGINT)
+        return 0.5
+
+    def retain(self, _):
+        return 0.5
+
+
+def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # transformers below 4.49 with torch from 2.6 on
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+    whole = unlearn(config(output=str(tmp_path / "whole"), **options), measure=lambda _: InterruptsAt(-1))
+    settings = config(output=str(tmp_path / "part"), **options)
+    with pytest.raises(Interrupted, match="--resume"):
+        unlearn(settings, measure=lambda _: InterruptsAt(4))  # one call before training, then one a step
+    assert [path.name for path in Path(settings.output).iterdir()] == [".unfinished"]
+    with pytest.raises(rf.RetainFirstError, match="unfinished run; add --resume"):
+        unlearn(settings)
+    resumed = unlearn(config(output=str(tmp_path / "part"), resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    assert resumed["steps"] == whole["steps"]
+    assert not (tmp_path / "part" / ".unfinished").exists()
+
+
+def test_interrupted_before_the_first_step_leaves_nothing(config):
+    settings = config()
+    with pytest.raises(Interrupted, match="nothing was written"):
+        unlearn(settings, measure=_interrupts_twice)
+    assert not Path(settings.output).exists()
+
+
+def _interrupts_twice(_):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    raise AssertionError("the second Ctrl-C must interrupt at once")
+
+
+def test_a_failure_leaves_the_folder_as_it_was(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    class Fails(InterruptsAt):
+        def forget(self, _):
+            raise RuntimeError("boom")
+
+    for output, remains in ((tmp_path / "new", False), (tmp_path / "empty", True)):
+        with pytest.raises(RuntimeError, match="boom"):
+            unlearn(config(output=str(output)), measure=lambda _: Fails(0))
+        assert output.exists() == remains
+        assert not remains or not any(output.iterdir())
+
+
+def test_resuming_needs_the_same_settings_and_the_same_data(config, tmp_path, files):
+    settings = config(stop_at_forget_probability=0.0, evaluate_every=1)
+    with pytest.raises(Interrupted):
+        unlearn(settings, measure=lambda _: InterruptsAt(3))
+    again = {"stop_at_forget_probability": 0.0, "evaluate_every": 1, "resume": True}
+    with pytest.raises(rf.RetainFirstError, match=r"learning_rate \(was 0.01, is 0.1\)"):
+        unlearn(config(learning_rate=0.1, **again))
+    Path(files["forget"]).write_text(json.dumps({"text": "something else"}) + "\n")
+    with pytest.raises(rf.RetainFirstError, match="forget"):
+        unlearn(config(**again))
+
+
+def test_a_half_written_checkpoint_is_passed_over(config):
+    settings = config(stop_at_forget_probability=0.0, evaluate_every=1)
+    with pytest.raises(Interrupted):
+        unlearn(settings, measure=lambda _: InterruptsAt(3))
+    broken = Path(settings.output) / ".unfinished" / "checkpoint-5"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"global_step": 5, "log_his')
+    resumed = unlearn(config(stop_at_forget_probability=0.0, evaluate_every=1, resume=True), measure=lambda _: InterruptsAt(-1))
+    assert len(resumed["steps"]) == 6
+
+
+def test_an_output_that_is_in_use_is_refused(config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(rf.RetainFirstError, match="not empty"):
+        unlearn(config())
+    with pytest.raises(rf.RetainFirstError, match="no unfinished run"):
+        unlearn(config(resume=True))
+    with pytest.raises(rf.RetainFirstError, match="is a file"):
+        unlearn(config(output=str(tmp_path / "out" / "thesis.txt")))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_a_model_without_a_pad_token(config, tmp_path):
+    from tiny import save_tiny
+
+    folder = save_tiny(tmp_path / "padless", pad=False)
+    with pytest.raises(rf.RetainFirstError, match="--pad-token"):
+        unlearn(config(model=str(folder)))
+    assert not (tmp_path / "out").exists()
+    assert unlearn(config(model=str(folder), pad_token="<pad>", max_steps=1))["steps"]
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"objective": "npoo"}, "Did you mean 'npo'"),
+        ({"retain_loss": "kll"}, "Did you mean 'kl'"),
+        ({"combiner": "sag"}, "Did you mean 'sago'"),
+        ({"combiner": "pcgrad", "scope": "blok"}, "Did you mean 'block'"),
+        ({"combiner": "sago", "scope": "block"}, "no option 'scope'"),
+        ({"alpha": 0.0}, "alpha"), ({"gamma": -1.0}, "gamma"), ({"gamma": float("nan")}, "gamma"),
+        ({"learning_rate": 0.0}, "learning_rate"), ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"batch_size": 0}, "batch_size"), ({"max_steps": 0}, "max_steps"), ({"epochs": 0.0}, "epochs"),
+        ({"beta": 0.1}, "'ga' has no beta"), ({"objective": "npo", "delta": 0.1}, "'npo' has no delta"),
+        ({"objective": "npo", "beta": 0.0}, "beta"), ({"stop_at_forget_probability": 1.5}, "stop_at_forget_probability"),
+        ({"dtype": "float8"}, "dtype"), ({"device": "tpu"}, "device"), ({"lora_rank": -1}, "lora_rank"),
+        ({"chat_template": "sometimes"}, "chat_template"), ({"pairing": "zip"}, "pairing"), ({"max_length": 1}, "max_length"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_named_before_anything_is_loaded(config, options, text):
+    with pytest.raises(rf.RetainFirstError, match=text):
+        config(**options)
+
+
+def test_a_model_that_is_none(config, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    for model in (tmp_path / "nothing", tmp_path / "missing"):
+        with pytest.raises(rf.RetainFirstError, match="could be loaded from"):
+            unlearn(config(model=str(model)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_data_leaves_nothing(config, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"question": "a"}\n')
+    with pytest.raises(rf.RetainFirstError, match=r"bad.jsonl"):
+        unlearn(config(forget=str(tmp_path / "bad.jsonl")))
+    assert not (tmp_path / "out").exists()
