@@ -92,10 +92,7 @@ class Geometry:
         """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
         one = torch.zeros(1, dtype=torch.int64)
         table = m.reduce_rows(self._table, self._index, len(self._names)).cpu()
-        return {
-            name: Geometry(row.unsqueeze(0), one, [name])
-            for name, row in zip(self._names, table, strict=True)
-        }
+        return {name: Geometry(row.unsqueeze(0), one, [name]) for name, row in zip(self._names, table, strict=True)}
 
     def not_finite(self) -> dict[int, list[str]]:
         """Return which tensors held NaN or infinity: their index, and ``"forget"``, ``"retain"`` or both."""

@@ -15,7 +15,7 @@ from retainfirst.geometry import Geometry
 from retainfirst.objectives import get_objective
 from retainfirst.step import TwoTaskStep
 
-transformers = require("transformers", "hf")
+transformers: Any = require("transformers", "hf")
 
 __all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin"]
 
@@ -56,7 +56,9 @@ class TwoTaskTrainerMixin:
         me: Any = self
         optim = str(getattr(me.args.optim, "value", me.args.optim))
         if "lomo" in optim:
-            raise RetainFirstError(f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined")
+            raise RetainFirstError(
+                f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
+            )
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
@@ -205,6 +207,6 @@ def _check_batch(inputs: Batch) -> None:
     for task in ("forget", "retain"):
         if not inputs.get(task):
             raise RetainFirstError(
-                f"the batch has no {task!r} part, only {sorted(inputs)}; give a data set of pairs (retainfirst.data.PairedDataset)"
-                " and its collator"
+                f"the batch has no {task!r} part, only {sorted(inputs)}; give a"
+                " retainfirst.data.PairedDataset and its collator"
             )

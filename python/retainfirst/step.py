@@ -180,7 +180,9 @@ class TwoTaskStep:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
         for name, parameter in trainable.items():
             if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
-                raise RetainFirstError(f"{name}: sharded parameters (FSDP2, DeepSpeed) are not supported in this version")
+                raise RetainFirstError(
+                    f"{name}: sharded parameters (FSDP2, DeepSpeed) are not supported in this version"
+                )
         return trainable
 
 
@@ -192,7 +194,7 @@ def _named(
     seen: set[nn.Parameter] = set()
     for i, item in enumerate(parameters):
         name, parameter = item if isinstance(item, tuple) else (f"parameter{i}", item)
-        if not isinstance(parameter, Tensor):
+        if not isinstance(parameter, nn.Parameter):
             raise RetainFirstError(
                 f"TwoTaskStep: {parameter!r} is not a parameter; give a model, its parameters() or its named_parameters()"
             )

@@ -183,7 +183,9 @@ def test_a_half_written_checkpoint_is_passed_over(config):
     broken = Path(settings.output) / ".unfinished" / "checkpoint-5"
     broken.mkdir()
     (broken / "trainer_state.json").write_text('{"global_step": 5, "log_his')
-    resumed = unlearn(config(stop_at_forget_probability=0.0, evaluate_every=1, resume=True), measure=lambda _: InterruptsAt(-1))
+    resumed = unlearn(
+        config(stop_at_forget_probability=0.0, evaluate_every=1, resume=True), measure=lambda _: InterruptsAt(-1)
+    )
     assert len(resumed["steps"]) == 6
 
 
@@ -210,7 +212,7 @@ def test_a_model_without_a_pad_token(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, text",
+    ("options", "text"),
     [
         ({"objective": "npoo"}, "Did you mean 'npo'"),
         ({"retain_loss": "kll"}, "Did you mean 'kl'"),

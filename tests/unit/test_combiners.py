@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from written_out import DTYPES, ELEMENTWISE, PROJECTIONS, elementwise, gradients, projection
 
 import retainfirst as rf
 from retainfirst import kernels
+from written_out import DTYPES, ELEMENTWISE, PROJECTIONS, elementwise, gradients, projection
 
 WEIGHTS = [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (0.3, 7.0)]
 
@@ -26,7 +26,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b) and torch.equal(a.signbit(), b.signbit())
 
 
-@pytest.mark.parametrize("alpha, gamma", WEIGHTS)
+@pytest.mark.parametrize(("alpha", "gamma"), WEIGHTS)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_elementwise_rules_are_bit_equal_to_the_written_out_rule(name, dtype, alpha, gamma):
@@ -42,7 +42,7 @@ def test_narrow_formats_are_computed_in_float32_and_rounded_once(name, dtype):
     assert same_bits(rf.combine(f, r, name, alpha=0.3, gamma=0.7), wide.to(dtype))
 
 
-@pytest.mark.parametrize("alpha, gamma", WEIGHTS)
+@pytest.mark.parametrize(("alpha", "gamma"), WEIGHTS)
 @pytest.mark.parametrize("name", PROJECTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_projections_are_within_the_derived_bound(name, dtype, alpha, gamma):
@@ -52,7 +52,11 @@ def test_projections_are_within_the_derived_bound(name, dtype, alpha, gamma):
     # One rounding to the dtype: half a unit of the result; a whole one where torch rounds float64 to a 16-bit
     # format by way of float32. The float64 arithmetic before it: at most 2n + 8 roundings of terms no larger than
     # |c_r r| + |c_f f|, with both coefficients below alpha + gamma (1 + |f|/|r| + |r|/|f|).
-    most = alpha + gamma * 2 + (alpha + gamma) * float(f.double().norm() / r.double().norm() + r.double().norm() / f.double().norm())
+    most = (
+        alpha
+        + gamma * 2
+        + (alpha + gamma) * float(f.double().norm() / r.double().norm() + r.double().norm() / f.double().norm())
+    )
     arithmetic = (2 * len(f) + 8) * 2.0**-53 * most * (f.double().abs() + r.double().abs())
     assert ((found - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + arithmetic).all()
 
@@ -103,7 +107,9 @@ def test_float64_gradients_of_any_size_are_projected(scale):
     f = torch.tensor([-3.0, 1.0], dtype=torch.float64) * scale
     u = rf.combine(f, r, "pcgrad") / scale
     # Exactly (-1.8, 3.4) before it is stored; the smallest subnormal leaves whole units only.
-    assert torch.allclose(u, torch.tensor([-1.8, 3.4], dtype=torch.float64), rtol=1e-15, atol=0.5 if scale < 1e-320 else 0)
+    assert torch.allclose(
+        u, torch.tensor([-1.8, 3.4], dtype=torch.float64), rtol=1e-15, atol=0.5 if scale < 1e-320 else 0
+    )
 
 
 def test_paper_example_of_an_opposed_coordinate():
@@ -187,7 +193,7 @@ def test_containers_come_back_as_they_went_in():
 
 
 @pytest.mark.parametrize(
-    "forget, retain, error, text",
+    ("forget", "retain", "error", "text"),
     [
         (torch.ones(2), torch.ones(3), rf.ShapeMismatch, r"\(2,\).*\(3,\)"),
         (torch.ones(6), torch.ones(2, 3), rf.ShapeMismatch, r"\(6,\).*\(2, 3\)"),
@@ -212,8 +218,12 @@ def test_a_mapping_names_the_parameter():
 
 
 @pytest.mark.parametrize(
-    "groups, text",
-    [([[0]], "tensor 1 is in none"), ([[0, 1], [1]], "tensor 1 stands in two"), ([[0, 1, 2]], "tensor 2 does not exist")],
+    ("groups", "text"),
+    [
+        ([[0]], "tensor 1 is in none"),
+        ([[0, 1], [1]], "tensor 1 stands in two"),
+        ([[0, 1, 2]], "tensor 2 does not exist"),
+    ],
 )
 def test_groups_must_cover_each_tensor_once(groups, text):
     with pytest.raises(rf.ShapeMismatch, match=text):
@@ -234,7 +244,7 @@ def test_in_place_refuses_shared_memory():
                 {"gamma": math.inf}, {"alpha": "1"}, {"gamma": None}, {"alpha": True}],
 )  # fmt: skip
 def test_weights_out_of_range(name, weights):
-    [(option, value)] = weights.items()
+    [(option, _value)] = weights.items()
     with pytest.raises(rf.RetainFirstError, match=f"{option} must be"):
         rf.make_combiner(name, **weights)
 

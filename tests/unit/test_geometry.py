@@ -6,12 +6,20 @@ import math
 
 import pytest
 import torch
-from written_out import DTYPES, gradients
 
 import retainfirst as rf
 from retainfirst import kernels
+from written_out import DTYPES, gradients
 
-NAMES = ("cos_forget_retain", "cos_update_retain", "cos_update_forget", "norm_forget", "norm_retain", "norm_update", "conflict_fraction")
+NAMES = (
+    "cos_forget_retain",
+    "cos_update_retain",
+    "cos_update_forget",
+    "norm_forget",
+    "norm_retain",
+    "norm_update",
+    "conflict_fraction",
+)
 
 
 @pytest.fixture(params=kernels.BACKENDS, autouse=True)
@@ -27,7 +35,13 @@ def expected(f, r, u):
     def cosine(a, b):
         return (a @ b / (a.norm() * b.norm())).item()
 
-    return dict(zip(NAMES, (cosine(f, r), cosine(u, r), cosine(u, f), f.norm().item(), r.norm().item(), u.norm().item(), conflicts), strict=True))
+    return dict(
+        zip(
+            NAMES,
+            (cosine(f, r), cosine(u, r), cosine(u, f), f.norm().item(), r.norm().item(), u.norm().item(), conflicts),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("name", rf.available_combiners())

@@ -7,11 +7,11 @@ import json
 from importlib import metadata
 
 import pytest
-import tiny
 import torch
 from transformers import Trainer, TrainingArguments
 
 import retainfirst as rf
+import tiny
 from retainfirst import objectives
 from retainfirst.data import EncodedSet, PairedCollator, PairedDataset
 from retainfirst.geometry import FIELDS
@@ -49,12 +49,18 @@ class InOrder(TwoTaskTrainer):
 
 
 def train(folder, pairs, model=None, kind=InOrder, **options):
-    ours = {key: options.pop(key) for key in ("objective", "combiner", "combiner_options", "retain_loss") if key in options}
+    ours = {
+        key: options.pop(key) for key in ("objective", "combiner", "combiner_options", "retain_loss") if key in options
+    }
     # Gradient ascent, since SimNPO and NPO saturate on a random model and would leave nothing to compare.
     ours.setdefault("objective", "ga")
     resume = options.pop("resume", None)
     trainer = kind(
-        model=model or tiny.tiny_llama(), args=arguments(folder, **options), train_dataset=pairs, data_collator=PairedCollator(0), **ours
+        model=model or tiny.tiny_llama(),
+        args=arguments(folder, **options),
+        train_dataset=pairs,
+        data_collator=PairedCollator(0),
+        **ours,
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -86,7 +92,9 @@ def assert_same(left, right, exactly=False):
     for (name, p), q in zip(left.named_parameters(), right.parameters(), strict=True):
         # Losses are scaled before, not after, the backward pass, and summed over micro-batches: a few float32 roundings in
         # each of at most five SGD steps on weights of order one. A factor of k would be far outside.
-        torch.testing.assert_close(p, q, rtol=0 if exactly else 1e-4, atol=0 if exactly else 1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            p, q, rtol=0 if exactly else 1e-4, atol=0 if exactly else 1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_each_step_is_the_rule_on_the_two_gradients(tmp_path, pairs):
@@ -129,11 +137,16 @@ def test_sum_is_what_the_plain_trainer_does_with_the_sum_of_losses(tmp_path, pai
             return None
 
         def compute_loss(self, model, inputs, return_outputs=False, **_):
-            return 2.0 * objectives.gradient_ascent(model, inputs["forget"]) + 0.5 * objectives.nll(model, inputs["retain"])
+            return 2.0 * objectives.gradient_ascent(model, inputs["forget"]) + 0.5 * objectives.nll(
+                model, inputs["retain"]
+            )
 
     model = tiny.tiny_llama()
     Plain(
-        model=model, args=arguments(tmp_path, max_steps=4, remove_unused_columns=False), train_dataset=pairs, data_collator=PairedCollator(0)
+        model=model,
+        args=arguments(tmp_path, max_steps=4, remove_unused_columns=False),
+        train_dataset=pairs,
+        data_collator=PairedCollator(0),
     ).train()
     ours = train(tmp_path, pairs, max_steps=4, combiner="sum", combiner_options={"alpha": 0.5, "gamma": 2.0})
     assert_same(ours.model, model)
@@ -166,7 +179,9 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does_bit_for_bit(tmp_pat
     options = {"max_steps": 6, "optim": "adamw_torch", "learning_rate": 1e-3, "gradient_accumulation_steps": accumulate,
                "save_strategy": "steps", "save_steps": 3}  # fmt: skip
     whole = train(tmp_path / "whole", pairs, kind=TwoTaskTrainer, **options)
-    resumed = train(tmp_path / "again", pairs, kind=TwoTaskTrainer, resume=str(tmp_path / "whole" / "checkpoint-3"), **options)
+    resumed = train(
+        tmp_path / "again", pairs, kind=TwoTaskTrainer, resume=str(tmp_path / "whole" / "checkpoint-3"), **options
+    )
     assert_same(whole.model, resumed.model, exactly=True)
     ours = [[e["forget_loss"] for e in t.state.log_history if "forget_loss" in e] for t in (whole, resumed)]
     assert ours[0] == ours[1]
@@ -190,7 +205,9 @@ def test_evaluation_on_pairs_gives_the_weighted_sum(tmp_path, pairs):
     expected = []
     for start in (0,):
         batch = collator([pairs[i] for i in range(start, ROWS)])
-        expected.append(3.0 * objectives.gradient_ascent(model, batch["forget"]) + objectives.nll(model, batch["retain"]))
+        expected.append(
+            3.0 * objectives.gradient_ascent(model, batch["forget"]) + objectives.nll(model, batch["retain"])
+        )
     assert found == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 

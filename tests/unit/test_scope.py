@@ -36,7 +36,7 @@ def test_tensor_and_global():
 
 
 @pytest.mark.parametrize(
-    "name, block",
+    ("name", "block"),
     [("0.weight", "0"), ("layer1.0.conv1.weight", "layer1.0"), ("h.3.experts.5.w", "h.3"), ("weight", "weight"),
      ("params.2", "params.2"), ("fc2.weight", "fc2")],
 )  # fmt: skip

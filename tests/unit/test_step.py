@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
 from torch import nn
-from written_out import elementwise
 
 import retainfirst as rf
+import tiny
+from written_out import elementwise
 
 
 class TwoHeads(nn.Module):
@@ -70,7 +70,10 @@ def test_the_update_is_the_rule_on_each_tasks_own_gradient(model, name, seeds):
             # Micro-batches add up in the same order on both sides, so the bits agree for one of them; for more, the sum of
             # losses is accumulated the other way round: float32, four terms.
             torch.testing.assert_close(
-                p.grad, elementwise(name, *mine, 0.5, 2.0), rtol=0 if len(seeds) == 1 else 1e-5, atol=0 if len(seeds) == 1 else 1e-6
+                p.grad,
+                elementwise(name, *mine, 0.5, 2.0),
+                rtol=0 if len(seeds) == 1 else 1e-5,
+                atol=0 if len(seeds) == 1 else 1e-6,
             )
 
 
@@ -183,6 +186,7 @@ def test_autocast():
     step = rf.TwoTaskStep(model, "sago")
     grads = {}
     for task, seed in (("forget", 1), ("retain", 2)):
+
         def loss(m, seed=seed):
             with torch.autocast("cpu", torch.bfloat16):
                 return m(**tiny.tiny_batch(seed=seed)).loss
@@ -251,9 +255,14 @@ def test_an_exception_leaves_the_model_usable(model, task, error):
     twin = copy.deepcopy(model)
     step = rf.TwoTaskStep(model, "sago")
     collect(step, model, seeds=(5,))
-    with pytest.raises(error), getattr(step, task)():
-        model(data(6), task).backward()
-        raise error
+
+    def fail():
+        with getattr(step, task)():
+            model(data(6), task).backward()
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert all(p.grad is None for p in model.parameters())
     collect(step, model)
     step.combine()

@@ -18,7 +18,7 @@ from retainfirst.unlearning import DTYPES, UnlearnConfig
 
 __all__ = ["unlearn"]
 
-_DEFAULT = {field.name: field.default for field in dataclasses.fields(UnlearnConfig)}
+_DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UnlearnConfig)}
 
 # The small facts model needs other settings than a language model: those under which the effect was measured.
 _FACTS = {
@@ -38,12 +38,18 @@ _RULES, _OBJECTIVES = ", ".join(available_combiners()), "ga, npo, simnpo"
 
 def unlearn(
     context: typer.Context,
-    model: Annotated[str | None, Option(help="Model folder or hub id. Without it: the built-in facts model, to try things out.")] = None,
-    forget: Annotated[str | None, Option(help="Forget set: a JSON-lines file, or a hub name such as locuslab/TOFU:forget10.")] = None,
+    model: Annotated[
+        str | None, Option(help="Model folder or hub id. Without it: the built-in facts model, to try things out.")
+    ] = None,
+    forget: Annotated[
+        str | None, Option(help="Forget set: a JSON-lines file, or a hub name such as locuslab/TOFU:forget10.")
+    ] = None,
     retain: Annotated[str | None, Option(help="Retain set, likewise.")] = None,
     output: Annotated[Path | None, Option(help="Output folder: new or empty. Needed with --model.")] = None,
     objective: Annotated[str, Option(help=f"Forget objective: {_OBJECTIVES}.")] = _DEFAULT["objective"],
-    retain_loss: Annotated[str, Option(help="Retain loss: nll, or kl to the model before unlearning.")] = _DEFAULT["retain_loss"],
+    retain_loss: Annotated[str, Option(help="Retain loss: nll, or kl to the model before unlearning.")] = _DEFAULT[
+        "retain_loss"
+    ],
     combiner: Annotated[str, Option(help=f"How the two gradients become one: {_RULES}.")] = _DEFAULT["combiner"],
     scope: Annotated[str | None, Option(help="For pcgrad and blur: tensor, module, block or global.")] = None,
     alpha: Annotated[float, Option(help="Weight of the retain gradient.")] = _DEFAULT["alpha"],
@@ -55,16 +61,30 @@ def unlearn(
     batch_size: Annotated[int, Option(help="Forget rows, and retain rows, a micro-batch.")] = _DEFAULT["batch_size"],
     accumulate: Annotated[int, Option(help="Micro-batches a step.")] = _DEFAULT["accumulate"],
     learning_rate: Annotated[float, Option(help="Of AdamW, constant.")] = _DEFAULT["learning_rate"],
-    max_grad_norm: Annotated[float, Option(help="Clip the combined gradient to this length; 0: never.")] = _DEFAULT["max_grad_norm"],
+    max_grad_norm: Annotated[float, Option(help="Clip the combined gradient to this length; 0: never.")] = _DEFAULT[
+        "max_grad_norm"
+    ],
     max_length: Annotated[int, Option(help="Tokens a row is cut to.")] = _DEFAULT["max_length"],
-    chat_template: Annotated[str, Option(help="For questions and messages: auto, always or never.")] = _DEFAULT["chat_template"],
+    chat_template: Annotated[str, Option(help="For questions and messages: auto, always or never.")] = _DEFAULT[
+        "chat_template"
+    ],
     pairing: Annotated[str, Option(help="How the shorter set is stretched: cycle or sample.")] = _DEFAULT["pairing"],
     pad_token: Annotated[str | None, Option(help="Token to pad with, for tokenizers that have none.")] = None,
-    stop_at_forget_probability: Annotated[float | None, Option(help="Stop once the forget answers are at most this probable on average.")] = None,
-    evaluate_every: Annotated[int, Option(help="Steps between two looks at the forget set, if there is something to stop at.")] = _DEFAULT["evaluate_every"],
-    evaluate_rows: Annotated[int, Option(help="Rows of each set measured before and after.")] = _DEFAULT["evaluate_rows"],
-    save_every: Annotated[int, Option(help="Steps between checkpoints to resume from; 0: only on Ctrl-C.")] = _DEFAULT["save_every"],
-    lora_rank: Annotated[int, Option(help="Train a LoRA adapter of this rank; 0: the model's own weights.")] = _DEFAULT["lora_rank"],
+    stop_at_forget_probability: Annotated[
+        float | None, Option(help="Stop once the forget answers are at most this probable on average.")
+    ] = None,
+    evaluate_every: Annotated[
+        int, Option(help="Steps between two looks at the forget set, if there is something to stop at.")
+    ] = _DEFAULT["evaluate_every"],
+    evaluate_rows: Annotated[int, Option(help="Rows of each set measured before and after.")] = _DEFAULT[
+        "evaluate_rows"
+    ],
+    save_every: Annotated[int, Option(help="Steps between checkpoints to resume from; 0: only on Ctrl-C.")] = _DEFAULT[
+        "save_every"
+    ],
+    lora_rank: Annotated[int, Option(help="Train a LoRA adapter of this rank; 0: the model's own weights.")] = _DEFAULT[
+        "lora_rank"
+    ],
     dtype: Annotated[str, Option(help=f"{', '.join(DTYPES)}.")] = _DEFAULT["dtype"],
     device: Annotated[str, Option(help="auto or cpu.")] = _DEFAULT["device"],
     seed: Annotated[int, Option(help="Of data order and pairing.")] = _DEFAULT["seed"],
@@ -81,7 +101,6 @@ def unlearn(
     Rows have one of four forms: {"text"}, {"prompt", "completion"}, {"question", "answer"} or {"messages"}.
 
     Examples:
-
     retainfirst unlearn
 
     retainfirst unlearn --model ./model --forget forget.jsonl --retain retain.jsonl --output ./unlearned
@@ -119,7 +138,9 @@ def _try_facts(given: dict[str, Any], combiner: str, output: Path | None, as_jso
 
     for name in ("forget", "retain"):
         if name in given:
-            raise RetainFirstError(f"--{name} needs --model; without it the built-in facts model unlearns its own facts")
+            raise RetainFirstError(
+                f"--{name} needs --model; without it the built-in facts model unlearns its own facts"
+            )
     folder = facts.cached_folder(progress=True)
     data = {name: str(folder / f"{name}.jsonl") for name in ("forget", "retain")}
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -156,18 +155,16 @@ class ProjectionCombiner(Combiner):
         return table
 
 
-def check_pair(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
-    """Refuse a pair of gradients that cannot be combined.
+def check_pair(rule: str, name: str, forget: object, retain: object) -> tuple[Tensor, Tensor]:
+    """Return a pair of gradients, or refuse it if it cannot be combined.
 
     Raises:
         ShapeMismatch: The shapes differ.
         DtypeMismatch: Dtypes or devices differ, or the dtype or layout is unsupported.
     """
-    for task, gradient in (("forget", forget), ("retain", retain)):
-        if not isinstance(gradient, Tensor):
-            raise DtypeMismatch(f"{rule}: {name}: the {task} gradient is a {type(gradient).__name__}, not a torch tensor")
-        if gradient.layout != torch.strided:
-            raise DtypeMismatch(f"{rule}: {name}: the {task} gradient is {gradient.layout}; only dense gradients are supported")
+    forget, retain = (
+        _check_tensor(rule, f"{name}: the {task} gradient", x) for task, x in (("forget", forget), ("retain", retain))
+    )
     if forget.shape != retain.shape:
         raise ShapeMismatch(f"{rule}: {name}: forget has shape {tuple(forget.shape)}, retain {tuple(retain.shape)}")
     if forget.dtype != retain.dtype:
@@ -175,14 +172,29 @@ def check_pair(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
     if forget.dtype not in _DTYPES:
         raise DtypeMismatch(f"{rule}: {name}: {forget.dtype} is unsupported; use float64, float32, float16 or bfloat16")
     if forget.device != retain.device:
-        raise DtypeMismatch(f"{rule}: {name}: forget is on {forget.device}, retain on {retain.device}; move one of them")
+        raise DtypeMismatch(
+            f"{rule}: {name}: forget is on {forget.device}, retain on {retain.device}; move one of them"
+        )
+    return forget, retain
+
+
+def _check_tensor(rule: str, what: str, gradient: object) -> Tensor:
+    if not isinstance(gradient, Tensor):
+        raise DtypeMismatch(f"{rule}: {what} is a {type(gradient).__name__}, not a torch tensor")
+    if gradient.layout != torch.strided:
+        raise DtypeMismatch(f"{rule}: {what} is {gradient.layout}; only dense gradients are supported")
+    return gradient
 
 
 def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
     if forget.numel() and forget.data_ptr() == retain.data_ptr():
-        raise ShapeMismatch(f"{rule}: {name}: forget and retain share memory, and the update would overwrite both; clone one")
+        raise ShapeMismatch(
+            f"{rule}: {name}: forget and retain share memory, and the update would overwrite both; clone one"
+        )
     if any(stride == 0 and size > 1 for stride, size in zip(retain.stride(), retain.shape, strict=True)):
-        raise ShapeMismatch(f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first")
+        raise ShapeMismatch(
+            f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first"
+        )
 
 
 def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:

@@ -78,7 +78,9 @@ def resolve(combiner: str | Combiner, **options: Any) -> Combiner:
     """Return a combiner from a name with options, or the combiner itself."""
     if isinstance(combiner, Combiner):
         if options:
-            raise RetainFirstError(f"Options {sorted(options)} go with a combiner's name; {combiner!r} has its own already")
+            raise RetainFirstError(
+                f"Options {sorted(options)} go with a combiner's name; {combiner!r} has its own already"
+            )
         return combiner
     return make_combiner(combiner, **options)
 
@@ -86,19 +88,19 @@ def resolve(combiner: str | Combiner, **options: Any) -> Combiner:
 def _combine_named(
     rule: Combiner, names: list[str] | None, forget: list[Tensor | None], retain: list[Tensor | None]
 ) -> list[Tensor | None]:
-    present = [i for i in range(len(forget)) if forget[i] is not None or retain[i] is not None]
-    inputs: list[Tensor] = []
-    updates: list[Tensor | None] = [None] * len(forget)
-    for i in present:
-        f, r = forget[i], retain[i]
-        f = torch.zeros_like(r) if f is None and r is not None else f
-        r = torch.zeros_like(f) if r is None and f is not None else r
-        check_pair(rule.name, repr(names[i]) if names else f"tensor {i}", f, r)
-        assert f is not None
-        assert r is not None
+    place, inputs, written = [], [], []
+    for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
+        if f is None and r is None:
+            continue
+        f = torch.zeros_like(r) if f is None and isinstance(r, Tensor) else f
+        r = torch.zeros_like(f) if r is None and isinstance(f, Tensor) else r
+        f, r = check_pair(rule.name, repr(names[i]) if names else f"tensor {i}", f, r)
+        place.append(i)
         inputs.append(f.detach())
-        updates[i] = r.detach().clone()
-    written = [updates[i] for i in present]
-    groups = rule.group([names[i] for i in present]) if names else rule.group_without_names(len(present))
+        written.append(r.detach().clone())
+    groups = rule.group([names[i] for i in place]) if names else rule.group_without_names(len(place))
     rule.combine_named_(inputs, written, groups)
+    updates: list[Tensor | None] = [None] * len(forget)
+    for i, update in zip(place, written, strict=True):
+        updates[i] = update
     return updates

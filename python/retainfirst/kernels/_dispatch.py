@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -51,9 +52,7 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.moments(f, r))
 
 
-def elementwise_(
-    rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
-) -> Tensor:
+def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
     """Write the update of an element-wise rule into ``retain`` and measure it in the same pass.
 
     Args:
@@ -84,15 +83,15 @@ def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor
         Float64 of shape ``[n, 11]``; of its columns only those of the update are meant to be read.
     """
 
-    def work(kernels: _Kernels, f: Sequence[Tensor], r: Sequence[Tensor], chosen: Tensor) -> Tensor:
+    def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], chosen: Tensor) -> Tensor:
         on = chosen.to(c_retain.device)
-        return kernels.linear_(f, r, c_retain[on].to(r[0].device), c_forget[on].to(r[0].device))
+        table: Tensor = kernels.linear_(f, r, c_retain[on].to(r[0].device), c_forget[on].to(r[0].device))
+        return table
 
     return _dispatch(forget, retain, work)
 
 
-_Kernels = type(_eager)
-_Work = Callable[[_Kernels, Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
+_Work = Callable[[ModuleType, Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
 
 
 def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
@@ -107,8 +106,8 @@ def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -
         return work(_rust if in_rust else _eager, forget, retain, torch.arange(len(retain)))
     tables, order = [], []
     for (in_rust, _, _), chosen in parts.items():
-        f, r = [forget[i] for i in chosen], [retain[i] for i in chosen]
-        tables.append(work(_rust if in_rust else _eager, f, r, torch.tensor(chosen)).to(retain[0].device))
+        part = [forget[i] for i in chosen], [retain[i] for i in chosen]
+        tables.append(work(_rust if in_rust else _eager, *part, torch.tensor(chosen)).to(retain[0].device))
         order += chosen
     return torch.cat(tables)[torch.argsort(torch.tensor(order)).to(retain[0].device)]
 

@@ -23,11 +23,9 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return _per_tensor([[_row(f, r, None) for f, r in _pieces(*pair)] for pair in zip(forget, retain, strict=True)])
 
 
-def elementwise_(
-    rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
-) -> Tensor:
+def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
     """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    rows = []
+    rows: list[list[Tensor]] = []
     for pair in zip(forget, retain, strict=True):
         rows.append([])
         for f, r in _pieces(*pair):
@@ -39,7 +37,7 @@ def elementwise_(
 
 def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
-    rows = []
+    rows: list[list[Tensor]] = []
     for i, pair in enumerate(zip(forget, retain, strict=True)):
         rows.append([])
         for f, r in _pieces(*pair):
@@ -68,7 +66,7 @@ def _widened(f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     if f.is_contiguous() and r.is_contiguous():
-        return zip(f.view(-1).split(_CHUNK), r.view(-1).split(_CHUNK), strict=True)
+        return zip(torch.split(f.view(-1), _CHUNK), torch.split(r.view(-1), _CHUNK), strict=True)
     return iter([(f, r)])
 
 

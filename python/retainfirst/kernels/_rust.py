@@ -23,8 +23,7 @@ _NAMES = {
 def takes(forget: Tensor, retain: Tensor) -> bool:
     """Whether this backend can work on the pair: on the CPU, both dense in the same element order."""
     return retain.device.type == "cpu" and (
-        (forget.is_contiguous() and retain.is_contiguous())
-        or (forget.stride() == retain.stride() and _dense(retain))
+        (forget.is_contiguous() and retain.is_contiguous()) or (forget.stride() == retain.stride() and _dense(retain))
     )
 
 
@@ -33,9 +32,7 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(_rust.moments(*_addresses(forget, retain)))
 
 
-def elementwise_(
-    rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
-) -> Tensor:
+def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
     """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
     try:
         table = _rust.elementwise_(rule, *_addresses(forget, retain), alpha, gamma)
@@ -53,9 +50,7 @@ def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor
     return torch.from_numpy(table)
 
 
-def _addresses(
-    forget: Sequence[Tensor], retain: Sequence[Tensor]
-) -> tuple[str, list[int], list[int], list[int]]:
+def _addresses(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[str, list[int], list[int], list[int]]:
     return (
         _NAMES[retain[0].dtype],
         [f.data_ptr() for f in forget],
@@ -66,5 +61,5 @@ def _addresses(
 
 def _dense(x: Tensor) -> bool:
     """Whether the elements fill their memory without gaps or repeats, in any order of dimensions."""
-    order = sorted(range(x.dim()), key=lambda d: -x.stride(d))
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
     return x.permute(order).is_contiguous()

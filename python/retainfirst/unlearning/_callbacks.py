@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from retainfirst.errors import require
 from retainfirst.unlearning._measure import Measure
 
-transformers = require("transformers", "hf")
+transformers: Any = require("transformers", "hf")
 
 __all__ = ["ProgressBar", "StopAtForget", "StopOnInterrupt"]
 
@@ -34,9 +34,8 @@ class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         if logs and "forget_loss" in logs:
-            numbers = (
-                f"forget {logs['forget_loss']:.2f} retain {logs['retain_loss']:.2f} cos(u,r) {logs['cos_update_retain']:.2f}"
-            )
+            losses = f"forget {logs['forget_loss']:.2f} retain {logs['retain_loss']:.2f}"
+            numbers = f"{losses} cos(u,r) {logs['cos_update_retain']:.2f}"
             self._progress.update(self._task, completed=state.global_step, numbers=numbers)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
@@ -77,7 +76,7 @@ class StopOnInterrupt(transformers.TrainerCallback):  # type: ignore[misc]
     def watching(self) -> Iterator[None]:
         """Catch Ctrl-C inside the block."""
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def note(_number: int, _frame: FrameType | None) -> None:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True

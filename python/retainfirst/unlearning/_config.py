@@ -113,10 +113,19 @@ class UnlearnConfig:
         self._check_range("stop_at_forget_probability", least=0, most=1)
         for option, of in (("beta", ("npo", "simnpo")), ("delta", ("simnpo",))):
             if getattr(self, option) is not None and self.objective not in of:
-                raise RetainFirstError(f"objective {self.objective!r} has no {option}; it belongs to {' and '.join(of)}")
-        for name, known in (("dtype", DTYPES), ("chat_template", CHAT_TEMPLATE_MODES), ("pairing", PAIRINGS), ("device", DEVICES)):
+                raise RetainFirstError(
+                    f"objective {self.objective!r} has no {option}; it belongs to {' and '.join(of)}"
+                )
+        for name, known in (
+            ("dtype", DTYPES),
+            ("chat_template", CHAT_TEMPLATE_MODES),
+            ("pairing", PAIRINGS),
+            ("device", DEVICES),
+        ):
             if getattr(self, name) not in known:
-                raise RetainFirstError(f"Unknown {name} {getattr(self, name)!r}. {did_you_mean(getattr(self, name), known)}")
+                raise RetainFirstError(
+                    f"Unknown {name} {getattr(self, name)!r}. {did_you_mean(getattr(self, name), known)}"
+                )
 
     def make_combiner(self) -> Combiner:
         """Return the combiner that the settings name."""

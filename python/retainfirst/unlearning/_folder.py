@@ -77,7 +77,9 @@ class OutputFolder:
         if not self._settings.is_file():
             raise RetainFirstError(f"output {self.path} holds no unfinished run to resume; start it without --resume")
         before, now = json.loads(self._settings.read_text()), json.loads(json.dumps(config.identity()))
-        differing = [f"{name} (was {before.get(name)}, is {now[name]})" for name in now if before.get(name) != now[name]]
+        differing = [
+            f"{name} (was {before.get(name)}, is {now[name]})" for name in now if before.get(name) != now[name]
+        ]
         if differing:
             raise RetainFirstError(
                 f"output {self.path} holds a run with other settings: {'; '.join(differing)}. Resume with the same, or name"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from retainfirst.data import PairedDataset, collate
+from retainfirst.data import EncodedSet, PairedDataset, collate
 from retainfirst.objectives import answer_probabilities
 
 __all__ = ["AnswerProbability", "Measure"]
@@ -52,7 +51,7 @@ class AnswerProbability:
         """Mean probability of the retain answers."""
         return self._mean(model, self.pairs.retain)
 
-    def _mean(self, model: nn.Module, examples: Sequence[Any]) -> float:
+    def _mean(self, model: nn.Module, examples: EncodedSet) -> float:
         chosen = [examples[i] for i in range(min(self.rows, len(examples)))]
         device = next(model.parameters()).device
         mode = model.training

@@ -25,7 +25,9 @@ class Interrupted(RetainFirstError):
     """The run was stopped by Ctrl-C; what it had done is kept where the text says."""
 
 
-def unlearn(config: UnlearnConfig, *, measure: Callable[[Any], Measure] | None = None, label: str = "unlearning") -> Report:
+def unlearn(
+    config: UnlearnConfig, *, measure: Callable[[Any], Measure] | None = None, label: str = "unlearning"
+) -> Report:
     """Unlearn, and write the model, ``unlearning.json``, ``curves.png`` and a model card to the output folder.
 
     An error leaves the output folder as it was, unless a checkpoint had been saved: then the folder can be resumed. Ctrl-C
@@ -95,7 +97,9 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
     except (OSError, ValueError) as error:
-        raise RetainFirstError(f"no causal language model could be loaded from {model!r}: {_first_line(error)}") from error
+        raise RetainFirstError(
+            f"no causal language model could be loaded from {model!r}: {_first_line(error)}"
+        ) from error
 
 
 def _run(

@@ -1,0 +1,63 @@
+# Every target makes the environment in .venv first, if it is not there, and may be called again at any time.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-oldest check bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+OUTPUT ?= outputs/demo
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name '*.toml') Cargo.toml Cargo.lock
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.venv/.dependencies: pyproject.toml
+	@echo "== Creating .venv and installing the dependencies (a few minutes the first time)"
+	@command -v cargo >/dev/null || { echo "cargo was not found: install a stable Rust toolchain, see https://rustup.rs"; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip "maturin>=1.7,<2"
+	$(BIN)/python -m pip install --quiet ".[test]"
+	$(BIN)/python -m pip uninstall --quiet --yes retainfirst
+	@touch $@
+
+.venv/.built: .venv/.dependencies $(RUST_SOURCES)
+	@echo "== Building the Rust core and installing retainfirst into .venv"
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+demo: .venv/.built ## Unlearn the built-in facts, SAGO beside plain addition; results in outputs/demo
+	@echo "== Unlearning the built-in facts (the first run trains the small model, about a minute)"
+	rm -rf $(OUTPUT)
+	$(BIN)/retainfirst unlearn --output $(OUTPUT)
+
+test: .venv/.built ## Run the Rust and the Python tests
+	@echo "== Rust tests"
+	cargo test --workspace --quiet
+	@echo "== Python tests"
+	$(BIN)/python -m pytest
+
+# transformers 4.45 is the oldest version that the trainer supports; these are the newest libraries that it goes with.
+.venv-oldest/.installed: .venv/.built
+	@echo "== Installing transformers 4.45.1 and its companions beside the environment"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv-oldest transformers==4.45.1 accelerate==0.34.2 \
+	  tokenizers==0.20.3 huggingface_hub==0.26.5 datasets==3.0.1 fsspec==2024.6.1 dill==0.3.8 multiprocess==0.70.16 peft==0.13.2
+	@touch $@
+
+test-oldest: .venv-oldest/.installed ## Run the trainer's tests on the oldest supported transformers
+	PYTHONPATH=.venv-oldest $(BIN)/python -m pytest -p no:cacheprovider tests/unit/test_hf.py tests/unit/test_objectives.py \
+	  tests/unit/test_data.py tests/end_to_end/test_unlearn.py
+
+check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest retainfirst._rust
+
+bench: .venv/.built ## Step time and memory, beside plain addition of the two losses
+	$(BIN)/python benchmarks/step.py
+
+clean: ## Remove the environments and what was built
+	rm -rf .venv .venv-oldest target outputs
