@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from retainfirst.errors import RetainFirstError
 from retainfirst.tasks import _facts_cache, facts
-from retainfirst.tasks._facts_model import CONFIG_KEY, build_tokenizer, read
-from retainfirst.tasks._facts_words import OBJECTS, vocabulary
+from retainfirst.tasks._facts_model import build_tokenizer, read
+from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY, OBJECTS, vocabulary
 from retainfirst.tasks.facts import (
     FactsConfig,
     accuracy,
@@ -135,9 +136,7 @@ def test_accuracy_refuses_no_rows(small_model):
         accuracy(*small_model, [])
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"forget_people": 0}, {"retain_people": 5000}, {"hidden_size": 12}, {"layers": 0}]
-)
+@pytest.mark.parametrize("sizes", [{"forget_people": 0}, {"retain_people": 5000}, {"hidden_size": 12}, {"layers": 0}])
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(RetainFirstError, match=next(iter(sizes))):
         FactsConfig(**sizes)
@@ -159,7 +158,7 @@ def test_cache_is_filled_once(cache, monkeypatch):
     model, tokenizer = load(SMALL)
     assert accuracy(model, tokenizer, facts_data(SMALL)[0]) == 1.0
     # The configuration travels with the model, so that its facts can be drawn again.
-    assert FactsConfig(**getattr(model.config, CONFIG_KEY)) == SMALL
+    assert FactsConfig(**getattr(model.config, FACTS_CONFIG_KEY)) == SMALL
     assert json.loads((folder / "config.json").read_text())["rope_theta"] == 10000.0
 
 

@@ -78,7 +78,8 @@ def implant_rows(
 
     tokenizer = load_tokenizer(str(model))
     padding = pad_token_id(tokenizer)
-    rows = [row for source in data for row in encode_rows(read_rows(source), tokenizer, max_length, name=str(source))]
+    sets = [encode_rows(read_rows(source), tokenizer, max_length, name=str(source)) for source in data]
+    rows = [part[index] for part in sets for index in range(len(part))]
     network = load_model(str(model)).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
     order = torch.Generator().manual_seed(seed)
@@ -91,14 +92,16 @@ def implant_rows(
         task = bar.add_task("implanting", total=steps)
         for _ in range(epochs):
             total = 0.0
-            for indices in torch.randperm(len(rows), generator=order).split(batch_size):
-                loss = nll(network, collate([rows[i] for i in indices.tolist()], padding))
+            shuffled = torch.randperm(len(rows), generator=order).tolist()
+            for start in range(0, len(rows), batch_size):
+                batch = [rows[index] for index in shuffled[start : start + batch_size]]
+                loss = nll(network, collate(batch, padding))
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-                total += loss.item() * len(indices)
+                total += loss.item() * len(batch)
                 bar.update(task, advance=1, description=f"implanting, loss {loss.item():.3f}")
             losses.append(total / len(rows))
     with whole_folder(target) as draft:

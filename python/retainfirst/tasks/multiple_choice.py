@@ -111,10 +111,12 @@ def score(
             raise RetainFirstError(f"{name} must be at least 1, found {value}.")
     if chat_template and not tokenizer.chat_template:
         raise RetainFirstError("The tokenizer has no chat template: evaluate without it.")
-    ours_only = all(name in TASKS for name in tasks)
+    ours = [name for name in tasks if name in TASKS]
+    # lm-eval's index of its own tasks takes many seconds to read: only where one may be meant.
+    _refuse_unknown([name for name in tasks if name.startswith("retainfirst_")], [])
     with tempfile.TemporaryDirectory(prefix="retainfirst-evaluate-") as scratch:
-        include = _write_tasks([name for name in tasks if name in TASKS], Path(scratch), model, data_dir, chat_template)
-        manager = TaskManager(include_path=str(include), include_defaults=not ours_only)
+        include = _write_tasks(ours, Path(scratch), model, data_dir, chat_template)
+        manager = TaskManager(include_path=str(include), include_defaults=len(ours) < len(tasks))
         _refuse_unknown(tasks, manager.all_tasks)
         device = str(next(model.parameters()).device)
         with _hub_errors(tasks, data_dir):
@@ -179,10 +181,10 @@ def _local_file(name: str, data_dir: Path) -> Path:
     raise RetainFirstError(f"Task {name!r} needs a file of its questions; looked for {looked}.")
 
 
-def _refuse_unknown(tasks: Sequence[str], known: Sequence[str]) -> None:
+def _refuse_unknown(tasks: Sequence[str], of_lm_eval: Sequence[str]) -> None:
     for name in tasks:
-        if name not in known:
-            near = difflib.get_close_matches(name, [*TASKS, *known], n=1, cutoff=0.4)
+        if name not in TASKS and name not in of_lm_eval:
+            near = difflib.get_close_matches(name, [*TASKS, *of_lm_eval], n=1, cutoff=0.4)
             hint = f"Did you mean {near[0]!r}? " if near else ""
             raise RetainFirstError(f"Unknown task {name!r}. {hint}Known: {', '.join(TASKS)}, and the tasks of lm-eval.")
 
