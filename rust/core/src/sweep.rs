@@ -162,3 +162,41 @@ impl<T: Element, const PAIR: bool, const UPDATE: bool> Work for Measure<'_, T, P
         sums.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::rules::{Coefficients, Linear, SagoKeepRetain, Weights};
+
+    /// Runs the plain copy of the work and the one that this machine chooses.
+    fn both<T: Element, O: Operation<T>>(operation: O, convert: fn(f64) -> T) -> [(Vec<T>, Moments); 2] {
+        let wave =
+            |step: f64| (0..3001).map(move |i| convert((f64::from(i) * step).sin())).collect::<Vec<T>>();
+        let (forget, retain) = (wave(0.7), wave(1.9));
+        [false, true].map(|chosen| {
+            let mut target = retain.clone();
+            let piece = Piece { forget: &forget, retain: None, target: &mut target };
+            let work = Update::<'_, T, O, true> { piece, operation };
+            let moments = if chosen { dispatch(work) } else { work.run::<false>() };
+            (target, moments)
+        })
+    }
+
+    fn check<T: Element + PartialEq + std::fmt::Debug>(convert: fn(f64) -> T) {
+        let weights = Weights::new(0.7, 1.3).expect("in range");
+        let [plain, chosen] = both(SagoKeepRetain::<T::Wide>(weights), convert);
+        assert_eq!(plain, chosen);
+        let [plain, chosen] = both(Linear(Coefficients { retain: 1.7, forget: -0.3 }), convert);
+        assert_eq!(plain, chosen);
+    }
+
+    #[test]
+    fn vector_instructions_change_no_bit() {
+        check::<f64>(|x| x);
+        check::<f32>(|x| x as f32);
+        check::<f16>(f16::from_f64);
+        check::<bf16>(bf16::from_f64);
+    }
+}

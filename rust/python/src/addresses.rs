@@ -28,7 +28,8 @@ pub(crate) use with_dtype;
 
 /// Measures tensors given by address and length; the columns of the update are 0.
 ///
-/// Each address is that of a contiguous tensor of so many elements of the dtype, alive during the call.
+/// Each address must be that of a contiguous tensor of so many elements of the dtype, alive and not written by others during
+/// the call. This cannot be checked.
 #[pyfunction]
 pub fn moments<'py>(
     py: Python<'py>,
@@ -38,7 +39,7 @@ pub fn moments<'py>(
     lengths: Vec<usize>,
 ) -> Table<'py> {
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, measure(py, &tensors))
+    with_dtype!(dtype, measure(py, tensors))
 }
 
 /// Writes an element-wise rule's update into the retain tensors and measures it in the same pass.
@@ -56,7 +57,7 @@ pub fn elementwise_<'py>(
 ) -> Table<'py> {
     let rule: Rule = rule.parse().map_err(from_core)?;
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_elementwise(py, &tensors, rule, alpha, gamma))
+    with_dtype!(dtype, apply_elementwise(py, tensors, rule, alpha, gamma))
 }
 
 /// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once.
@@ -81,10 +82,10 @@ pub fn linear_<'py>(
             )));
         }
     }
-    let coefficients: Vec<_> =
-        c_retain.iter().zip(&c_forget).map(|(&retain, &forget)| Coefficients { retain, forget }).collect();
+    let coefficients =
+        c_retain.into_iter().zip(c_forget).map(|(retain, forget)| Coefficients { retain, forget }).collect();
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_linear(py, &tensors, &coefficients))
+    with_dtype!(dtype, apply_linear(py, tensors, coefficients))
 }
 
 struct Tensors {
@@ -93,52 +94,62 @@ struct Tensors {
     lengths: Vec<usize>,
 }
 
-fn measure<'py, T: Element>(py: Python<'py>, tensors: &Tensors) -> Table<'py> {
-    tensors.check::<T>(false)?;
-    run(py, tensors, || {
-        let pairs = tensors.forget.iter().zip(&tensors.retain).zip(&tensors.lengths);
-        // SAFETY: `check` has seen that each address fits the type and the length; the caller vouches for the memory.
-        let pairs: Vec<_> =
-            pairs.map(|((&f, &r), &n)| unsafe { (slice::<T>(f, n), slice::<T>(r, n)) }).collect();
-        retainfirst_core::moments(&pairs)
-    })
+fn measure<T: Element>(py: Python<'_>, tensors: Tensors) -> Table<'_> {
+    let pairs = tensors.into_read::<T>()?;
+    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
+    run(py, elements, || retainfirst_core::moments(&pairs))
 }
 
-fn apply_elementwise<'py, T: Element>(
-    py: Python<'py>,
-    tensors: &Tensors,
+fn apply_elementwise<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
     rule: Rule,
     alpha: f64,
     gamma: f64,
-) -> Table<'py> {
-    tensors.check::<T>(true)?;
-    // SAFETY: `check` has just passed with `written`.
-    run(py, tensors, || {
-        retainfirst_core::apply_elementwise(rule, alpha, gamma, unsafe { tensors.pairs::<T>() })
-    })
+) -> Table<'_> {
+    let pairs = tensors.into_write::<T>()?;
+    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
+    run(py, elements, || retainfirst_core::apply_elementwise(rule, alpha, gamma, pairs))
 }
 
-fn apply_linear<'py, T: Element>(
-    py: Python<'py>,
-    tensors: &Tensors,
-    coefficients: &[Coefficients],
-) -> Table<'py> {
-    tensors.check::<T>(true)?;
-    // SAFETY: `check` has just passed with `written`.
-    run(py, tensors, || retainfirst_core::apply_linear(unsafe { tensors.pairs::<T>() }, coefficients))
+fn apply_linear<T: Element>(py: Python<'_>, tensors: Tensors, coefficients: Vec<Coefficients>) -> Table<'_> {
+    let pairs = tensors.into_write::<T>()?;
+    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
+    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients))
 }
 
-fn run<'py>(
-    py: Python<'py>,
-    tensors: &Tensors,
+fn run(
+    py: Python<'_>,
+    elements: usize,
     work: impl FnOnce() -> Result<Vec<Moments>, Error> + Send,
-) -> Table<'py> {
-    let elements = tensors.lengths.iter().sum();
+) -> Table<'_> {
     let rows = py.detach(|| install(elements, work))?.map_err(from_core)?;
     Ok(table(py, &rows))
 }
 
+/// Forget tensors may be given again and again, so that a sum of lengths can exceed any memory.
+fn total(lengths: impl Iterator<Item = usize>) -> usize {
+    lengths.fold(0, usize::saturating_add)
+}
+
 impl Tensors {
+    /// The pairs of forget and retain as slices.
+    fn into_read<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a [T])>> {
+        self.check::<T>(false)?;
+        let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
+        // SAFETY: aligned, not null and of a length that fits the address space, as checked; that the memory holds `n`
+        // elements that nobody writes during the call is the Python caller's promise, in the functions' documentation.
+        Ok(triples.map(|((f, r), n)| unsafe { (slice(f, n), slice(r, n)) }).collect())
+    }
+
+    /// The pairs of forget and retain as slices, the retain ones to be written.
+    fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
+        self.check::<T>(true)?;
+        let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
+        // SAFETY: as in `into_read`; and no element of a retain slice lies in another slice, as checked.
+        Ok(triples.map(|((f, r), n)| unsafe { (slice(f, n), slice_mut(r, n)) }).collect())
+    }
+
     /// Refuses lists of different lengths, addresses that cannot be those of a tensor and, where retain is `written`,
     /// retain memory that is also that of another tensor in the call.
     fn check<T>(&self, written: bool) -> PyResult<()> {
@@ -162,17 +173,6 @@ impl Tensors {
         }
         if written { check_overlap(ranges) } else { Ok(()) }
     }
-
-    /// The tensors as slices, the retain ones to be written.
-    ///
-    /// # Safety
-    /// [`Tensors::check`] must have passed for `T` with `written`, and the slices are used once at a time.
-    unsafe fn pairs<T>(&self) -> Vec<(&[T], &mut [T])> {
-        let triples = self.forget.iter().zip(&self.retain).zip(&self.lengths);
-        // SAFETY: aligned, not null, of a length that fits the address space, and no written range shares an element with
-        // another, as checked; that the memory holds `n` elements and outlives the call is the Python caller's promise.
-        triples.map(|((&f, &r), &n)| unsafe { (slice::<T>(f, n), slice_mut::<T>(r, n)) }).collect()
-    }
 }
 
 struct Memory {
@@ -190,7 +190,7 @@ fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResu
             "{name}[{i}]: null address for {length} elements; give tensor.data_ptr()"
         )));
     }
-    if start % align_of::<T>() != 0 {
+    if !start.is_multiple_of(align_of::<T>()) {
         return Err(refuse(format!(
             "{name}[{i}]: address {start:#x} is not a multiple of {}, as the dtype's alignment asks",
             align_of::<T>()

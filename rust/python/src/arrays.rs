@@ -32,7 +32,7 @@ pub fn combine<'py>(
     groups: Groups,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let rule: Rule = rule.parse().map_err(from_core)?;
-    with_dtype!(&*dtype(forget)?, combine_new(py, rule, forget, retain, alpha, gamma, &groups))
+    with_dtype!(&*dtype(forget)?, combine_new(py, rule, forget, retain, alpha, gamma, groups))
 }
 
 /// Combines two arrays in place, into `retain`; returns the table of moments, one row a group.
@@ -47,7 +47,7 @@ pub fn combine_<'py>(
     groups: Groups,
 ) -> PyResult<Bound<'py, PyAny>> {
     let rule: Rule = rule.parse().map_err(from_core)?;
-    with_dtype!(&*dtype(forget)?, combine_in_place(py, rule, forget, retain, alpha, gamma, &groups))
+    with_dtype!(&*dtype(forget)?, combine_in_place(py, rule, forget, retain, alpha, gamma, groups))
 }
 
 /// Measures a given update; returns the table of moments, one row a group.
@@ -59,7 +59,7 @@ pub fn geometry<'py>(
     update: &Array<'py>,
     groups: Groups,
 ) -> PyResult<Bound<'py, PyAny>> {
-    with_dtype!(&*dtype(forget)?, measure(py, forget, retain, update, &groups))
+    with_dtype!(&*dtype(forget)?, measure(py, forget, retain, update, groups))
 }
 
 fn combine_new<'py, T: Element + NumpyElement>(
@@ -69,7 +69,7 @@ fn combine_new<'py, T: Element + NumpyElement>(
     retain: &Array<'py>,
     alpha: f64,
     gamma: f64,
-    groups: &Groups,
+    groups: Groups,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let (forget, retain) = (read::<T>("forget", forget)?, read::<T>("retain", retain)?);
     let (f, r) = (forget.as_slice()?, retain.as_slice()?);
@@ -91,7 +91,7 @@ fn combine_in_place<'py, T: Element + NumpyElement>(
     retain: &Array<'py>,
     alpha: f64,
     gamma: f64,
-    groups: &Groups,
+    groups: Groups,
 ) -> PyResult<Bound<'py, PyAny>> {
     let forget = read::<T>("forget", forget)?;
     let mut retain = write::<T>("retain", retain)?;
@@ -110,7 +110,7 @@ fn measure<'py, T: Element + NumpyElement>(
     forget: &Array<'py>,
     retain: &Array<'py>,
     update: &Array<'py>,
-    groups: &Groups,
+    groups: Groups,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (forget, retain, update) =
         (read::<T>("forget", forget)?, read::<T>("retain", retain)?, read::<T>("update", update)?);
@@ -169,10 +169,10 @@ fn borrow(name: &str, error: BorrowError) -> PyErr {
     })
 }
 
-fn ranges(groups: &Groups, length: usize) -> PyResult<Vec<Range<usize>>> {
-    let range = |&(start, end): &(i64, i64)| match (usize::try_from(start), usize::try_from(end)) {
+fn ranges(groups: Groups, length: usize) -> PyResult<Vec<Range<usize>>> {
+    let range = |(start, end): (i64, i64)| match (usize::try_from(start), usize::try_from(end)) {
         (Ok(start), Ok(end)) => Ok(start..end),
         _ => Err(refuse(format!("groups: ({start}, {end}) does not lie within the array's 0..{length}"))),
     };
-    groups.iter().map(range).collect()
+    groups.into_iter().map(range).collect()
 }

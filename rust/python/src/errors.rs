@@ -5,7 +5,7 @@ use pyo3::create_exception;
 use pyo3::exceptions::PyValueError;
 
 create_exception!(
-    _rust,
+    retainfirst._rust,
     RustError,
     PyValueError,
     "An input was refused; the text names it, what was found and what to do."

@@ -56,5 +56,5 @@ pub(crate) fn scale(mut x: f64, mut exponent: i32) -> f64 {
 /// Returns `2^exponent` for exponents of normal numbers, -1022 to 1023.
 fn power_of_two(exponent: i32) -> f64 {
     debug_assert!((-1022..=1023).contains(&exponent));
-    f64::from_bits(((exponent + 1023) as u64) << 52)
+    f64::from_bits(u64::from((exponent + 1023).cast_unsigned()) << 52)
 }

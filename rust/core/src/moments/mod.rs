@@ -84,11 +84,11 @@ impl Moments {
     /// Adds the moments of further coordinates. Each of the three takes the larger exponent; sums are rescaled exactly.
     pub fn merge(&mut self, other: &Self) {
         let mut shifts = [(0, 0); 3];
-        for i in 0..3 {
+        for (i, shifts) in shifts.iter_mut().enumerate() {
             let (mine, theirs) = (self.exponents[i], other.exponents[i]);
             let larger = mine.max(theirs);
             let shift = |own: Option<i32>| own.zip(larger).map_or(0, |(own, larger)| own - larger);
-            shifts[i] = (shift(mine), shift(theirs));
+            *shifts = (shift(mine), shift(theirs));
             self.exponents[i] = larger;
         }
         for (i, (a, b)) in FACTORS.into_iter().enumerate() {

@@ -1,0 +1,7 @@
+//! The rules against their definitions, for every format.
+
+mod common;
+mod elementwise;
+mod linear;
+mod refusals;
+mod threads;
