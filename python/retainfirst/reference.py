@@ -88,9 +88,7 @@ def combine(
 
 
 @overload
-def geometry(
-    forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: None = None
-) -> Geometry: ...
+def geometry(forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: None = None) -> Geometry: ...
 @overload
 def geometry(
     forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: Iterable[tuple[int, int]]
