@@ -169,27 +169,37 @@ mod tests {
 
     use super::*;
     use crate::rules::{Coefficients, Linear, SagoKeepRetain, Weights};
+    use crate::simd::run_all;
 
-    /// Runs the plain copy of the work and the one that this machine chooses.
-    fn both<T: Element, O: Operation<T>>(operation: O, convert: fn(f64) -> T) -> [(Vec<T>, Moments); 2] {
-        let wave =
-            |step: f64| (0..3001).map(move |i| convert((f64::from(i) * step).sin())).collect::<Vec<T>>();
-        let (forget, retain) = (wave(0.7), wave(1.9));
-        [false, true].map(|chosen| {
-            let mut target = retain.clone();
-            let piece = Piece { forget: &forget, retain: None, target: &mut target };
-            let work = Update::<'_, T, O, true> { piece, operation };
-            let moments = if chosen { dispatch(work) } else { work.run::<false>() };
+    /// An update that brings its own memory and gives it back beside the moments.
+    struct Whole<'a, T, O>(&'a [T], &'a [T], O);
+
+    impl<T: Element, O: Operation<T>> Work for Whole<'_, T, O> {
+        type Output = (Vec<T>, Moments);
+
+        #[inline(always)]
+        fn run<const FMA: bool>(self) -> Self::Output {
+            let Self(forget, retain, operation) = self;
+            let mut target = retain.to_vec();
+            let piece = Piece { forget, retain: None, target: &mut target };
+            let moments = Update::<'_, T, O, true> { piece, operation }.run::<FMA>();
             (target, moments)
-        })
+        }
     }
 
     fn check<T: Element + PartialEq + std::fmt::Debug>(convert: fn(f64) -> T) {
-        let weights = Weights::new(0.7, 1.3).expect("in range");
-        let [plain, chosen] = both(SagoKeepRetain::<T::Wide>(weights), convert);
-        assert_eq!(plain, chosen);
-        let [plain, chosen] = both(Linear(Coefficients { retain: 1.7, forget: -0.3 }), convert);
-        assert_eq!(plain, chosen);
+        let wave = |step: f64| (0..3001).map(|i| convert((f64::from(i) * step).sin())).collect::<Vec<T>>();
+        let (forget, retain) = (wave(0.7), wave(1.9));
+        let sago = SagoKeepRetain::<T::Wide>(Weights::new(0.7, 1.3).expect("in range"));
+        let linear = Linear(Coefficients { retain: 1.7, forget: -0.3 });
+        for results in
+            [run_all(|| Whole(&forget, &retain, sago)), run_all(|| Whole(&forget, &retain, linear))]
+        {
+            assert!(results.len() > 1);
+            for other in &results[1..] {
+                assert_eq!(&results[0], other);
+            }
+        }
     }
 
     #[test]

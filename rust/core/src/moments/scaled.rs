@@ -1,10 +1,10 @@
 //! Sums over `f64` values: compensated, and scaled block by block so that no square leaves the range of `f64`.
 
 use super::double::{scale, two_sum};
-use super::{Accumulate, Double, FACTORS, Moments};
+use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
 use crate::rules::conflict;
 
-const LANES: usize = 4;
+const LANES: usize = 8;
 /// While the largest magnitude of a block is between `2^-LIMIT` and `2^LIMIT`, its sums are kept unscaled.
 const LIMIT: i32 = 400;
 
@@ -41,10 +41,10 @@ impl Accumulate<f64> for ScaledSums {
 /// The power of two to divide a block by: that of its largest magnitude where it is extreme, else 0; `None` for zeros.
 #[inline(always)]
 fn exponent(values: &[f64]) -> Option<i32> {
-    let mut largest = [0.0_f64; 2 * LANES];
-    let (lanes, rest) = values.as_chunks::<{ 2 * LANES }>();
+    let mut largest = [0.0_f64; LANES];
+    let (lanes, rest) = values.as_chunks::<LANES>();
     for x in lanes {
-        for i in 0..2 * LANES {
+        for i in 0..LANES {
             let x = x[i].abs();
             largest[i] = if x > largest[i] { x } else { largest[i] };
         }
@@ -105,20 +105,28 @@ fn block_sums<const PAIR: bool, const UPDATE: bool>(values: [&[f64]; 3]) -> [Dou
 fn add_lanes<const PAIR: bool, const UPDATE: bool>(
     high: &mut [[f64; LANES]; 6],
     low: &mut [[f64; LANES]; 6],
-    values: [&[f64; LANES]; 3],
+    [f, r, u]: [&[f64; LANES]; 3],
 ) {
-    for (k, (a, b)) in FACTORS.into_iter().enumerate() {
-        let of_update = a == 2;
-        if if of_update { UPDATE } else { PAIR } {
-            for i in 0..LANES {
-                let (x, y) = (values[a][i], values[b][i]);
-                let product = x * y;
-                let product_error = x.mul_add(y, -product);
-                let (sum, sum_error) = two_sum(high[k][i], product);
-                high[k][i] = sum;
-                low[k][i] += sum_error + product_error;
-            }
-        }
+    if PAIR {
+        add_products(&mut high[FF], &mut low[FF], f, f);
+        add_products(&mut high[RR], &mut low[RR], r, r);
+        add_products(&mut high[FR], &mut low[FR], f, r);
+    }
+    if UPDATE {
+        add_products(&mut high[UU], &mut low[UU], u, u);
+        add_products(&mut high[UR], &mut low[UR], u, r);
+        add_products(&mut high[UF], &mut low[UF], u, f);
+    }
+}
+
+#[inline(always)]
+fn add_products(high: &mut [f64; LANES], low: &mut [f64; LANES], x: &[f64; LANES], y: &[f64; LANES]) {
+    for i in 0..LANES {
+        let product = x[i] * y[i];
+        let product_error = x[i].mul_add(y[i], -product);
+        let (sum, sum_error) = two_sum(high[i], product);
+        high[i] = sum;
+        low[i] += sum_error + product_error;
     }
 }
 
