@@ -141,9 +141,8 @@ def peak_memory(rule: str, micro_batches: int) -> int:
 
 
 def show(report: dict) -> None:
-    table = Table(
-        title=f"{report['parameters'] / 1e6:.1f} M parameters, {BATCH}x{LENGTH} tokens, {report['threads']} threads; beside plain addition"
-    )
+    size = f"{report['parameters'] / 1e6:.1f} M parameters, {BATCH}x{LENGTH} tokens, {report['threads']} threads"
+    table = Table(title=f"{size}; beside plain addition")
     for column in ("rule", "micro-batches", "CPU time", "wall time", "peak MiB", "plain, MiB", "above, gradient sets"):
         table.add_column(column, justify="right")
     for row in report["rows"]:

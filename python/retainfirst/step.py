@@ -88,7 +88,8 @@ class TwoTaskStep:
         Raises:
             RetainFirstError: Called inside a block, or without a backward pass for one of the tasks.
             StaleGradient: A backward pass ran outside the blocks.
-            NonFiniteGradient: A gradient holds NaN or infinity and ``check_finite`` was asked for; the step is discarded.
+            NonFiniteGradient: A gradient holds NaN or infinity and ``check_finite`` was asked for; the step is discarded, as it
+                is after any error in the combination itself.
         """
         self._refuse_open("combine()")
         for task in _TASKS:
@@ -98,7 +99,9 @@ class TwoTaskStep:
                 )
         self._refuse_stale()
         forget, retain = (self._gradients[task] for task in _TASKS)
-        names = [name for name in self._active if name in forget or name in retain]
+        parameters = self._active
+        self.reset()
+        names = [name for name in parameters if name in forget or name in retain]
         for name in names:
             _check_dense(name, forget.get(name), retain.get(name))
             if name not in retain:
@@ -108,8 +111,6 @@ class TwoTaskStep:
         geometry = self.combiner.combine_named_(
             [forget[name] for name in names], [retain[name] for name in names], self.combiner.group(names)
         )
-        parameters = self._active
-        self.reset()
         if self.check_finite:
             _check_finite(geometry, names)
         for name in names:

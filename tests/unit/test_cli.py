@@ -39,7 +39,8 @@ def test_options_become_settings(run):
     result, [(config, _)] = run(
         *FILES, "--objective", "npo", "--retain-loss", "kl", "--combiner", "pcgrad", "--scope", "block", "--alpha", "0.5",
         "--gamma", "2", "--beta", "0.2", "--max-steps", "7", "--batch-size", "3", "--accumulate", "2", "--learning-rate", "1e-4",
-        "--stop-at-forget-probability", "0.1", "--lora-rank", "4", "--dtype", "bfloat16", "--seed", "5", "--report-to", "tensorboard",
+        "--stop-at-forget-probability", "0.1", "--lora-rank", "4", "--dtype", "bfloat16", "--seed", "5",
+        "--report-to", "tensorboard",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert config == UnlearnConfig(
@@ -121,6 +122,7 @@ def test_exit_codes_as_a_shell_sees_them(tmp_path):
 
 
 def test_importing_the_library_is_light():
-    code = "import sys, retainfirst; print(*[m for m in ('transformers', 'datasets', 'peft', 'matplotlib', 'typer', 'rich') if m in sys.modules])"
+    heavy = ("transformers", "datasets", "peft", "matplotlib", "typer", "rich")
+    code = f"import sys, retainfirst; print(*[name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""

@@ -249,6 +249,15 @@ def test_weights_out_of_range(name, weights):
         rf.make_combiner(name, **weights)
 
 
+@pytest.mark.parametrize(("option", "value"), [("alpha", 1e-60), ("alpha", 1e60), ("gamma", 1e-60), ("gamma", 1e60)])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_a_weight_that_the_format_cannot_hold(name, option, value):
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(rf.RetainFirstError, match=f"{option}=1e"):
+            rf.combine(torch.ones(2, dtype=dtype), torch.ones(2, dtype=dtype), name, **{option: value})
+    rf.combine(torch.ones(2).double(), torch.ones(2).double(), name, **{option: value})
+
+
 def test_unknown_names_give_the_nearest():
     with pytest.raises(rf.UnknownCombiner, match="Did you mean 'pcgrad'"):
         rf.make_combiner("pcgrd")

@@ -35,8 +35,9 @@ def pairs():
 
 def arguments(folder, **options):
     defaults = {
-        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 1, "max_grad_norm": 0.0,
-        "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 1,
+        "max_grad_norm": 0.0, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
+        "disable_tqdm": True,
     }  # fmt: skip
     return TrainingArguments(output_dir=str(folder), **{**defaults, **options})
 
@@ -67,7 +68,7 @@ def train(folder, pairs, model=None, kind=InOrder, **options):
 
 
 def by_hand(pairs, windows, name="sago", learning_rate=0.1, clip=0.0):
-    """Plain SGD: one optimiser step for each window of rows, each row a micro-batch, losses averaged over ``of`` of them."""
+    """Plain SGD: an optimiser step for each window of rows, each row a micro-batch, losses averaged over ``of`` of them."""
     model = tiny.tiny_llama().train()
     collator = PairedCollator(0)
     for rows, of in windows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,13 @@ def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
 
     Returns:
         Float64 of shape ``[n, 11]``.
+
+    Raises:
+        RetainFirstError: A weight that is not zero becomes zero or infinite in the format that it is rounded to.
     """
+    if any(r.dtype != torch.float64 for r in retain):
+        _check_rounded("alpha", alpha)
+        _check_rounded("gamma", gamma)
     return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.elementwise_(rule, f, r, alpha, gamma))
 
 
@@ -110,6 +117,12 @@ def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -
         tables.append(work(_rust if in_rust else _eager, *part, torch.tensor(chosen)).to(retain[0].device))
         order += chosen
     return torch.cat(tables)[torch.argsort(torch.tensor(order)).to(retain[0].device)]
+
+
+def _check_rounded(name: str, weight: float) -> None:
+    rounded = torch.tensor(weight, dtype=torch.float32).item()
+    if not math.isfinite(rounded) or (rounded == 0) != (weight == 0):
+        raise RetainFirstError(f"{name}={weight!r} becomes {rounded} in float32; choose a weight that float32 can hold")
 
 
 def _check_backend() -> str:
