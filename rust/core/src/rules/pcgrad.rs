@@ -7,6 +7,9 @@ use crate::moments::{Moments, scale};
 /// The coefficients of a group: under conflict `f` loses its part along `r`, otherwise both are kept.
 ///
 /// A dot product that is NaN is no conflict: the broken coordinate then shows where it is.
+///
+/// A coefficient beyond the range of `f64` (a forget gradient some `10^308` times larger than the retain gradient) becomes
+/// infinite and shows in the update as infinity or NaN.
 pub(crate) fn coefficients(weights: Weights<f64>, moments: &Moments) -> Coefficients {
     let Weights { alpha, gamma } = weights;
     let (dot, square) = (moments.fr(), moments.rr());
