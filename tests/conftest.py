@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 import tiny
 
 # Before transformers or datasets is imported: a test that would ask a hub fails at once instead.

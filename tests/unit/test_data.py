@@ -8,11 +8,12 @@ import sys
 from types import ModuleType
 
 import pytest
-import tiny
 import torch
+from torch.utils.data import DataLoader
+
+import tiny
 from retainfirst import data, objectives
 from retainfirst.errors import ShapeMismatch
-from torch.utils.data import DataLoader
 
 
 def write_lines(path, rows):

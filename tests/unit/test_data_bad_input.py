@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 import tiny
 from retainfirst import data
 from retainfirst.errors import MissingDependency, RetainFirstError

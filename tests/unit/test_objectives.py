@@ -6,11 +6,12 @@ import math
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
+from torch import Tensor
+
+import tiny
 from retainfirst import objectives
 from retainfirst.errors import RetainFirstError, ShapeMismatch
-from torch import Tensor
 
 # The loops below run in float64, the losses in float32: a sum over at most 9 tokens of numbers below 20
 # is right to about 20 * 9 * 2**-24 = 1e-5.
