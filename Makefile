@@ -11,19 +11,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.venv/.dependencies: pyproject.toml
-	@echo "== Creating .venv and installing the dependencies (a few minutes the first time)"
+.venv/.built: pyproject.toml $(RUST_SOURCES)
+	@echo "== Building retainfirst into .venv (the first time this downloads the dependencies: several minutes)"
 	@command -v cargo >/dev/null || { echo "cargo was not found: install a stable Rust toolchain, see https://rustup.rs"; exit 1; }
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, not " + sys.version.split()[0])'
+	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip "maturin>=1.7,<2"
-	$(BIN)/python -m pip install --quiet ".[test]"
-	$(BIN)/python -m pip uninstall --quiet --yes retainfirst
-	@touch $@
-
-.venv/.built: .venv/.dependencies $(RUST_SOURCES)
-	@echo "== Building the Rust core and installing retainfirst into .venv"
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release --quiet
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	@touch $@
 
 demo: .venv/.built ## Unlearn the built-in facts, SAGO beside plain addition; results in outputs/demo

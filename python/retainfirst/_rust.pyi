@@ -20,9 +20,7 @@ COLUMNS: tuple[str, ...]
 
 class RustError(ValueError): ...
 
-def moments(
-    dtype: str, forget: list[int], retain: list[int], lengths: list[int]
-) -> NDArray[np.float64]: ...
+def moments(dtype: str, forget: list[int], retain: list[int], lengths: list[int]) -> NDArray[np.float64]: ...
 def elementwise_(
     rule: str,
     dtype: str,

@@ -182,7 +182,9 @@ def _check_tensor(rule: str, what: str, gradient: object) -> Tensor:
     if not isinstance(gradient, Tensor):
         raise DtypeMismatch(f"{rule}: {what} is a {type(gradient).__name__}, not a torch tensor")
     if hasattr(gradient, "device_mesh"):
-        raise DtypeMismatch(f"{rule}: {what} is a sharded DTensor, which this version does not combine; give its local parts")
+        raise DtypeMismatch(
+            f"{rule}: {what} is a sharded DTensor, which this version does not combine; give its local parts"
+        )
     if gradient.layout != torch.strided:
         raise DtypeMismatch(f"{rule}: {what} is {gradient.layout}; only dense gradients are supported")
     return gradient

@@ -78,9 +78,7 @@ def npo(
     return -2 / beta * functional.logsigmoid(-beta * log_ratio).mean()
 
 
-def simnpo(
-    model: Callable[..., Any], batch: Mapping[str, Tensor], *, beta: float = 4.5, delta: float = 0.0
-) -> Tensor:
+def simnpo(model: Callable[..., Any], batch: Mapping[str, Tensor], *, beta: float = 4.5, delta: float = 0.0) -> Tensor:
     """Simple NPO: no reference; the answer's mean log-probability per token is pushed below a margin.
 
     ``L = -(2/beta) mean_b log sigmoid(beta (-log p(y_b|x_b) / |y_b| - delta))``, with ``|y_b|`` the number

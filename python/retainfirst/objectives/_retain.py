@@ -54,6 +54,4 @@ def kl(model: Callable[..., Any], batch: Mapping[str, Tensor], *, reference: Cal
     with torch.no_grad():
         expected = functional.log_softmax(widened_logits(reference, batch), dim=-1)
     found = functional.log_softmax(widened_logits(model, batch), dim=-1)
-    return functional.kl_div(
-        found.flatten(0, -2), expected.flatten(0, -2), reduction="batchmean", log_target=True
-    )
+    return functional.kl_div(found.flatten(0, -2), expected.flatten(0, -2), reduction="batchmean", log_target=True)

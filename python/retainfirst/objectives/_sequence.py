@@ -73,9 +73,7 @@ def sequence_log_probs(model: Callable[..., Any], batch: Mapping[str, Tensor]) -
     """
     logits = widened_logits(model, batch)[:, :-1, :]
     targets = batch["labels"][:, 1:].to(logits.device)
-    losses = functional.cross_entropy(
-        logits.transpose(-1, -2), targets, ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    losses = functional.cross_entropy(logits.transpose(-1, -2), targets, ignore_index=IGNORE_INDEX, reduction="none")
     return -losses.sum(dim=-1)
 
 
