@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 import retainfirst as rf
 from retainfirst.geometry import FIELDS
-from retainfirst.unlearning import Interrupted, UnlearnConfig, load_model, load_tokenizer, unlearn
+from retainfirst.models import load_model, load_tokenizer
+from retainfirst.unlearning import Interrupted, UnlearnConfig, unlearn
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ def test_what_a_run_leaves_behind(config):
     assert f"{report['after']['forget_probability']:.4f}" in card
     assert not (out / ".unfinished").exists()
     assert load_tokenizer(str(out)).pad_token_id == 0
+    assert "rope_theta" in json.loads((out / "config.json").read_text())  # where transformers 4 looks for it
     assert not same(load_model(str(out)).state_dict(), load_model(settings.model).state_dict())
 
 

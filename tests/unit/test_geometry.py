@@ -9,17 +9,8 @@ import torch
 
 import retainfirst as rf
 from retainfirst import kernels
+from retainfirst.geometry import FIELDS
 from written_out import DTYPES, gradients
-
-NAMES = (
-    "cos_forget_retain",
-    "cos_update_retain",
-    "cos_update_forget",
-    "norm_forget",
-    "norm_retain",
-    "norm_update",
-    "conflict_fraction",
-)
 
 
 @pytest.fixture(params=kernels.BACKENDS, autouse=True)
@@ -37,7 +28,7 @@ def expected(f, r, u):
 
     return dict(
         zip(
-            NAMES,
+            FIELDS,
             (cosine(f, r), cosine(u, r), cosine(u, f), f.norm().item(), r.norm().item(), u.norm().item(), conflicts),
             strict=True,
         )

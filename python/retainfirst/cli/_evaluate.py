@@ -85,8 +85,8 @@ def _measure(
     import datasets
     import torch
 
+    from retainfirst.models import load_model, load_tokenizer
     from retainfirst.tasks.multiple_choice import default_tasks, score
-    from retainfirst.unlearning import load_model, load_tokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()  # a flash for each file; lm-eval's own bar over the questions stays

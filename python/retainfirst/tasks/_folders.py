@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.models import keep_rope_theta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -76,11 +77,9 @@ def save_portable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fo
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
+    keep_rope_theta(folder)
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config.setdefault("rope_theta", rope["rope_theta"])
     config.setdefault("torch_dtype", config.get("dtype", "float32"))
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

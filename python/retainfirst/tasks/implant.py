@@ -73,8 +73,8 @@ def implant_rows(
     from rich.progress import Progress
 
     from retainfirst.data import collate, encode_rows, pad_token_id, read_rows
+    from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
     from retainfirst.objectives import nll
-    from retainfirst.unlearning import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(str(model))
     padding = pad_token_id(tokenizer)
@@ -106,6 +106,7 @@ def implant_rows(
             losses.append(total / len(rows))
     with whole_folder(target) as draft:
         network.eval().save_pretrained(draft)
+        keep_rope_theta(draft)
         tokenizer.save_pretrained(draft)
     return losses
 

@@ -2,7 +2,7 @@
 
 from retainfirst.unlearning._config import DTYPES, UnlearnConfig
 from retainfirst.unlearning._measure import AnswerProbability, Measure
-from retainfirst.unlearning._run import Interrupted, load_model, load_tokenizer, unlearn
+from retainfirst.unlearning._run import Interrupted, unlearn
 
 __all__ = [
     "DTYPES",
@@ -10,7 +10,5 @@ __all__ = [
     "Interrupted",
     "Measure",
     "UnlearnConfig",
-    "load_model",
-    "load_tokenizer",
     "unlearn",
 ]

@@ -62,6 +62,8 @@ class OutputFolder:
         shutil.rmtree(results, ignore_errors=True)
         results.mkdir()
         write(results)
+        if (logs := self.work / "runs").is_dir():  # the trainer's own, where report_to is tensorboard
+            logs.rename(results / "runs")
         for entry in sorted(results.iterdir()):
             entry.rename(self.path / entry.name)
         shutil.rmtree(self.work)

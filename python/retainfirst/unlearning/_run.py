@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 
 from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs, pad_token_id, set_pad_token
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder
 from retainfirst.unlearning._measure import AnswerProbability, Measure
 from retainfirst.unlearning._report import Report, make_report, write_card, write_curves, write_json
 
-__all__ = ["Interrupted", "load_model", "load_tokenizer", "unlearn"]
+__all__ = ["Interrupted", "unlearn"]
 
 
 class Interrupted(RetainFirstError):
@@ -69,37 +70,6 @@ def unlearn(
             hint = f"; go on with --resume (checkpoints are in {folder.work})" if kept else "; nothing was written"
             raise Interrupted(f"interrupted{hint}") from None
         raise
-
-
-def load_tokenizer(model: str) -> Any:
-    """Load a tokenizer from a folder or the hub.
-
-    Raises:
-        RetainFirstError: There is none; the text carries the library's reason.
-    """
-    transformers = require("transformers", "hf")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise RetainFirstError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}") from error
-
-
-def load_model(model: str, dtype: str = "float32") -> Any:
-    """Load a causal language model in a dtype, from a folder or the hub.
-
-    Raises:
-        RetainFirstError: There is none; the text carries the library's reason.
-    """
-    transformers = require("transformers", "hf")
-    # transformers 5 renamed the argument and will drop the old name.
-    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    name = "dtype" if version >= (4, 56) else "torch_dtype"
-    try:
-        return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
-    except (OSError, ValueError) as error:
-        raise RetainFirstError(
-            f"no causal language model could be loaded from {model!r}: {_first_line(error)}"
-        ) from error
 
 
 def _run(
@@ -227,11 +197,8 @@ def _write(results: Path, report: Report, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(results / "adapter")
         model = model.merge_and_unload()
     model.save_pretrained(results)
+    keep_rope_theta(results)
     tokenizer.save_pretrained(results)
     write_json(report, results / "unlearning.json")
     write_curves(report, results / "curves.png")
     write_card(report, results / "README.md")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
