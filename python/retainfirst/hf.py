@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from retainfirst.combiners import Combiner, resolve
-from retainfirst.errors import RetainFirstError, require
+from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.geometry import Geometry
 from retainfirst.objectives import get_objective
 from retainfirst.step import TwoTaskStep
@@ -62,7 +63,8 @@ class TwoTaskTrainerMixin:
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
-        self._losses: list[Tensor] = []
+        self._loss_sum, self._micro_steps = torch.zeros(2), 0
+        self._loss_scale = 1.0
         self._two_task_step: TwoTaskStep | None = None
         me.add_callback(_StartAfresh(self))
 
@@ -98,8 +100,12 @@ class TwoTaskTrainerMixin:
         with step.retain():
             retain_loss = self._backward(model, inputs, self.compute_retain_loss)
         if self._about_to_step():
+            # Under a loss scaler the gradients are that much longer, until the optimiser's step.
+            scaler = me.accelerator.scaler
+            self._loss_scale = 1.0 if scaler is None else scaler.get_scale()
             self.last_geometry = step.combine()
-        self._losses.append(torch.stack([forget_loss, retain_loss]))
+        self._loss_sum = self._loss_sum.to(forget_loss.device) + torch.stack([forget_loss, retain_loss]).float()
+        self._micro_steps += 1
         weighted = self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss
         return weighted / self._micro_batches()
 
@@ -122,13 +128,17 @@ class TwoTaskTrainerMixin:
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the geometry to a training log."""
-        if "loss" in logs and self._losses:
-            forget_loss, retain_loss = torch.stack(self._losses).mean(0).tolist()
-            self._losses.clear()
+        if "loss" in logs and self._micro_steps:
+            forget_loss, retain_loss = (self._loss_sum / self._micro_steps).tolist()
+            self._forget_losses()
             logs.update(forget_loss=forget_loss, retain_loss=retain_loss)
             if self.last_geometry is not None:
-                logs.update(self.last_geometry.as_dict())
+                for name, value in self.last_geometry.as_dict().items():
+                    logs[name] = value / self._loss_scale if name.startswith("norm") else value
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _forget_losses(self) -> None:
+        self._loss_sum, self._micro_steps = torch.zeros_like(self._loss_sum), 0
 
     def _backward(self, model: nn.Module, inputs: Batch, compute: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
         me: Any = self
@@ -179,8 +189,8 @@ class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore
         retain_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._forget_objective = partial(get_objective("forget", objective), **(objective_options or {}))
-        self._retain_objective = partial(get_objective("retain", retain_loss), **(retain_options or {}))
+        self._forget_objective = _with_options("forget", objective, objective_options or {})
+        self._retain_objective = _with_options("retain", retain_loss, retain_options or {})
         super().__init__(*args, **kwargs)
 
     def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
@@ -200,7 +210,24 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer._two_task_step = None
-        self._trainer._losses.clear()
+        self._trainer._forget_losses()
+
+
+def _with_options(kind: Literal["forget", "retain"], name: str, options: Mapping[str, Any]) -> Callable[..., Tensor]:
+    objective = get_objective(kind, name)
+    known = list(inspect.signature(objective).parameters.values())[2:]  # after the model and the batch
+    names = [parameter.name for parameter in known]
+    for option in options:
+        if option not in names:
+            raise RetainFirstError(
+                f"{name} has no option {option!r}. {did_you_mean(option, names) if names else 'It has none.'}"
+            )
+    for parameter in known:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise RetainFirstError(
+                f"{name} needs the option {parameter.name!r}; give it in the options of the {kind} objective"
+            )
+    return partial(objective, **options)
 
 
 def _check_batch(inputs: Batch) -> None:

@@ -38,7 +38,7 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     name = "dtype" if version >= (4, 56) else "torch_dtype"
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged weights file raises its own library's errors
         raise RetainFirstError(
             f"no causal language model could be loaded from {model!r}: {_first_line(error)}"
         ) from error

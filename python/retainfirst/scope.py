@@ -16,11 +16,16 @@ __all__ = ["SCOPES", "check_scope", "group_by_scope"]
 _REPEATED = re.compile(r"(?:.*?\.)??\d+(?=\.|$)")
 
 
+# What torch.compile, DataParallel and PEFT put before a model's own names.
+_WRAPPER = re.compile(r"(?:_orig_mod\.|module\.|base_model\.model\.)+")
+
+
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
 def _block(name: str) -> str:
+    name = _WRAPPER.sub("", name, count=1) if _WRAPPER.match(name) else name
     match = _REPEATED.match(name)
     return match.group() if match else name.partition(".")[0]
 
@@ -40,7 +45,7 @@ def check_scope(scope: str) -> str:
     Raises:
         RetainFirstError: It is not; the text gives the nearest name.
     """
-    if scope not in _KEYS:
+    if not isinstance(scope, str) or scope not in _KEYS:
         raise RetainFirstError(f"Unknown scope {scope!r}. {did_you_mean(str(scope), SCOPES)}")
     return scope
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retainfirst.combiners import Combiner, resolve
+from retainfirst.combiners import Combiner, check_pair, resolve
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 
@@ -103,11 +103,11 @@ class TwoTaskStep:
         self.reset()
         names = [name for name in parameters if name in forget or name in retain]
         for name in names:
-            _check_dense(name, forget.get(name), retain.get(name))
             if name not in retain:
                 retain[name] = torch.zeros_like(forget[name])
             elif name not in forget:
                 forget[name] = torch.zeros_like(retain[name])
+            check_pair(self.combiner.name, name, forget[name], retain[name])
         geometry = self.combiner.combine_named_(
             [forget[name] for name in names], [retain[name] for name in names], self.combiner.group(names)
         )
@@ -143,13 +143,15 @@ class TwoTaskStep:
 
     def _collect(self, task: str, collected: dict[str, Tensor]) -> None:
         for name, parameter in self._active.items():
-            if parameter.grad is not None:
-                collected[name], parameter.grad = parameter.grad, None
-            elif name in collected:
+            before, found = collected.get(name), parameter.grad
+            # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
+            if before is not None and found is not before and not (found is not None and found.requires_grad):
                 raise StaleGradient(
                     f"{name}: its .grad was cleared inside `with step.{task}():`, which loses micro-batches of this step; call"
                     " zero_grad() and optimizer.step() only after combine()"
                 )
+            if found is not None:
+                collected[name], parameter.grad = found, None
 
     def _clear(self) -> None:
         for parameter in self._active.values():
@@ -191,17 +193,27 @@ def _named(
     parameters: Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
 ) -> dict[str, nn.Parameter]:
     """Name parameters that came without names by their position; one that comes twice (tied weights) counts once."""
+    wanted = "give a model, its parameters() or its named_parameters()"
+    try:
+        items = list(parameters)
+    except TypeError as error:
+        raise RetainFirstError(
+            f"TwoTaskStep: {parameters!r} is neither a model nor a list of parameters; {wanted}"
+        ) from error
     named: dict[str, nn.Parameter] = {}
     seen: set[nn.Parameter] = set()
-    for i, item in enumerate(parameters):
-        name, parameter = item if isinstance(item, tuple) else (f"parameter{i}", item)
+    for i, item in enumerate(items):
+        name, parameter = item if isinstance(item, tuple) and len(item) == 2 else (f"parameter{i}", item)
         if not isinstance(parameter, nn.Parameter):
+            raise RetainFirstError(f"TwoTaskStep: {parameter!r} is not a parameter; {wanted}")
+        if parameter in seen:
+            continue
+        if name in named:
             raise RetainFirstError(
-                f"TwoTaskStep: {parameter!r} is not a parameter; give a model, its parameters() or its named_parameters()"
+                f"TwoTaskStep: two different parameters are named {name!r}; give each a name of its own"
             )
-        if parameter not in seen:
-            seen.add(parameter)
-            named[name] = parameter
+        seen.add(parameter)
+        named[name] = parameter
     return named
 
 
@@ -212,14 +224,6 @@ def _refuse_distributed(model: nn.Module) -> None:
             f"TwoTaskStep: {kind} averages or shards gradients by itself, which is not supported in this version; give the model"
             " on one device"
         )
-
-
-def _check_dense(name: str, *gradients: Tensor | None) -> None:
-    for gradient in gradients:
-        if gradient is not None and gradient.layout != torch.strided:
-            raise RetainFirstError(
-                f"{name}: its gradient is {gradient.layout}; only dense gradients are supported (nn.Embedding: sparse=False)"
-            )
 
 
 def _check_finite(geometry: Geometry, names: list[str]) -> None:

@@ -78,7 +78,8 @@ def test_what_a_run_leaves_behind(config):
 @pytest.mark.parametrize("retain_loss", ["nll", "kl"])
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_every_objective(config, objective, retain_loss, lora_rank):
-    report = unlearn(config(objective=objective, retain_loss=retain_loss, lora_rank=lora_rank, max_steps=3))
+    settings = config(objective=objective, retain_loss=retain_loss, lora_rank=lora_rank, max_steps=3)
+    report = unlearn(settings)
     assert len(report["steps"]) == 3
     first = report["steps"][0]
     if objective == "npo":
@@ -86,7 +87,7 @@ def test_every_objective(config, objective, retain_loss, lora_rank):
         assert first["forget_loss"] == pytest.approx(2 / 0.1 * torch.tensor(2.0).log().item(), rel=1e-4)
     if retain_loss == "kl":
         assert first["retain_loss"] == pytest.approx(0.0, abs=1e-5)
-    out = Path(report["config"]["output"])
+    out = Path(settings.output)
     assert (out / "adapter" / "adapter_config.json").is_file() == bool(lora_rank)
     assert not same(load_model(str(out)).state_dict(), load_model(report["config"]["model"]).state_dict())
 
@@ -137,6 +138,26 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tm
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "part"))
     assert resumed["steps"] == whole["steps"]
     assert not (tmp_path / "part" / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("stop", [None, 0.7])
+def test_a_run_that_failed_after_its_last_step_is_only_finished(config, tmp_path, monkeypatch, stop):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # transformers below 4.49 with torch from 2.6 on
+    options = {"save_every": 2, "stop_at_forget_probability": stop, "evaluate_every": 4}
+    whole = unlearn(config(output=str(tmp_path / "whole"), **options), measure=lambda _: InterruptsAt(-1))
+    with monkeypatch.context() as broken:
+        broken.setattr("retainfirst.unlearning._run.write_curves", _no_space)
+        with pytest.raises(rf.RetainFirstError, match="No space left"):
+            unlearn(config(output=str(tmp_path / "part"), **options), measure=lambda _: InterruptsAt(-1))
+    assert [path.name for path in (tmp_path / "part").iterdir()] == [".unfinished"]
+    resumed = unlearn(config(output=str(tmp_path / "part"), resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    assert resumed["steps"] == whole["steps"]
+    assert len(whole["steps"]) == (6 if stop is None else 4)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+
+
+def _no_space(*_):
+    raise OSError(28, "No space left on device")
 
 
 def test_interrupted_before_the_first_step_leaves_nothing(config):
@@ -228,6 +249,7 @@ def test_a_model_without_a_pad_token(config, tmp_path):
         ({"objective": "npo", "beta": 0.0}, "beta"), ({"stop_at_forget_probability": 1.5}, "stop_at_forget_probability"),
         ({"dtype": "float8"}, "dtype"), ({"device": "tpu"}, "device"), ({"lora_rank": -1}, "lora_rank"),
         ({"chat_template": "sometimes"}, "chat_template"), ({"pairing": "zip"}, "pairing"), ({"max_length": 1}, "max_length"),
+        ({"dtype": "float16"}, "vanish"), ({"seed": -1}, "seed"), ({"objective": "simnpo", "delta": float("nan")}, "delta"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_named_before_anything_is_loaded(config, options, text):
@@ -241,6 +263,60 @@ def test_a_model_that_is_none(config, tmp_path):
         with pytest.raises(rf.RetainFirstError, match="could be loaded from"):
             unlearn(config(model=str(model)))
     assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_weights(config, tmp_path):
+    plain = unlearn(config(output=str(tmp_path / "a"), learning_rate=1e-5))
+    mixed = unlearn(config(output=str(tmp_path / "b"), learning_rate=1e-5, dtype="bfloat16"))
+    assert plain["steps"][0]["forget_loss"] != mixed["steps"][0]["forget_loss"]
+    assert plain["steps"][0]["forget_loss"] == pytest.approx(mixed["steps"][0]["forget_loss"], rel=0.05)
+    before, after = load_model(str(config().model)).state_dict(), load_model(str(tmp_path / "b")).state_dict()
+    changed = sum((before[name] != after[name]).sum().item() for name in before)
+    # AdamW moves every weight that has a gradient by about the learning rate; bfloat16 weights would round most of it away.
+    assert changed > 0.5 * sum(tensor.numel() for tensor in before.values())
+
+
+def test_a_run_that_breaks_stops_with_an_error_and_leaves_no_model(config, tmp_path):
+    with pytest.raises(rf.RetainFirstError, match=r"step \d+: .*(nan|inf)"):
+        unlearn(config(learning_rate=1e30, max_grad_norm=0.0, save_every=0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_trainers_own_logs_are_kept(config):
+    settings = config(report_to="tensorboard", max_steps=1)
+    unlearn(settings)
+    assert list((Path(settings.output) / "runs").rglob("events.out.tfevents*"))
+
+
+def test_a_tokenizer_that_does_not_belong_to_the_model(config, tmp_path):
+    import shutil
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    import tiny
+
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=50, **shape)).save_pretrained(tmp_path / "small")
+    tiny.tiny_tokenizer().save_pretrained(tmp_path / "small")
+    with pytest.raises(rf.RetainFirstError, match="50 embeddings"):
+        unlearn(config(model=str(tmp_path / "small")))
+    shutil.copytree(config().model, tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    with pytest.raises(rf.RetainFirstError, match="could be loaded from"):
+        unlearn(config(model=str(tmp_path / "cut")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(rf.RetainFirstError, match="cannot be written"):
+        unlearn(config(output=str(tmp_path / "file" / "out")))
+
+
+def test_a_report_target_that_is_none(config, tmp_path):
+    with pytest.raises(rf.RetainFirstError, match="refused the settings"):
+        unlearn(config(report_to="nowhere", output=str(tmp_path / "deep" / "out")))
+    assert not (tmp_path / "deep").exists()
 
 
 def test_bad_data_leaves_nothing(config, tmp_path):

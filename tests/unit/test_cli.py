@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -79,7 +80,11 @@ def test_without_a_model_the_facts_are_unlearned_beside_plain_addition(run, monk
     assert [config.scope for config, _ in seen] == ["global", None]
     assert [config.max_steps for config, _ in seen] == [9, 9]
     assert {config.objective for config, _ in seen} == {"ga"}
-    assert [config.output for config, _ in seen] == [str(tmp_path / "out" / rule) for rule in ("pcgrad", "sum")]
+    assert [Path(config.output).name for config, _ in seen] == ["pcgrad", "sum"]
+    assert (tmp_path / "out").is_dir()
+    (tmp_path / "out" / "mine").touch()
+    result, seen = run("--output", str(tmp_path / "out"))
+    assert "not empty" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,7 @@ def test_without_a_model_the_facts_are_unlearned_beside_plain_addition(run, monk
         (("--model", "m"), "--forget, --retain, --output"),
         (("--model", "m", "--forget", "f", "--retain", "r"), "--output"),
         (("--forget", "f"), "needs --model"),
+        (("--resume",), "needs --model"),
         ((*FILES, "--combiner", "sagoo"), "Did you mean 'sago'"),
         ((*FILES, "--alpha", "0"), "alpha"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -230,10 +231,33 @@ def test_groups_must_cover_each_tensor_once(groups, text):
         rf.PCGrad().combine_([torch.ones(1), torch.ones(1)], [torch.ones(1), torch.ones(1)], groups=groups)
 
 
+@pytest.mark.parametrize("groups", [[0], "ab", [["0"]], {"a": [0]}, [[0.5]]])
+def test_groups_of_the_wrong_kind(groups):
+    with pytest.raises(rf.ShapeMismatch, match="groups"):
+        rf.PCGrad().combine_([torch.ones(1)], [torch.ones(1)], groups=groups)
+
+
+def test_a_bare_tensor_is_not_a_list_of_its_rows():
+    with pytest.raises(rf.ShapeMismatch, match="put a single tensor into a list"):
+        rf.PCGrad().combine_(torch.ones(2, 2), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("name", rf.available_combiners())
+def test_a_pending_negation_counts(name):
+    f, r = torch.randn(20), torch.randn(20)
+    expected = rf.combine(-f, r, name)
+    torch.testing.assert_close(rf.combine(torch._neg_view(f), r, name), expected, rtol=2**-23, atol=0)
+    written = torch._neg_view(-r)
+    rf.make_combiner(name).combine_([-f], [written])
+    torch.testing.assert_close(written.resolve_neg(), expected, rtol=2**-23, atol=0)
+
+
 def test_in_place_refuses_shared_memory():
     x = torch.ones(4)
     with pytest.raises(rf.RetainFirstError, match="share memory"):
         rf.SAGO().combine_([x], [x])
+    with pytest.raises(rf.RetainFirstError, match="share memory"):
+        rf.SAGO().combine_([x[:3]], [x[1:]])
     with pytest.raises(rf.RetainFirstError, match="expanded"):
         rf.SAGO().combine_([torch.ones(4)], [torch.ones(1).expand(4)])
 
@@ -258,7 +282,17 @@ def test_a_weight_that_the_format_cannot_hold(name, option, value):
     rf.combine(torch.ones(2).double(), torch.ones(2).double(), name, **{option: value})
 
 
+def test_weights_may_be_any_real_number():
+    assert rf.SAGO(alpha=np.float32(0.5)) == rf.SAGO(alpha=0.5)
+    with pytest.raises(rf.RetainFirstError, match="alpha"):
+        rf.SAGO(alpha=10**400)
+
+
 def test_unknown_names_give_the_nearest():
+    with pytest.raises(rf.UnknownCombiner):
+        rf.make_combiner(["sago"])
+    with pytest.raises(rf.RetainFirstError, match="scope"):
+        rf.PCGrad(scope=["tensor"])
     with pytest.raises(rf.UnknownCombiner, match="Did you mean 'pcgrad'"):
         rf.make_combiner("pcgrd")
     with pytest.raises(rf.RetainFirstError, match="Did you mean 'module'"):

@@ -233,6 +233,13 @@ def test_bad_use(tmp_path, pairs):
         train(tmp_path, pairs, combiner="sagoo")
     with pytest.raises(rf.RetainFirstError, match="npo"):
         train(tmp_path, pairs, objective="np")
+    for options, text in (
+        ({"retain_loss": "kl"}, "needs the option 'reference'"),
+        ({"objective": "npo", "objective_options": {"betta": 1.0}}, "Did you mean 'beta'"),
+        ({"objective": "ga", "objective_options": {"beta": 1.0}}, "no option 'beta'"),
+    ):
+        with pytest.raises(rf.RetainFirstError, match=text):
+            TwoTaskTrainer(model=tiny.tiny_llama(), args=arguments(tmp_path), train_dataset=pairs, **options)
     with pytest.raises(rf.RetainFirstError, match="backward pass"):
         train(tmp_path, pairs, optim="lomo")
     with pytest.raises(rf.RetainFirstError, match="no 'retain' part"):

@@ -44,6 +44,11 @@ def test_unusual_names(name, block):
     assert list(group_by_scope([name], "block")) == [block]
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."])
+def test_blocks_are_the_same_under_a_wrapper(wrapper):
+    assert group_by_scope([wrapper + name for name in LLAMA], "block") == group_by_scope(LLAMA, "block")
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_parameter_is_in_one_group(scope):
     members = [i for group in group_by_scope(LLAMA, scope).values() for i in group]

@@ -230,6 +230,31 @@ def test_gradients_cleared_inside_a_block_are_noticed(model):
         model.zero_grad()
 
 
+def test_gradients_cleared_between_two_backward_passes_of_a_block_are_noticed(model):
+    step = rf.TwoTaskStep(model, "sago")
+    collect(step, model)
+
+    def clear_and_go_on():
+        with step.forget():
+            model.zero_grad()
+            model(data(2), "forget").backward()
+
+    with pytest.raises(rf.StaleGradient, match="cleared inside"):
+        clear_and_go_on()
+
+
+def test_a_dtype_that_changes_within_a_step_is_refused():
+    model = nn.Linear(2, 2)
+    step = rf.TwoTaskStep(model, "sago")
+    with step.forget():
+        model(torch.ones(1, 2)).sum().backward()
+    model.double()
+    with step.retain():
+        model(torch.ones(1, 2).double()).sum().backward()
+    with pytest.raises(rf.DtypeMismatch, match="weight: forget is torch.float32"):
+        step.combine()
+
+
 @pytest.mark.parametrize("task", ["forget", "retain"])
 def test_combine_needs_both_tasks(model, task):
     step = rf.TwoTaskStep(model, "sago")
@@ -309,8 +334,14 @@ def test_sparse_gradients_are_refused_by_name():
 def test_nothing_to_train():
     with pytest.raises(rf.RetainFirstError, match="no parameter requires"):
         rf.TwoTaskStep(nn.Linear(1, 1).requires_grad_(False), "sum")
-    with pytest.raises(rf.RetainFirstError, match="is not a parameter"):
-        rf.TwoTaskStep(["weight"], "sum")
+    for wrong in (["weight"], [(1, 2, 3)]):
+        with pytest.raises(rf.RetainFirstError, match="is not a parameter"):
+            rf.TwoTaskStep(wrong, "sum")
+    with pytest.raises(rf.RetainFirstError, match="neither a model"):
+        rf.TwoTaskStep(None, "sum")
+    two = [*nn.Linear(1, 1).named_parameters(), *nn.Linear(1, 1).named_parameters()]
+    with pytest.raises(rf.RetainFirstError, match="named 'weight'"):
+        rf.TwoTaskStep(two, "sum")
 
 
 def test_wrappers_that_average_by_themselves_are_refused():

@@ -135,22 +135,34 @@ def _run(settings: dict[str, Any], **options: Any) -> dict[str, Any]:
 def _try_facts(given: dict[str, Any], combiner: str, output: Path | None, as_json: bool) -> None:
     """Unlearn the built-in facts with the chosen rule, and beside it with plain addition."""
     from retainfirst.tasks import facts
+    from retainfirst.tasks._folders import whole_folder
+    from retainfirst.unlearning import Interrupted
 
-    for name in ("forget", "retain"):
+    for name in ("forget", "retain", "resume"):
         if name in given:
             raise RetainFirstError(
                 f"--{name} needs --model; without it the built-in facts model unlearns its own facts"
             )
+    given.pop("output", None)
     folder = facts.cached_folder(progress=True)
     data = {name: str(folder / f"{name}.jsonl") for name in ("forget", "retain")}
-    with tempfile.TemporaryDirectory() as scratch:
-        reports = {}
-        for rule in dict.fromkeys([combiner, "sum"]):
-            settings = {**_FACTS, **given, **data, "model": str(folder), "combiner": rule}
-            if rule == "sum":
-                settings.pop("scope", None)
-            settings["output"] = str((output or Path(scratch)) / rule)
-            reports[rule] = _run(settings, measure=_Accuracy, label=rule)
+    reports = {}
+    try:
+        with whole_folder(output) if output else tempfile.TemporaryDirectory() as draft:
+            for rule in dict.fromkeys([combiner, "sum"]):
+                settings = {
+                    **_FACTS,
+                    **given,
+                    **data,
+                    "model": str(folder),
+                    "combiner": rule,
+                    "output": str(Path(draft) / rule),
+                }
+                if rule == "sum":
+                    settings.pop("scope", None)
+                reports[rule] = _run(settings, measure=_Accuracy, label=rule)
+    except Interrupted:
+        raise Interrupted("interrupted; nothing was written") from None
     _show(reports, as_json)
     if not as_json:
         console = Console()

@@ -1,6 +1,6 @@
 """The rules: what update to make of a forget and a retain gradient. How it is computed is in ``kernels``."""
 
-from retainfirst.combiners._base import Combiner
+from retainfirst.combiners._base import Combiner, check_pair
 from retainfirst.combiners._blur import BLUR
 from retainfirst.combiners._combine import combine, resolve
 from retainfirst.combiners._pcgrad import PCGrad
@@ -15,6 +15,7 @@ __all__ = [
     "PCGrad",
     "Sum",
     "available_combiners",
+    "check_pair",
     "combine",
     "make_combiner",
     "resolve",

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from operator import index as as_index
 
 import torch
 from torch import Tensor
@@ -37,10 +39,12 @@ class Combiner(ABC):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, least in (("alpha", self.alpha, "above 0"), ("gamma", self.gamma, "at least 0")):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (value == 0 and name == "alpha"):
-                raise RetainFirstError(f"{type(self).__name__}: {name} must be a finite number {least}, not {value!r}")
+        for name, least in (("alpha", "above 0"), ("gamma", "at least 0")):
+            given = getattr(self, name)
+            value = _as_float(given)
+            if not math.isfinite(value) or value < 0 or (value == 0 and name == "alpha"):
+                raise RetainFirstError(f"{type(self).__name__}: {name} must be a finite number {least}, not {given!r}")
+            object.__setattr__(self, name, value)  # frozen; a NumPy number becomes a plain one
 
     @property
     @abstractmethod
@@ -72,6 +76,8 @@ class Combiner(ABC):
             ShapeMismatch: Lengths or shapes differ, the groups do not cover each tensor once, or the tensors share memory.
             DtypeMismatch: Dtypes or devices differ, or a dtype is none of float64, float32, float16, bfloat16.
         """
+        if isinstance(forget, Tensor) or isinstance(retain, Tensor):
+            raise ShapeMismatch(f"{self.name}: combine_ takes two lists of tensors; put a single tensor into a list")
         forget, retain = list(forget), list(retain)
         if len(forget) != len(retain):
             raise ShapeMismatch(
@@ -80,10 +86,7 @@ class Combiner(ABC):
         for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
             check_pair(self.name, f"tensor {i}", f, r)
             _check_writable(self.name, f"tensor {i}", f, r)
-        if groups is None:
-            named = self.group_without_names(len(retain))
-        else:
-            named = {str(g): list(group) for g, group in enumerate(groups)}
+        named = self.group_without_names(len(retain)) if groups is None else _named_groups(self.name, groups)
         return self.combine_named_(forget, retain, named)
 
     def combine_named_(
@@ -116,7 +119,7 @@ class ElementwiseCombiner(Combiner):
     """A rule that looks at one coordinate at a time: it needs no group, and no communication when gradients are sharded."""
 
     def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:  # noqa: ARG002
-        return kernels.elementwise_(self.name, forget, retain, float(self.alpha), float(self.gamma))
+        return kernels.elementwise_(self.name, forget, retain, self.alpha, self.gamma)
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,28 @@ def _check_tensor(rule: str, what: str, gradient: object) -> Tensor:
     return gradient
 
 
+def _as_float(value: object) -> float:
+    """Return a real number as a float; NaN for what is none, infinity for what is too large."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _named_groups(rule: str, groups: Sequence[Sequence[int]]) -> dict[str, list[int]]:
+    try:
+        named = {str(g): [as_index(i) for i in group] for g, group in enumerate(groups)}
+    except TypeError as error:
+        raise ShapeMismatch(
+            f"{rule}: groups must be lists of tensor indices such as [[0, 2], [1]], not {groups!r}"
+        ) from error
+    return named
+
+
 def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
-    if forget.numel() and forget.data_ptr() == retain.data_ptr():
+    if _overlap(forget, retain):
         raise ShapeMismatch(
             f"{rule}: {name}: forget and retain share memory, and the update would overwrite both; clone one"
         )
@@ -199,6 +222,16 @@ def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> Non
         raise ShapeMismatch(
             f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first"
         )
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share an element, as far as it can be told by addresses: for contiguous ones, or the same start."""
+    if not a.numel() or a.device.type == "meta" or a.device != b.device:
+        return False
+    first, second = a.data_ptr(), b.data_ptr()
+    if not (a.is_contiguous() and b.is_contiguous()):
+        return first == second
+    return first < second + b.nbytes and second < first + a.nbytes
 
 
 def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:

@@ -48,7 +48,7 @@ def make_combiner(name: str, **options: Any) -> Combiner:
         >>> make_combiner("pcgrad", scope="global", gamma=0.5)
         PCGrad(alpha=1.0, gamma=0.5, scope='global')
     """
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise UnknownCombiner(f"Unknown combiner {name!r}. {did_you_mean(str(name), _REGISTRY)}")
     factory = _REGISTRY[name]
     fixed = factory.keywords if isinstance(factory, partial) else {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from retainfirst import moments as m
+from retainfirst.kernels._layout import in_memory_order
 
 __all__ = ["elementwise_", "linear_", "moments"]
 
@@ -65,9 +66,13 @@ def _widened(f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    f, r = in_memory_order(f, r)
     if f.is_contiguous() and r.is_contiguous():
         return zip(torch.split(f.view(-1), _CHUNK), torch.split(r.view(-1), _CHUNK), strict=True)
-    return iter([(f, r)])
+    if r.dim() == 0:
+        return iter([(f, r)])
+    rows = max(1, _CHUNK * r.shape[0] // max(r.numel(), 1))
+    return zip(torch.split(f, rows), torch.split(r, rows), strict=True)
 
 
 def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:

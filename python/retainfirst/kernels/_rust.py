@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retainfirst import _rust
 from retainfirst.errors import RetainFirstError
+from retainfirst.kernels._layout import in_memory_order
 
 __all__ = ["elementwise_", "linear_", "moments", "takes"]
 
@@ -21,10 +22,12 @@ _NAMES = {
 
 
 def takes(forget: Tensor, retain: Tensor) -> bool:
-    """Whether this backend can work on the pair: on the CPU, both dense in the same element order."""
-    return retain.device.type == "cpu" and (
-        (forget.is_contiguous() and retain.is_contiguous()) or (forget.stride() == retain.stride() and _dense(retain))
-    )
+    """Whether this backend can work on the pair: on the CPU, both dense in the same element order, no pending negation."""
+    if retain.device.type != "cpu" or forget.is_neg() or retain.is_neg():
+        return False
+    if forget.is_contiguous() and retain.is_contiguous():
+        return True
+    return all(x.is_contiguous() for x in in_memory_order(forget, retain))
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
@@ -57,9 +60,3 @@ def _addresses(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[str,
         [r.data_ptr() for r in retain],
         [r.numel() for r in retain],
     )
-
-
-def _dense(x: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps or repeats, in any order of dimensions."""
-    order = sorted(range(x.dim()), key=x.stride, reverse=True)
-    return x.permute(order).is_contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from retainfirst.errors import require
+from retainfirst.errors import RetainFirstError, require
 from retainfirst.unlearning._measure import Measure
 
 transformers: Any = require("transformers", "hf")
 
-__all__ = ["ProgressBar", "StopAtForget", "StopOnInterrupt"]
+__all__ = ["ProgressBar", "StopAtForget", "StopIfBroken", "StopOnInterrupt"]
 
 
 class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
@@ -44,6 +45,17 @@ class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
     def stop(self) -> None:
         """Leave the terminal as it was; also after an error."""
         self._progress.stop()
+
+
+class StopIfBroken(transformers.TrainerCallback):  # type: ignore[misc]
+    """Ends the run with an error at the first loss or gradient that is not finite: no step after it means anything."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        for name in ("forget_loss", "retain_loss", "norm_update"):
+            if logs and not math.isfinite(logs.get(name, 0.0)):
+                raise RetainFirstError(
+                    f"step {state.global_step}: {name} is {logs[name]}; try a lower learning rate or gamma, or another objective"
+                )
 
 
 class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]

@@ -51,7 +51,8 @@ class UnlearnConfig:
         evaluate_rows: Rows of each set that are measured before and after.
         save_every: Steps between checkpoints to resume from; 0: only when interrupted.
         lora_rank: Train a LoRA adapter of this rank; 0: train the model's own weights.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"float32"``; ``"bfloat16"``: computed in bfloat16 over float32 weights, since small steps vanish in bfloat16
+            weights; with LoRA ``"bfloat16"`` or ``"float16"`` is the format of the frozen weights.
         device: ``"auto"`` (the accelerator, if there is one) or ``"cpu"``.
         seed: Of data order and pairing.
         resume: Go on with the interrupted run in ``output``.
@@ -110,6 +111,8 @@ class UnlearnConfig:
         self._check_range("learning_rate", above=0)
         self._check_range("max_steps", least=1)
         self._check_range("beta", above=0)
+        self._check_range("delta")
+        self._check_range("seed", least=0, most=2**32 - 1)
         self._check_range("stop_at_forget_probability", least=0, most=1)
         for option, of in (("beta", ("npo", "simnpo")), ("delta", ("simnpo",))):
             if getattr(self, option) is not None and self.objective not in of:
@@ -127,6 +130,12 @@ class UnlearnConfig:
                     f"Unknown {name} {getattr(self, name)!r}. {did_you_mean(getattr(self, name), known)}"
                 )
 
+        if self.dtype == "float16" and not self.lora_rank:
+            raise RetainFirstError(
+                "dtype 'float16' cannot train a model's own weights: the optimiser's steps vanish in it. Take 'bfloat16' or"
+                " 'float32', or a LoRA adapter (lora_rank) over float16 weights"
+            )
+
     def make_combiner(self) -> Combiner:
         """Return the combiner that the settings name."""
         scope = {} if self.scope is None else {"scope": self.scope}
@@ -138,8 +147,10 @@ class UnlearnConfig:
         return {name: value for name, value in given.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON takes them."""
-        return asdict(self)
+        """Return the settings as JSON takes them, without where the results go."""
+        settings = asdict(self)
+        del settings["output"], settings["resume"]
+        return settings
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs must share for one to go on where the other stopped.
@@ -147,7 +158,7 @@ class UnlearnConfig:
         The data count by their content, since a file may have changed in between; where the results go does not count.
         """
         settings = self.as_dict()
-        for name in ("output", "resume", "report_to", "save_every", "device"):
+        for name in ("report_to", "save_every", "device"):
             del settings[name]
         for name in ("forget", "retain"):
             path = Path(settings[name])
@@ -161,6 +172,7 @@ class UnlearnConfig:
         value = getattr(self, name)
         if value is None or (math.isfinite(value) and least <= value <= most and value > above):
             return
-        wanted = f"above {above}" if above > -math.inf else f"at least {least}"
-        wanted += f" and at most {most}" if most < math.inf else ""
-        raise RetainFirstError(f"{name} must be a finite number {wanted}, not {value}")
+        bounds = [f"above {above}"] if above > -math.inf else []
+        bounds += [f"at least {least}"] if least > -math.inf else []
+        bounds += [f"at most {most}"] if most < math.inf else []
+        raise RetainFirstError(f"{name} must be a finite number {' and '.join(bounds)}".rstrip() + f", not {value}")

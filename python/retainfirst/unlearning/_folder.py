@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning._config import UnlearnConfig
@@ -33,7 +36,8 @@ class OutputFolder:
         self.path = Path(config.output)
         self.work = self.path / _WORK
         self._settings = self.work / "settings.json"
-        self._made = not self.path.exists()
+        missing = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        self._made = missing[-1] if missing else None
         if self.path.exists() and not self.path.is_dir():
             raise RetainFirstError(f"output {self.path} is a file; name a folder")
         if config.resume:
@@ -48,37 +52,54 @@ class OutputFolder:
 
     def start(self, config: UnlearnConfig) -> None:
         """Create the folder and write down the settings."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        self._settings.write_text(json.dumps(config.identity(), indent=2))
+        draft = self.work / "settings.draft"
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(config.identity(), indent=2))
+            draft.replace(self._settings)
+        except OSError as error:
+            raise RetainFirstError(f"output {self.path} cannot be written: {error.strerror}") from error
 
-    def last_checkpoint(self) -> Path | None:
-        """Return the newest whole checkpoint: the trainer writes its state file last."""
-        whole = [path.parent for path in self.work.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-        return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    def last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest whole checkpoint and the trainer's state in it, which the trainer writes last."""
+        found = [(path.parent, _read_json(path)) for path in self.work.glob("checkpoint-*/trainer_state.json")]
+        whole = [(path, state) for path, state in found if state is not None]
+        return max(whole, key=lambda pair: int(pair[1]["global_step"]), default=None)
 
     def finish(self, write: Callable[[Path], None]) -> None:
         """Have ``write`` fill a folder, then move its files out and drop the checkpoints."""
         results = self.work / "results"
         shutil.rmtree(results, ignore_errors=True)
-        results.mkdir()
-        write(results)
+        try:
+            results.mkdir()
+            write(results)
+        except OSError as error:
+            raise RetainFirstError(f"the results cannot be written to {results}: {error}") from error
         if (logs := self.work / "runs").is_dir():  # the trainer's own, where report_to is tensorboard
             logs.rename(results / "runs")
-        for entry in sorted(results.iterdir()):
-            entry.rename(self.path / entry.name)
-        shutil.rmtree(self.work)
+        with _no_interruption():
+            for entry in sorted(results.iterdir(), key=lambda entry: not entry.is_dir()):
+                target = self.path / entry.name
+                if target.is_dir():  # of a run that was killed right here, and resumed
+                    shutil.rmtree(target)
+                entry.rename(target)
+            shutil.rmtree(self.work)
 
     def abandon(self) -> bool:
         """After a failure: keep the folder if it holds a checkpoint, else leave no trace. Returns whether it was kept."""
         if self.last_checkpoint() is not None:
             return True
-        shutil.rmtree(self.path if self._made else self.work, ignore_errors=True)
+        shutil.rmtree(self._made or self.work, ignore_errors=True)
         return False
 
     def _check_same(self, config: UnlearnConfig) -> None:
         if not self._settings.is_file():
             raise RetainFirstError(f"output {self.path} holds no unfinished run to resume; start it without --resume")
-        before, now = json.loads(self._settings.read_text()), json.loads(json.dumps(config.identity()))
+        before, now = _read_json(self._settings), json.loads(json.dumps(config.identity()))
+        if before is None:
+            raise RetainFirstError(
+                f"{self._settings} is damaged, so the run cannot be resumed; remove {self.path} and start again"
+            )
         differing = [
             f"{name} (was {before.get(name)}, is {now[name]})" for name in now if before.get(name) != now[name]
         ]
@@ -89,9 +110,24 @@ class OutputFolder:
             )
 
 
-def _is_json(path: Path) -> bool:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds; None if it is absent or damaged."""
     try:
-        json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
-        return False
-    return True
+        return None
+    return found
+
+
+@contextmanager
+def _no_interruption() -> Iterator[None]:
+    """Hold Ctrl-C back for the moment in which the results move out."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ from torch import nn
 
 from retainfirst.data import EncodedSet, PairedDataset, collate
 from retainfirst.objectives import answer_probabilities
+from retainfirst.objectives._sequence import evaluation_mode
 
 __all__ = ["AnswerProbability", "Measure"]
 
@@ -54,12 +55,9 @@ class AnswerProbability:
     def _mean(self, model: nn.Module, examples: EncodedSet) -> float:
         chosen = [examples[i] for i in range(min(self.rows, len(examples)))]
         device = next(model.parameters()).device
-        mode = model.training
-        model.eval()
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(model):
             for start in range(0, len(chosen), self.batch_size):
                 batch = collate(chosen[start : start + self.batch_size], self.pad_token_id)
                 found.append(answer_probabilities(model, {key: value.to(device) for key, value in batch.items()}))
-        model.train(mode)
-        return float(torch.cat(found).double().mean())
+        return float(torch.cat(found).cpu().double().mean())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,17 +54,20 @@ def unlearn(
     # Its bars for reading and writing weights would break into the run's own.
     require("transformers", "hf").utils.logging.disable_progress_bar()
     require("matplotlib", "plot")
-    tokenizer = load_tokenizer(config.model)
-    if config.pad_token is not None:
-        set_pad_token(tokenizer, config.pad_token)
-    pairs = load_pairs(
-        config.forget, config.retain, tokenizer, max_length=config.max_length, chat_template=config.chat_template,
-        pairing=config.pairing, seed=config.seed,
-    )  # fmt: skip
-    collator = PairedCollator(pad_token_id(tokenizer))
-    model = load_model(config.model, config.dtype)
     try:
         folder.start(config)
+        tokenizer = load_tokenizer(config.model)
+        if config.pad_token is not None:
+            set_pad_token(tokenizer, config.pad_token)
+        pairs = load_pairs(
+            config.forget, config.retain, tokenizer, max_length=config.max_length, chat_template=config.chat_template,
+            pairing=config.pairing, seed=config.seed,
+        )  # fmt: skip
+        collator = PairedCollator(pad_token_id(tokenizer))
+        # The weights that are trained are float32: smaller formats lose the optimiser's small steps.
+        model = load_model(config.model, config.dtype if config.lora_rank else "float32")
+        _check_vocabulary(model, pairs, collator)
+        model.config.pad_token_id = collator.pad_token_id
         return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
     except BaseException as error:
         kept = folder.abandon()
@@ -82,13 +87,13 @@ def _run(
     make_measure: Callable[[Any], Measure] | None,
     label: str,
 ) -> Report:
-    from retainfirst.unlearning._callbacks import ProgressBar, StopAtForget, StopOnInterrupt
+    from retainfirst.unlearning._callbacks import ProgressBar, StopAtForget, StopIfBroken, StopOnInterrupt
 
     interrupt, bar = StopOnInterrupt(), ProgressBar(label)
     with interrupt.watching():
         if config.lora_rank:
             model = _with_lora(model, config)
-        trainer = _trainer(config, folder, model, pairs, collator, [bar, interrupt])
+        trainer = _trainer(config, folder, model, pairs, collator, [bar, interrupt, StopIfBroken()])
         model = trainer.model
         if make_measure is None:
             measure: Measure = AnswerProbability(pairs, collator.pad_token_id, config.evaluate_rows, config.batch_size)
@@ -97,16 +102,42 @@ def _run(
         if config.stop_at_forget_probability is not None:
             trainer.add_callback(StopAtForget(measure, config.stop_at_forget_probability, config.evaluate_every))
         before = _measured(measure, model)
-        checkpoint = folder.last_checkpoint()
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            _train(config, trainer, folder)
         finally:
             bar.stop()
         if interrupt.interrupted:
             raise KeyboardInterrupt
-        report = make_report(config, trainer.state.log_history, before, _measured(measure, model), _counts(pairs))
+        after = _measured(measure, model)
+        if not all(math.isfinite(value) for value in after.values()):
+            raise RetainFirstError(f"the model broke in the last step ({after}); try a lower learning rate or gamma")
+        report = make_report(config, trainer.state.log_history, before, after, _counts(pairs))
         folder.finish(lambda results: _write(results, report, model, tokenizer))
     return report
+
+
+def _train(config: UnlearnConfig, trainer: Any, folder: OutputFolder) -> None:
+    """Train, from the last checkpoint if there is one; a checkpoint of a finished training is only loaded."""
+    from transformers import TrainerState
+
+    found = folder.last_checkpoint()
+    if found is None:
+        trainer.train()
+        return
+    checkpoint, state = found
+    measured = [entry["forget_measure"] for entry in state["log_history"] if "forget_measure" in entry]
+    stop = config.stop_at_forget_probability
+    try:
+        if state["global_step"] >= state["max_steps"] or (stop is not None and measured and measured[-1] <= stop):
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+    except pickle.UnpicklingError as error:
+        raise RetainFirstError(
+            "this transformers reads its own checkpoints in a way that this torch refuses; set the environment variable"
+            " TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 and resume, or take transformers 4.49 or later"
+        ) from error
 
 
 def _trainer(
@@ -142,27 +173,46 @@ def _trainer(
         disable_tqdm=True,
         use_cpu=config.device == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
+        bf16=config.dtype == "bfloat16" and not config.lora_rank,
     )
-    # The trainer puts the model on its device, where the reference is then computed.
-    trainer = TwoTaskTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=pairs,
-        data_collator=collator,
-        callbacks=callbacks,
-        combiner=config.make_combiner(),
-        objective=config.objective,
-        retain_loss=config.retain_loss,
-        objective_options=config.objective_options(),
-        retain_options={"reference": _reference(config, model, arguments.device)} if config.retain_loss == "kl" else {},
-    )
+    retain_options = {"reference": _reference(config, model, arguments.device)} if config.retain_loss == "kl" else {}
+    try:
+        # The trainer puts the model on its device, where the reference is then computed.
+        trainer = TwoTaskTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=pairs,
+            data_collator=collator,
+            callbacks=callbacks,
+            combiner=config.make_combiner(),
+            objective=config.objective,
+            retain_loss=config.retain_loss,
+            objective_options=config.objective_options(),
+            retain_options=retain_options,
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        if isinstance(error, RetainFirstError):
+            raise
+        raise RetainFirstError(f"the trainer refused the settings: {error}") from error
     trainer.remove_callback(PrinterCallback)
     if config.objective == "npo":
         loader = DataLoader(
             pairs.forget, batch_size=config.batch_size, collate_fn=lambda rows: collate(rows, collator.pad_token_id)
         )
-        pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
+        with trainer.compute_loss_context_manager():  # in the same precision as the steps
+            pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
     return trainer
+
+
+def _check_vocabulary(model: Any, pairs: PairedDataset, collator: PairedCollator) -> None:
+    size = model.get_input_embeddings().num_embeddings
+    for examples in (pairs.forget, pairs.retain):
+        largest = max(max(examples[i]["input_ids"]) for i in range(len(examples)))
+        if max(largest, collator.pad_token_id) >= size:
+            raise RetainFirstError(
+                f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; give the"
+                " tokenizer that belongs to the model, or another --pad-token"
+            )
 
 
 def _with_lora(model: Any, config: UnlearnConfig) -> Any:
