@@ -21,7 +21,7 @@ help: ## Show the targets
 	@touch $@
 
 demo: .venv/.built ## Unlearn the built-in facts, SAGO beside plain addition; results in outputs/demo
-	@echo "== Unlearning the built-in facts (the first run trains the small model, about a minute)"
+	@echo "== Unlearning the built-in facts (the first run trains the small model, some seconds)"
 	rm -rf $(OUTPUT)
 	$(BIN)/retainfirst unlearn --output $(OUTPUT)
 

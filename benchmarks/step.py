@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -133,11 +132,17 @@ def run_peak(rule: str, micro_batches: int) -> float:
 def peak_memory(rule: str, micro_batches: int) -> int:
     """Bytes that the process held at most during two steps above what it held before them."""
     step = make_step(make_model(), rule, micro_batches)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * resource.getpagesize()
+    before = resident("VmRSS")
     for _ in range(2):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    # Not getrusage, whose maximum a process inherits from the one that started it.
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """Bytes of a field of the process's status, on Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def show(report: dict) -> None:
