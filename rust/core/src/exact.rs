@@ -3,8 +3,8 @@
 //! A finite float is a whole number times a power of two, so a dot product of floats is one too, and is kept whole: each
 //! product is added to a fixed-point number wide enough for the largest and the smallest product of the format (Kulisch and
 //! Miranker, "The arithmetic of the digital computer: a new approach", 1986). Cosines are never computed: their order is that
-//! of whole numbers. Only bits are read and no floating-point instruction runs, so that a processor set to flush subnormals to
-//! zero changes nothing; nor does the number of threads.
+//! of whole numbers. No floating-point instruction runs, so that a processor set to flush subnormals to zero changes nothing; nor
+//! does the number of threads.
 
 use std::cmp::Ordering;
 
@@ -35,29 +35,42 @@ pub trait Exact: Element {
     /// Bits of the stored fraction.
     #[doc(hidden)]
     const FRACTION_BITS: u32;
-    /// The value's bits, in the lowest places.
+    /// The integer of the same size.
     #[doc(hidden)]
-    fn bits(self) -> u64;
+    type Bits: Copy + Sync + Into<u64>;
+    /// The same memory, read as integers.
+    ///
+    /// The bits of a float would not do: the compiler may turn a question about them into a comparison of floats, such as that
+    /// of a magnitude with zero, which a processor that flushes subnormals answers otherwise.
+    #[doc(hidden)]
+    fn bits(values: &[Self]) -> &[Self::Bits];
 }
 
 macro_rules! exact {
-    ($float:ty, $exponent_bits:literal, $fraction_bits:literal) => {
+    ($float:ty, $bits:ty, $exponent_bits:literal, $fraction_bits:literal) => {
         impl Exact for $float {
             const EXPONENT_BITS: u32 = $exponent_bits;
             const FRACTION_BITS: u32 = $fraction_bits;
 
-            #[inline(always)]
-            fn bits(self) -> u64 {
-                self.to_bits().into()
+            type Bits = $bits;
+
+            fn bits(values: &[Self]) -> &[$bits] {
+                const {
+                    assert!(
+                        size_of::<Self>() == size_of::<$bits>() && align_of::<Self>() == align_of::<$bits>()
+                    )
+                };
+                // SAFETY: size and alignment are equal, and a float's bytes are an integer, whatever they are.
+                unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
             }
         }
     };
 }
 
-exact!(f64, 11, 52);
-exact!(f32, 8, 23);
-exact!(half::f16, 5, 10);
-exact!(half::bf16, 8, 7);
+exact!(f64, u64, 11, 52);
+exact!(f32, u32, 8, 23);
+exact!(half::f16, u16, 5, 10);
+exact!(half::bf16, u16, 8, 7);
 
 /// Returns how the dot product of `update` and `retain` compares to zero: `Less` if it is negative.
 ///
@@ -75,8 +88,9 @@ exact!(half::bf16, 8, 7);
 /// # Ok::<(), retainfirst_core::Error>(())
 /// ```
 pub fn dot_sign<T: Exact>(update: &[T], retain: &[T]) -> Result<Ordering, Error> {
-    check(&[("update", update), ("retain", retain)])?;
-    Ok(dot(update, retain).sign().cmp(&Sign::NoSign))
+    let (update, retain) = (T::bits(update), T::bits(retain));
+    check::<T>(&[("update", update), ("retain", retain)])?;
+    Ok(dot::<T>(update, retain).sign().cmp(&Sign::NoSign))
 }
 
 /// Returns how the cosine of `first` and `retain` compares to that of `second` and `retain`.
@@ -87,22 +101,26 @@ pub fn dot_sign<T: Exact>(update: &[T], retain: &[T]) -> Result<Ordering, Error>
 /// # Errors
 /// [`Error::LengthsDiffer`]; [`Error::NotFinite`]; [`Error::ZeroVector`], whose cosine is undefined, for any of the three.
 pub fn compare_cosines<T: Exact>(first: &[T], second: &[T], retain: &[T]) -> Result<Ordering, Error> {
+    let (first, second, retain) = (T::bits(first), T::bits(second), T::bits(retain));
     let vectors = [("first", first), ("second", second), ("retain", retain)];
-    check(&vectors)?;
-    if let Some((name, _)) = vectors.into_iter().find(|(_, vector)| vector.iter().all(|&x| split(x).1 == 0)) {
+    check::<T>(&vectors)?;
+    if let Some((name, _)) =
+        vectors.into_iter().find(|(_, vector)| vector.iter().all(|&x| split::<T>(x).1 == 0))
+    {
         return Err(Error::ZeroVector { name });
     }
-    let (x, y) = (dot(first, retain), dot(second, retain));
+    let (x, y) = (dot::<T>(first, retain), dot::<T>(second, retain));
     if x.sign() != y.sign() || x.sign() == Sign::NoSign {
         return Ok(x.sign().cmp(&y.sign()));
     }
     let signed_square = |x: &BigInt| x * BigInt::from(x.magnitude().clone());
-    let (left, right) = (signed_square(&x) * dot(second, second), signed_square(&y) * dot(first, first));
+    let (left, right) =
+        (signed_square(&x) * dot::<T>(second, second), signed_square(&y) * dot::<T>(first, first));
     Ok(left.cmp(&right))
 }
 
 /// Refuses vectors of another length than the first one's, and the first number that is not finite.
-fn check<T: Exact>(vectors: &[(&'static str, &[T])]) -> Result<(), Error> {
+fn check<T: Exact>(vectors: &[(&'static str, &[T::Bits])]) -> Result<(), Error> {
     let (other, expected) = (vectors[0].0, vectors[0].1.len());
     for &(name, vector) in vectors {
         if vector.len() != expected {
@@ -111,8 +129,8 @@ fn check<T: Exact>(vectors: &[(&'static str, &[T])]) -> Result<(), Error> {
     }
     for &(name, vector) in vectors {
         let limit = (1 << T::EXPONENT_BITS) - 1;
-        if let Some(index) = vector.iter().position(|&x| exponent(x) == limit) {
-            let fraction = vector[index].bits() & ((1 << T::FRACTION_BITS) - 1);
+        if let Some(index) = vector.iter().position(|&x| exponent::<T>(x.into()) == limit) {
+            let fraction = vector[index].into() & ((1 << T::FRACTION_BITS) - 1);
             return Err(Error::NotFinite {
                 name,
                 index,
@@ -124,26 +142,27 @@ fn check<T: Exact>(vectors: &[(&'static str, &[T])]) -> Result<(), Error> {
 }
 
 /// The dot product in units of the square of the format's smallest number.
-fn dot<T: Exact>(x: &[T], y: &[T]) -> BigInt {
+fn dot<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> BigInt {
     let sum = if x.len() < PARALLEL_MIN_ELEMENTS {
-        x.chunks(CHUNK).zip(y.chunks(CHUNK)).map(|(x, y)| Sum::of(x, y)).fold(Sum::ZERO, Sum::plus)
+        x.chunks(CHUNK).zip(y.chunks(CHUNK)).map(|(x, y)| Sum::of::<T>(x, y)).fold(Sum::ZERO, Sum::plus)
     } else {
         let chunks = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
-        chunks.map(|(x, y)| Sum::of(x, y)).reduce(|| Sum::ZERO, Sum::plus)
+        chunks.map(|(x, y)| Sum::of::<T>(x, y)).reduce(|| Sum::ZERO, Sum::plus)
     };
     sum.into_integer()
 }
 
 /// The biased exponent as it is stored.
 #[inline(always)]
-fn exponent<T: Exact>(x: T) -> u64 {
-    (x.bits() >> T::FRACTION_BITS) & ((1 << T::EXPONENT_BITS) - 1)
+fn exponent<T: Exact>(bits: u64) -> u64 {
+    (bits >> T::FRACTION_BITS) & ((1 << T::EXPONENT_BITS) - 1)
 }
 
 /// The sign, and the magnitude in units of the format's smallest number: a whole number and the power of two to multiply it by.
 #[inline(always)]
-fn split<T: Exact>(x: T) -> (bool, u64, usize) {
-    let (bits, exponent) = (x.bits(), exponent(x));
+fn split<T: Exact>(x: T::Bits) -> (bool, u64, usize) {
+    let bits = x.into();
+    let exponent = exponent::<T>(bits);
     let implied = u64::from(exponent != 0) << T::FRACTION_BITS;
     let whole = (bits & ((1 << T::FRACTION_BITS) - 1)) | implied;
     (bits >> (T::EXPONENT_BITS + T::FRACTION_BITS) != 0, whole, exponent.max(1) as usize - 1)
@@ -156,11 +175,11 @@ impl Sum {
     const ZERO: Self = Self([0; LIMBS]);
 
     /// The dot product of at most [`CHUNK`] elements, carried.
-    fn of<T: Exact>(x: &[T], y: &[T]) -> Self {
+    fn of<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> Self {
         debug_assert!(x.len() <= CHUNK);
         let mut sum = Self::ZERO;
         for (&x, &y) in x.iter().zip(y) {
-            sum.add_product(split(x), split(y));
+            sum.add_product(split::<T>(x), split::<T>(y));
         }
         sum.carried()
     }

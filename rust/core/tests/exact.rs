@@ -12,10 +12,13 @@ use retainfirst_core::{Error, PARALLEL_MIN_ELEMENTS};
 /// A format, seen from outside.
 trait Format: Exact + Into<f64> + std::fmt::Debug + std::ops::Neg<Output = Self> {
     const MAX: Self;
+    /// The smallest normal number.
+    const MIN_POSITIVE: Self;
     const INFINITY: Self;
     const NAN: Self;
     /// A value from raw bits; the lowest bits count.
     fn from_raw(bits: u64) -> Self;
+    fn raw(self) -> u64;
     fn small(value: i8) -> Self;
 }
 
@@ -23,10 +26,14 @@ macro_rules! format {
     ($float:ident, $bits:ty) => {
         impl Format for $float {
             const MAX: Self = $float::MAX;
+            const MIN_POSITIVE: Self = $float::MIN_POSITIVE;
             const INFINITY: Self = $float::INFINITY;
             const NAN: Self = $float::NAN;
             fn from_raw(bits: u64) -> Self {
                 Self::from_bits(bits as $bits)
+            }
+            fn raw(self) -> u64 {
+                self.to_bits().into()
             }
             fn small(value: i8) -> Self {
                 value.into()
@@ -60,14 +67,16 @@ fn order<T: Format>(first: &[T], second: &[T], retain: &[T]) -> Ordering {
     }
 }
 
-/// Any finite value, subnormals and both zeros among them: raw bits, the smallest ones, the largest, and usual ones.
+/// Any finite value, subnormals and both zeros among them: raw bits, usual ones, the smallest ones of all and of the normal ones,
+/// and the largest.
 fn element<T: Format>() -> impl Strategy<Value = T> {
     let finite = |x: T| x.into().is_finite();
     prop_oneof![
         4 => any::<u64>().prop_map(T::from_raw).prop_filter("finite", move |&x| finite(x)),
         2 => any::<i8>().prop_map(T::small),
-        1 => (0..4_u64, any::<bool>()).prop_map(|(bits, minus)| {
-            if minus { -T::from_raw(bits) } else { T::from_raw(bits) }
+        1 => (0..4_u64, any::<bool>(), any::<bool>()).prop_map(|(bits, normal, minus)| {
+            let x = T::from_raw(if normal { T::MIN_POSITIVE.raw() - 2 + bits } else { bits });
+            if minus { -x } else { x }
         }),
         1 => prop::sample::select(vec![T::MAX, -T::MAX]),
     ]
@@ -148,7 +157,7 @@ macro_rules! properties {
                     let near = |(at, minus): (prop::sample::Index, bool)| {
                         let mut near = x.clone();
                         let i = at.index(x.len());
-                        near[i] = <$format>::from_raw(<$format>::bits(x[i]) ^ 1);
+                        near[i] = <$format>::from_raw(x[i].raw() ^ 1);
                         if minus { near.into_iter().map(|x| -x).collect() } else { near }
                     };
                     check_order([near(changes[0]), near(changes[1]), near(changes[2])])?;
@@ -163,6 +172,24 @@ properties!(float64, f64);
 properties!(float32, f32);
 properties!(float16, f16);
 properties!(bfloat16, bf16);
+
+fn check_subnormals<T: Format>() {
+    let (normal, tiny, one) = (T::MIN_POSITIVE, T::from_raw(1), T::small(1));
+    let subnormal = T::from_raw(normal.raw() - 1);
+    // The largest subnormal number and the smallest make the smallest normal one, twice which is the next power of two.
+    assert_eq!(dot_sign(&[subnormal, tiny, normal], &[one, one, -one]), Ok(Ordering::Equal));
+    assert_eq!(dot_sign(&[subnormal, normal], &[one, -one]), Ok(Ordering::Less));
+    let doubled = T::from_raw(normal.raw() + (normal.raw() & normal.raw().wrapping_neg()));
+    assert_eq!(dot_sign(&[normal, normal, doubled], &[one, one, -one]), Ok(Ordering::Equal));
+}
+
+#[test]
+fn subnormals_join_the_normal_numbers() {
+    check_subnormals::<f64>();
+    check_subnormals::<f32>();
+    check_subnormals::<f16>();
+    check_subnormals::<bf16>();
+}
 
 /// Half of the largest products, then their negatives, and the smallest product at the end, over many chunks.
 fn check_long<T: Format>() {
