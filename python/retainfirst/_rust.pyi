@@ -8,6 +8,8 @@ __all__ = [
     "RustError",
     "combine",
     "combine_",
+    "compare_cosines",
+    "dot_sign",
     "elementwise_",
     "geometry",
     "get_num_threads",
@@ -57,5 +59,7 @@ def combine_(
 def geometry(
     forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: list[tuple[int, int]]
 ) -> NDArray[np.float64]: ...
+def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int: ...
+def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[Any]) -> int: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

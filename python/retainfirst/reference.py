@@ -1,5 +1,7 @@
 """The combination rules on flat numpy arrays, computed by the Rust core: what other implementations are held against.
 
+With them comes the exact oracle, :func:`dot_sign` and :func:`compare_cosines`, which judges an update without rounding.
+
 Arrays are float64, float32, float16 or bfloat16 (``ml_dtypes.bfloat16``), one-dimensional and contiguous; nothing is cast.
 How each rule rounds is fixed: the element-wise rules compute in the arrays' dtype (16-bit formats in float32) and round each
 operation once, without a fused multiply-add; PCGrad and BLUR compute in float64 and round once to the dtype.
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from retainfirst import _rust
 from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch, UnknownCombiner, did_you_mean
 
-__all__ = ["RULES", "Geometry", "combine", "geometry"]
+__all__ = ["RULES", "Geometry", "combine", "compare_cosines", "dot_sign", "geometry"]
 
 RULES = ("sum", "pcgrad", "sago", "sago_keep_retain", "blur")
 """The names that :func:`combine` takes."""
@@ -126,19 +128,73 @@ def geometry(
     return rows[0] if groups is None else rows
 
 
+def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int:
+    """Return the sign of the dot product of two arrays, with no rounding at all.
+
+    The products are summed as whole numbers, so that cancellation, overflow, underflow and the order of the elements play no
+    part: a result of 0 means that the dot product of the numbers stored is exactly 0.
+
+    Args:
+        update: Shape ``[n]``, every element finite.
+        retain: Shape ``[n]``, same dtype, likewise.
+
+    Returns:
+        -1, 0 or 1. 0 for a zero vector and for ``n == 0``.
+
+    Raises:
+        DtypeMismatch: A dtype is not one of the four, or the two differ.
+        ShapeMismatch: An array is not flat, or the lengths differ.
+        RetainFirstError: An element is NaN or infinite, or an array is not contiguous.
+    """
+    _check(update=update, retain=retain)
+    try:
+        return _rust.dot_sign(update, retain)
+    except _rust.RustError as error:
+        raise RetainFirstError(str(error)) from error
+
+
+def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[Any]) -> int:
+    """Tell which of two updates is closer in angle to the retain gradient, with no rounding at all.
+
+    The cosines themselves are irrational as a rule and are not computed. With the dot products x and y of the two updates and
+    retain, their order is that of the signs of x and y, or else that of the whole numbers ``x|x| * |second|**2`` and
+    ``y|y| * |first|**2``.
+
+    Args:
+        first: Shape ``[n]``, every element finite, not all zero.
+        second: Shape ``[n]``, same dtype, likewise.
+        retain: Shape ``[n]``, same dtype, likewise.
+
+    Returns:
+        -1, 0 or 1 as ``cos(first, retain)`` is below, equal to or above ``cos(second, retain)``.
+
+    Raises:
+        DtypeMismatch: A dtype is not one of the four, or two differ.
+        ShapeMismatch: An array is not flat, or the lengths differ.
+        RetainFirstError: An element is NaN or infinite, an array is zero, so that its cosine is undefined, or an array is not
+            contiguous.
+    """
+    _check(first=first, second=second, retain=retain)
+    try:
+        return _rust.compare_cosines(first, second, retain)
+    except _rust.RustError as error:
+        raise RetainFirstError(str(error)) from error
+
+
 def _check(**arrays: NDArray[Any]) -> None:
-    forget = arrays["forget"]
+    """Hold every array against the first one."""
+    leader, lead = next(iter(arrays.items()))
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise RetainFirstError(f"{name}: a {type(array).__name__}; give a numpy array")
         if array.dtype.name not in _DTYPES:
             raise DtypeMismatch(f"{name}: dtype {array.dtype} is not one of {', '.join(_DTYPES)}; convert it first")
-        if array.dtype != forget.dtype:
-            raise DtypeMismatch(f"{name}: dtype {array.dtype}, but forget has {forget.dtype}; both must be the same")
+        if array.dtype != lead.dtype:
+            raise DtypeMismatch(f"{name}: dtype {array.dtype}, but {leader} has {lead.dtype}; both must be the same")
         if array.ndim != 1:
             raise ShapeMismatch(f"{name}: {array.ndim} dimensions; give a flat array, such as {name}.ravel()")
-        if array.shape != forget.shape:
-            raise ShapeMismatch(f"{name}: length {len(array)}, but forget has {len(forget)}; both must be the same")
+        if array.shape != lead.shape:
+            raise ShapeMismatch(f"{name}: length {len(array)}, but {leader} has {len(lead)}; both must be the same")
 
 
 def _whole(groups: Iterable[tuple[int, int]] | None, array: NDArray[Any]) -> list[tuple[int, int]]:

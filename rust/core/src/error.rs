@@ -60,4 +60,32 @@ pub enum Error {
         /// The first run of elements left out.
         gap: Range<usize>,
     },
+    /// Two vectors of which a dot product is asked differ in length.
+    #[error("{name}: length {found}, but {other} has {expected}; both must be the same")]
+    LengthsDiffer {
+        /// The argument, such as `retain`.
+        name: &'static str,
+        /// Its length.
+        found: usize,
+        /// The first argument.
+        other: &'static str,
+        /// The first argument's length.
+        expected: usize,
+    },
+    /// An exact answer is asked about numbers that have none.
+    #[error("{name}[{index}]: {found}; exact sums are those of finite numbers")]
+    NotFinite {
+        /// The argument.
+        name: &'static str,
+        /// The first such element.
+        index: usize,
+        /// `NaN` or `infinity`.
+        found: &'static str,
+    },
+    /// A cosine is asked of a zero vector, or of one without elements.
+    #[error("{name}: a zero vector, whose cosine is undefined; give one with an element other than 0")]
+    ZeroVector {
+        /// The argument.
+        name: &'static str,
+    },
 }

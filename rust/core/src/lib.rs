@@ -2,7 +2,8 @@
 //!
 //! Every rule is exact about its rounding, so that other implementations can agree to the bit, and gives the [`Moments`]
 //! of `f`, `r` and `u` (squares, dot products, conflicting coordinates) from the pass that writes the update. Results do
-//! not depend on the number of threads or on the vector instructions of the machine.
+//! not depend on the number of threads or on the vector instructions of the machine. Where a rounded number would not do,
+//! [`exact`] tells the sign of a dot product and the order of two cosines without any rounding.
 //!
 //! ```
 //! use retainfirst_core::{Rule, combine_in_place};
@@ -18,6 +19,7 @@
 mod combine;
 mod element;
 mod error;
+pub mod exact;
 mod geometry;
 mod groups;
 mod moments;

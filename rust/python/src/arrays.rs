@@ -15,7 +15,7 @@ use crate::errors::{from_core, refuse};
 use crate::table::table;
 use crate::threads::install;
 
-type Array<'py> = Bound<'py, PyUntypedArray>;
+pub(crate) type Array<'py> = Bound<'py, PyUntypedArray>;
 
 /// Groups as Python gives them: an index below zero must become an error that names it.
 type Groups = Vec<(i64, i64)>;
@@ -122,11 +122,14 @@ fn measure<'py, T: Element + NumpyElement>(
     Ok(table(py, &rows).into_any())
 }
 
-fn dtype(array: &Array<'_>) -> PyResult<String> {
+pub(crate) fn dtype(array: &Array<'_>) -> PyResult<String> {
     array.dtype().getattr("name")?.extract()
 }
 
-fn read<'py, T: NumpyElement>(name: &str, array: &Array<'py>) -> PyResult<PyReadonlyArray1<'py, T>> {
+pub(crate) fn read<'py, T: NumpyElement>(
+    name: &str,
+    array: &Array<'py>,
+) -> PyResult<PyReadonlyArray1<'py, T>> {
     typed(name, array)?.try_readonly().map_err(|error| borrow(name, error))
 }
 
@@ -142,7 +145,7 @@ fn typed<'a, 'py, T: NumpyElement>(
     let (found, expected) = (array.dtype(), T::get_dtype(array.py()));
     if !found.is_equiv_to(&expected) {
         return Err(refuse(format!(
-            "{name}: dtype {found}, but {expected} is needed, as forget has, in native byte order"
+            "{name}: dtype {found}, but {expected} is needed, as the first array has, in native byte order"
         )));
     }
     if array.ndim() != 1 {

@@ -5,6 +5,7 @@
 mod addresses;
 mod arrays;
 mod errors;
+mod exact;
 mod table;
 mod threads;
 
@@ -19,6 +20,8 @@ mod _rust {
     use crate::arrays::{combine, combine_, geometry};
     #[pymodule_export]
     use crate::errors::RustError;
+    #[pymodule_export]
+    use crate::exact::{compare_cosines, dot_sign};
     #[pymodule_export]
     use crate::threads::{get_num_threads, set_num_threads};
 

@@ -1,0 +1,227 @@
+//! The sign of a dot product and the order of two cosines, without any rounding.
+//!
+//! A finite float is a whole number times a power of two, so a dot product of floats is one too, and is kept whole: each
+//! product is added to a fixed-point number wide enough for the largest and the smallest product of the format (Kulisch and
+//! Miranker, "The arithmetic of the digital computer: a new approach", 1986). Cosines are never computed: their order is that
+//! of whole numbers. No floating-point instruction runs, so that a processor set to flush subnormals to zero changes nothing; nor
+//! does the number of threads.
+
+use std::cmp::Ordering;
+
+use num_bigint::{BigInt, Sign};
+use rayon::prelude::*;
+
+use crate::element::Element;
+use crate::error::Error;
+use crate::sweep::PARALLEL_MIN_ELEMENTS;
+
+/// Bits of a digit: products are cut into digits, which are added to limbs of 64 bits that carry later.
+const DIGIT: usize = 32;
+
+/// The whole product of two `f64` has at most 106 bits, and 31 more once it is shifted to the start of a digit.
+const PRODUCT_DIGITS: usize = 5;
+
+/// The widest sum, that of `f64`, has 2 * 2045 + 106 bits and at most 64 more for the number of terms; and then the sign.
+const LIMBS: usize = (2 * 2045 + 106 + 64) / DIGIT + 2;
+
+/// Within a chunk nothing is carried: a term adds less than 2^33 to a limb, so that a chunk's limbs stay below 2^49.
+const CHUNK: usize = 1 << 16;
+
+/// A format that is read by its bits: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
+pub trait Exact: Element {
+    /// Bits of the exponent.
+    #[doc(hidden)]
+    const EXPONENT_BITS: u32;
+    /// Bits of the stored fraction.
+    #[doc(hidden)]
+    const FRACTION_BITS: u32;
+    /// The integer of the same size.
+    #[doc(hidden)]
+    type Bits: Copy + Sync + Into<u64>;
+    /// The same memory, read as integers.
+    ///
+    /// The bits of a float would not do: the compiler may turn a question about them into a comparison of floats, such as that
+    /// of a magnitude with zero, which a processor that flushes subnormals answers otherwise.
+    #[doc(hidden)]
+    fn bits(values: &[Self]) -> &[Self::Bits];
+}
+
+macro_rules! exact {
+    ($float:ty, $bits:ty, $exponent_bits:literal, $fraction_bits:literal) => {
+        impl Exact for $float {
+            const EXPONENT_BITS: u32 = $exponent_bits;
+            const FRACTION_BITS: u32 = $fraction_bits;
+
+            type Bits = $bits;
+
+            fn bits(values: &[Self]) -> &[$bits] {
+                const {
+                    assert!(
+                        size_of::<Self>() == size_of::<$bits>() && align_of::<Self>() == align_of::<$bits>()
+                    )
+                };
+                // SAFETY: size and alignment are equal, and a float's bytes are an integer, whatever they are.
+                unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+            }
+        }
+    };
+}
+
+exact!(f64, u64, 11, 52);
+exact!(f32, u32, 8, 23);
+exact!(half::f16, u16, 5, 10);
+exact!(half::bf16, u16, 8, 7);
+
+/// Returns how the dot product of `update` and `retain` compares to zero: `Less` if it is negative.
+///
+/// A zero vector's, and that of no elements, is `Equal`.
+///
+/// # Errors
+/// [`Error::LengthsDiffer`] and, for NaN and infinity, [`Error::NotFinite`].
+///
+/// ```
+/// use std::cmp::Ordering;
+/// // In floating point both products round to the same number, and their difference to zero.
+/// let (x, y) = (1.0 + f64::EPSILON, 1.0 - f64::EPSILON);
+/// assert_eq!(x * y - 1.0, 0.0);
+/// assert_eq!(retainfirst_core::exact::dot_sign(&[x, 1.0], &[y, -1.0])?, Ordering::Less);
+/// # Ok::<(), retainfirst_core::Error>(())
+/// ```
+pub fn dot_sign<T: Exact>(update: &[T], retain: &[T]) -> Result<Ordering, Error> {
+    let (update, retain) = (T::bits(update), T::bits(retain));
+    check::<T>(&[("update", update), ("retain", retain)])?;
+    Ok(dot::<T>(update, retain).sign().cmp(&Sign::NoSign))
+}
+
+/// Returns how the cosine of `first` and `retain` compares to that of `second` and `retain`.
+///
+/// The order of `x / (|first| |retain|)` and `y / (|second| |retain|)`, for the dot products `x` and `y`, is that of their
+/// signs, or else that of the whole numbers `x |x| |second|^2` and `y |y| |first|^2`.
+///
+/// # Errors
+/// [`Error::LengthsDiffer`]; [`Error::NotFinite`]; [`Error::ZeroVector`], whose cosine is undefined, for any of the three.
+pub fn compare_cosines<T: Exact>(first: &[T], second: &[T], retain: &[T]) -> Result<Ordering, Error> {
+    let (first, second, retain) = (T::bits(first), T::bits(second), T::bits(retain));
+    let vectors = [("first", first), ("second", second), ("retain", retain)];
+    check::<T>(&vectors)?;
+    if let Some((name, _)) =
+        vectors.into_iter().find(|(_, vector)| vector.iter().all(|&x| split::<T>(x).1 == 0))
+    {
+        return Err(Error::ZeroVector { name });
+    }
+    let (x, y) = (dot::<T>(first, retain), dot::<T>(second, retain));
+    if x.sign() != y.sign() || x.sign() == Sign::NoSign {
+        return Ok(x.sign().cmp(&y.sign()));
+    }
+    let signed_square = |x: &BigInt| x * BigInt::from(x.magnitude().clone());
+    let (left, right) =
+        (signed_square(&x) * dot::<T>(second, second), signed_square(&y) * dot::<T>(first, first));
+    Ok(left.cmp(&right))
+}
+
+/// Refuses vectors of another length than the first one's, and the first number that is not finite.
+fn check<T: Exact>(vectors: &[(&'static str, &[T::Bits])]) -> Result<(), Error> {
+    let (other, expected) = (vectors[0].0, vectors[0].1.len());
+    for &(name, vector) in vectors {
+        if vector.len() != expected {
+            return Err(Error::LengthsDiffer { name, found: vector.len(), other, expected });
+        }
+    }
+    for &(name, vector) in vectors {
+        let limit = (1 << T::EXPONENT_BITS) - 1;
+        if let Some(index) = vector.iter().position(|&x| exponent::<T>(x.into()) == limit) {
+            let fraction = vector[index].into() & ((1 << T::FRACTION_BITS) - 1);
+            return Err(Error::NotFinite {
+                name,
+                index,
+                found: if fraction == 0 { "infinity" } else { "NaN" },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The dot product in units of the square of the format's smallest number.
+fn dot<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> BigInt {
+    let sum = if x.len() < PARALLEL_MIN_ELEMENTS {
+        x.chunks(CHUNK).zip(y.chunks(CHUNK)).map(|(x, y)| Sum::of::<T>(x, y)).fold(Sum::ZERO, Sum::plus)
+    } else {
+        let chunks = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
+        chunks.map(|(x, y)| Sum::of::<T>(x, y)).reduce(|| Sum::ZERO, Sum::plus)
+    };
+    sum.into_integer()
+}
+
+/// The biased exponent as it is stored.
+#[inline(always)]
+fn exponent<T: Exact>(bits: u64) -> u64 {
+    (bits >> T::FRACTION_BITS) & ((1 << T::EXPONENT_BITS) - 1)
+}
+
+/// The sign, and the magnitude in units of the format's smallest number: a whole number and the power of two to multiply it by.
+#[inline(always)]
+fn split<T: Exact>(x: T::Bits) -> (bool, u64, usize) {
+    let bits = x.into();
+    let exponent = exponent::<T>(bits);
+    let implied = u64::from(exponent != 0) << T::FRACTION_BITS;
+    let whole = (bits & ((1 << T::FRACTION_BITS) - 1)) | implied;
+    (bits >> (T::EXPONENT_BITS + T::FRACTION_BITS) != 0, whole, exponent.max(1) as usize - 1)
+}
+
+/// A sum of products: limb `i` counts `2^(32 i)`. Once carried, all limbs but the last are digits, and the last is the sign.
+struct Sum([i64; LIMBS]);
+
+impl Sum {
+    const ZERO: Self = Self([0; LIMBS]);
+
+    /// The dot product of at most [`CHUNK`] elements, carried.
+    fn of<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> Self {
+        debug_assert!(x.len() <= CHUNK);
+        let mut sum = Self::ZERO;
+        for (&x, &y) in x.iter().zip(y) {
+            sum.add_product(split::<T>(x), split::<T>(y));
+        }
+        sum.carried()
+    }
+
+    #[inline(always)]
+    fn add_product(&mut self, x: (bool, u64, usize), y: (bool, u64, usize)) {
+        let product = u128::from(x.1) * u128::from(y.1);
+        let shift = x.2 + y.2;
+        // Shifted, the product could be wider than 128 bits; its halves are not.
+        let low = u128::from(product as u64) << (shift % DIGIT);
+        let high = (product >> 64) << (shift % DIGIT);
+        let digit = |number: u128, i: usize| i64::from((number >> (DIGIT * i)) as u32);
+        let digits: [i64; PRODUCT_DIGITS] =
+            [digit(low, 0), digit(low, 1), digit(low, 2) + digit(high, 0), digit(high, 1), digit(high, 2)];
+        let flip = -i64::from(x.0 != y.0);
+        let start = shift / DIGIT;
+        for (limb, digit) in self.0[start..start + PRODUCT_DIGITS].iter_mut().zip(digits) {
+            *limb += (digit ^ flip) - flip;
+        }
+    }
+
+    /// The sum of two carried sums, carried.
+    fn plus(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(limb, other)| *limb += other);
+        self.carried()
+    }
+
+    fn carried(mut self) -> Self {
+        let mut carry = 0;
+        for limb in &mut self.0[..LIMBS - 1] {
+            let total = *limb + carry;
+            *limb = total & ((1 << DIGIT) - 1);
+            carry = total >> DIGIT;
+        }
+        self.0[LIMBS - 1] += carry;
+        self
+    }
+
+    /// The digits of a carried sum are the two's complement of the number.
+    fn into_integer(self) -> BigInt {
+        let bytes: Vec<u8> =
+            self.0.into_iter().flat_map(|limb| limb.to_le_bytes().into_iter().take(4)).collect();
+        BigInt::from_signed_bytes_le(&bytes)
+    }
+}

@@ -1,0 +1,245 @@
+//! The exact oracle against rational arithmetic, for every format.
+
+use std::cmp::Ordering;
+
+use half::{bf16, f16};
+use num_rational::BigRational;
+use proptest::prelude::*;
+use rayon::ThreadPoolBuilder;
+use retainfirst_core::exact::{Exact, compare_cosines, dot_sign};
+use retainfirst_core::{Error, PARALLEL_MIN_ELEMENTS};
+
+/// A format, seen from outside.
+trait Format: Exact + Into<f64> + std::fmt::Debug + std::ops::Neg<Output = Self> {
+    const MAX: Self;
+    /// The smallest normal number.
+    const MIN_POSITIVE: Self;
+    const INFINITY: Self;
+    const NAN: Self;
+    /// A value from raw bits; the lowest bits count.
+    fn from_raw(bits: u64) -> Self;
+    fn raw(self) -> u64;
+    fn small(value: i8) -> Self;
+}
+
+macro_rules! format {
+    ($float:ident, $bits:ty) => {
+        impl Format for $float {
+            const MAX: Self = $float::MAX;
+            const MIN_POSITIVE: Self = $float::MIN_POSITIVE;
+            const INFINITY: Self = $float::INFINITY;
+            const NAN: Self = $float::NAN;
+            fn from_raw(bits: u64) -> Self {
+                Self::from_bits(bits as $bits)
+            }
+            fn raw(self) -> u64 {
+                self.to_bits().into()
+            }
+            fn small(value: i8) -> Self {
+                value.into()
+            }
+        }
+    };
+}
+
+format!(f64, u64);
+format!(f32, u32);
+format!(f16, u16);
+format!(bf16, u16);
+
+fn dot<T: Format>(x: &[T], y: &[T]) -> BigRational {
+    let exact = |x: T| BigRational::from_float(x.into()).expect("finite");
+    x.iter().zip(y).map(|(&x, &y)| exact(x) * exact(y)).sum()
+}
+
+fn sign(x: &BigRational) -> Ordering {
+    x.cmp(&BigRational::from_integer(0.into()))
+}
+
+/// The order of two cosines with `r`, by cases: the signs, then the squares, which fall as negative cosines grow.
+fn order<T: Format>(first: &[T], second: &[T], retain: &[T]) -> Ordering {
+    let (x, y) = (dot(first, retain), dot(second, retain));
+    let squares = || (&x * &x * dot(second, second)).cmp(&(&y * &y * dot(first, first)));
+    match (sign(&x), sign(&y)) {
+        (Ordering::Greater, Ordering::Greater) => squares(),
+        (Ordering::Less, Ordering::Less) => squares().reverse(),
+        (x, y) => x.cmp(&y),
+    }
+}
+
+/// Any finite value, subnormals and both zeros among them: raw bits, usual ones, the smallest ones of all and of the normal ones,
+/// and the largest.
+fn element<T: Format>() -> impl Strategy<Value = T> {
+    let finite = |x: T| x.into().is_finite();
+    prop_oneof![
+        4 => any::<u64>().prop_map(T::from_raw).prop_filter("finite", move |&x| finite(x)),
+        2 => any::<i8>().prop_map(T::small),
+        1 => (0..4_u64, any::<bool>(), any::<bool>()).prop_map(|(bits, normal, minus)| {
+            let x = T::from_raw(if normal { T::MIN_POSITIVE.raw() - 2 + bits } else { bits });
+            if minus { -x } else { x }
+        }),
+        1 => prop::sample::select(vec![T::MAX, -T::MAX]),
+    ]
+}
+
+fn vectors<T: Format, const N: usize>(longest: usize) -> impl Strategy<Value = [Vec<T>; N]> {
+    let rows = prop::collection::vec(prop::array::uniform::<_, N>(element::<T>()), 0..=longest);
+    rows.prop_map(|rows| std::array::from_fn(|k| rows.iter().map(|row| row[k]).collect()))
+}
+
+/// Vectors of any values up to 200 long, most of them short: rational arithmetic is slow.
+fn any_vectors<T: Format, const N: usize>() -> impl Strategy<Value = [Vec<T>; N]> {
+    prop_oneof![19 => vectors(12), 1 => vectors(200)]
+}
+
+/// Vectors whose dot product is exactly zero: every product comes once more with the other sign, elsewhere.
+fn orthogonal<T: Format>() -> impl Strategy<Value = [Vec<T>; 2]> {
+    let products = vectors::<T, 2>(50).prop_map(|[x, y]| {
+        let minus = x.iter().zip(&y).map(|(&x, &y)| (y, -x));
+        x.iter().copied().zip(y.iter().copied()).chain(minus).collect::<Vec<_>>()
+    });
+    products.prop_shuffle().prop_map(|pairs| {
+        let (x, y) = pairs.into_iter().unzip();
+        [x, y]
+    })
+}
+
+fn check_order<T: Format>([first, second, retain]: [Vec<T>; 3]) -> Result<(), TestCaseError> {
+    let is_zero = |x: &[T]| x.iter().all(|&x| x.into() == 0.0);
+    let zero = [("first", &first), ("second", &second), ("retain", &retain)];
+    let expected = match zero.into_iter().find(|(_, x)| is_zero(x)) {
+        Some((name, _)) => Err(Error::ZeroVector { name }),
+        None => Ok(order(&first, &second, &retain)),
+    };
+    prop_assert_eq!(compare_cosines(&first, &second, &retain), expected.clone());
+    if let Ok(order) = expected {
+        prop_assert_eq!(compare_cosines(&second, &first, &retain), Ok(order.reverse()));
+        prop_assert_eq!(compare_cosines(&first, &first, &retain), Ok(Ordering::Equal));
+    }
+    Ok(())
+}
+
+macro_rules! properties {
+    ($name:ident, $format:ty) => {
+        mod $name {
+            use super::*;
+
+            proptest! {
+                #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+                #[test]
+                fn signs([x, y] in any_vectors::<$format, 2>()) {
+                    prop_assert_eq!(dot_sign(&x, &y), Ok(sign(&dot(&x, &y))));
+                }
+
+                #[test]
+                fn cancellation([mut x, mut y] in orthogonal::<$format>(), at in any::<prop::sample::Index>()) {
+                    prop_assert_eq!(dot_sign(&x, &y), Ok(Ordering::Equal));
+                    // The smallest product of all decides.
+                    let (at, tiny) = (at.index(x.len() + 1), <$format>::from_raw(1));
+                    x.insert(at, -tiny);
+                    y.insert(at, tiny);
+                    prop_assert_eq!(dot_sign(&x, &y), Ok(Ordering::Less));
+                }
+
+                #[test]
+                fn orders(vectors in any_vectors::<$format, 3>()) {
+                    check_order(vectors)?;
+                }
+
+                #[test]
+                fn orders_of_nearly_parallel_vectors(
+                    [x] in vectors::<$format, 1>(12),
+                    changes in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 3),
+                ) {
+                    prop_assume!(!x.is_empty());
+                    // A change of the last bit leaves a finite number finite.
+                    let near = |(at, minus): (prop::sample::Index, bool)| {
+                        let mut near = x.clone();
+                        let i = at.index(x.len());
+                        near[i] = <$format>::from_raw(x[i].raw() ^ 1);
+                        if minus { near.into_iter().map(|x| -x).collect() } else { near }
+                    };
+                    check_order([near(changes[0]), near(changes[1]), near(changes[2])])?;
+                    check_order([near(changes[0]), near(changes[1]), x.clone()])?;
+                }
+            }
+        }
+    };
+}
+
+properties!(float64, f64);
+properties!(float32, f32);
+properties!(float16, f16);
+properties!(bfloat16, bf16);
+
+fn check_subnormals<T: Format>() {
+    let (normal, tiny, one) = (T::MIN_POSITIVE, T::from_raw(1), T::small(1));
+    let subnormal = T::from_raw(normal.raw() - 1);
+    // The largest subnormal number and the smallest make the smallest normal one, twice which is the next power of two.
+    assert_eq!(dot_sign(&[subnormal, tiny, normal], &[one, one, -one]), Ok(Ordering::Equal));
+    assert_eq!(dot_sign(&[subnormal, normal], &[one, -one]), Ok(Ordering::Less));
+    let doubled = T::from_raw(normal.raw() + (normal.raw() & normal.raw().wrapping_neg()));
+    assert_eq!(dot_sign(&[normal, normal, doubled], &[one, one, -one]), Ok(Ordering::Equal));
+}
+
+#[test]
+fn subnormals_join_the_normal_numbers() {
+    check_subnormals::<f64>();
+    check_subnormals::<f32>();
+    check_subnormals::<f16>();
+    check_subnormals::<bf16>();
+}
+
+/// Half of the largest products, then their negatives, and the smallest product at the end, over many chunks.
+fn check_long<T: Format>() {
+    let n = PARALLEL_MIN_ELEMENTS + 70_002;
+    let mut x = vec![T::MAX; n];
+    let mut y = [vec![T::MAX; n / 2], vec![-T::MAX; n / 2]].concat();
+    let tiny = T::from_raw(1);
+    let pools = [1, 2, 3].map(|threads| ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    for pool in &pools {
+        assert_eq!(pool.install(|| dot_sign(&x, &y)), Ok(Ordering::Equal));
+    }
+    x.push(tiny);
+    y.push(-tiny);
+    let mut doubled = x.clone();
+    *doubled.last_mut().unwrap() = T::from_raw(2);
+    for pool in &pools {
+        assert_eq!(pool.install(|| dot_sign(&x, &y)), Ok(Ordering::Less));
+        // Both lie behind `y` by one tiny product, the second by twice as much.
+        assert_eq!(pool.install(|| compare_cosines(&x, &doubled, &y)), Ok(Ordering::Greater));
+    }
+}
+
+#[test]
+fn long_vectors_and_any_number_of_threads() {
+    check_long::<f64>();
+    check_long::<f32>();
+    check_long::<f16>();
+    check_long::<bf16>();
+}
+
+fn check_refusals<T: Format>() {
+    let (one, inf, nan) = (T::small(1), T::INFINITY, T::NAN);
+    let text = |result: Result<Ordering, Error>| result.unwrap_err().to_string();
+    assert!(text(dot_sign(&[one, nan], &[inf, one])).starts_with("update[1]: NaN;"));
+    assert!(text(dot_sign(&[one, one], &[-inf, nan])).starts_with("retain[0]: infinity;"));
+    assert!(text(compare_cosines(&[one], &[-nan], &[one])).starts_with("second[0]: NaN;"));
+    assert!(text(dot_sign(&[one], &[])).starts_with("retain: length 0, but update has 1;"));
+    assert!(
+        text(compare_cosines(&[one], &[one, nan], &[one])).starts_with("second: length 2, but first has 1;")
+    );
+    assert_eq!(compare_cosines(&[one], &[-T::small(0)], &[one]), Err(Error::ZeroVector { name: "second" }));
+    assert_eq!(compare_cosines::<T>(&[], &[], &[]), Err(Error::ZeroVector { name: "first" }));
+    assert_eq!(dot_sign::<T>(&[], &[]), Ok(Ordering::Equal));
+    assert_eq!(dot_sign(&[-T::small(0), one], &[one, T::small(0)]), Ok(Ordering::Equal));
+}
+
+#[test]
+fn refusals_name_the_argument_and_the_index() {
+    check_refusals::<f64>();
+    check_refusals::<f32>();
+    check_refusals::<f16>();
+    check_refusals::<bf16>();
+}
