@@ -63,7 +63,7 @@ impl Wide for f64 {
     }
 }
 
-/// A gradient's element: `f64`, `f32`, [`f16`] or [`bf16`].
+/// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
 pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     /// The format that element-wise rules compute in.
     #[doc(hidden)]
