@@ -319,6 +319,17 @@ def test_a_report_target_that_is_none(config, tmp_path):
     assert not (tmp_path / "deep").exists()
 
 
+def test_a_failure_leaves_what_others_put_beside_it(config, tmp_path):
+    class Fails(InterruptsAt):
+        def forget(self, _):
+            (tmp_path / "runs" / "other").mkdir()
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        unlearn(config(output=str(tmp_path / "runs" / "mine")), measure=lambda _: Fails(0))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
+
+
 def test_bad_data_leaves_nothing(config, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"question": "a"}\n')
     with pytest.raises(rf.RetainFirstError, match=r"bad.jsonl"):

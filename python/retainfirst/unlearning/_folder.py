@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ class OutputFolder:
         self.path = Path(config.output)
         self.work = self.path / _WORK
         self._settings = self.work / "settings.json"
-        missing = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
-        self._made = missing[-1] if missing else None
+        # The folders that this run makes, the innermost first.
+        self._made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
         if self.path.exists() and not self.path.is_dir():
             raise RetainFirstError(f"output {self.path} is a file; name a folder")
         if config.resume:
@@ -89,7 +89,10 @@ class OutputFolder:
         """After a failure: keep the folder if it holds a checkpoint, else leave no trace. Returns whether it was kept."""
         if self.last_checkpoint() is not None:
             return True
-        shutil.rmtree(self._made or self.work, ignore_errors=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+        with suppress(OSError):  # one that another run has put something into stays
+            for folder in self._made:
+                folder.rmdir()
         return False
 
     def _check_same(self, config: UnlearnConfig) -> None:
