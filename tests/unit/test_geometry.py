@@ -59,6 +59,13 @@ def test_groups_are_named_by_the_scope():
     )
 
 
+def test_each_tensor_keeps_its_own_row_when_dtypes_alternate():
+    dtypes = (torch.float32, torch.float64, torch.float32, torch.bfloat16, torch.float64)
+    f = [torch.full((1,), 2.0**i, dtype=dtype) for i, dtype in enumerate(dtypes)]
+    geometry = rf.Sum().combine_(f, [torch.ones(1, dtype=dtype) for dtype in dtypes])
+    assert [group.norm_forget for group in geometry.per_group().values()] == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
 def test_the_cosine_of_a_zero_vector_is_nan():
     geometry = rf.Sum().combine_([torch.zeros(3)], [torch.ones(3)])
     assert math.isnan(geometry.cos_forget_retain)

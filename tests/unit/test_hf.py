@@ -109,6 +109,18 @@ def test_accumulation_averages_over_the_micro_batches(tmp_path, pairs):
     assert_same(trainer.model, by_hand(pairs, [([0, 1], 2), ([2, 3], 2)]))
 
 
+def test_logged_losses_are_means_over_the_micro_batches(tmp_path, pairs):
+    trainer = train(tmp_path, pairs, max_steps=1, gradient_accumulation_steps=2)
+    [entry] = [entry for entry in trainer.state.log_history if "forget_loss" in entry]
+    model, collator = tiny.tiny_llama().train(), PairedCollator(0)
+    batches = [collator([pairs[i]]) for i in range(2)]
+    forget = sum(objectives.gradient_ascent(model, batch["forget"]).item() for batch in batches) / 2
+    retain = sum(objectives.nll(model, batch["retain"]).item() for batch in batches) / 2
+    assert entry["forget_loss"] == pytest.approx(forget, rel=1e-5)
+    assert entry["retain_loss"] == pytest.approx(retain, rel=1e-5)
+    assert entry["loss"] == pytest.approx(forget + retain, abs=1e-4)  # the trainer rounds to four digits
+
+
 @pytest.mark.parametrize("accumulate", [5, 8])
 def test_an_epoch_no_longer_than_the_accumulation_still_steps(tmp_path, pairs, accumulate):
     trainer = train(tmp_path, pairs, num_train_epochs=1, gradient_accumulation_steps=accumulate)
