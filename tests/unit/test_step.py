@@ -69,12 +69,8 @@ def test_the_update_is_the_rule_on_each_tasks_own_gradient(model, name, seeds):
             mine = [x if x is not None else zero for x in (f[key], r[key])]
             # Micro-batches add up in the same order on both sides, so the bits agree for one of them; for more, the sum of
             # losses is accumulated the other way round: float32, four terms.
-            torch.testing.assert_close(
-                p.grad,
-                elementwise(name, *mine, 0.5, 2.0),
-                rtol=0 if len(seeds) == 1 else 1e-5,
-                atol=0 if len(seeds) == 1 else 1e-6,
-            )
+            rtol, atol = (0, 0) if len(seeds) == 1 else (1e-5, 1e-6)
+            torch.testing.assert_close(p.grad, elementwise(name, *mine, 0.5, 2.0), rtol=rtol, atol=atol)
 
 
 def test_order_of_blocks_does_not_matter(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.unlearning._measure import Measure
+from retainfirst.unlearning._signals import on_interrupt
 
 transformers: Any = require("transformers", "hf")
 
@@ -93,12 +93,5 @@ class StopOnInterrupt(transformers.TrainerCallback):  # type: ignore[misc]
                 raise KeyboardInterrupt
             self.interrupted = True
 
-        try:
-            before = signal.signal(signal.SIGINT, note)
-        except ValueError:  # not the main thread, which alone gets signals
+        with on_interrupt(note):
             yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)

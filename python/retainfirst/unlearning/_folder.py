@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning._config import UnlearnConfig
+from retainfirst.unlearning._signals import on_interrupt
 
 __all__ = ["OutputFolder"]
 
@@ -77,7 +78,8 @@ class OutputFolder:
             raise RetainFirstError(f"the results cannot be written to {results}: {error}") from error
         if (logs := self.work / "runs").is_dir():  # the trainer's own, where report_to is tensorboard
             logs.rename(results / "runs")
-        with _no_interruption():
+        # Ctrl-C is held back for the moment in which the results move out.
+        with on_interrupt(signal.SIG_IGN):
             for entry in sorted(results.iterdir(), key=lambda entry: not entry.is_dir()):
                 target = self.path / entry.name
                 if target.is_dir():  # of a run that was killed right here, and resumed
@@ -120,17 +122,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found
-
-
-@contextmanager
-def _no_interruption() -> Iterator[None]:
-    """Hold Ctrl-C back for the moment in which the results move out."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which alone gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,24 @@
+"""Ctrl-C, handled for a while in another way."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["on_interrupt"]
+
+
+@contextmanager
+def on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Have ``handler`` answer Ctrl-C inside the block; without effect outside the main thread, which alone gets signals."""
+    try:
+        before = signal.signal(signal.SIGINT, handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
