@@ -16,7 +16,8 @@ help: ## Show the targets
 	@command -v cargo >/dev/null || { echo "cargo was not found: install a stable Rust toolchain, see https://rustup.rs"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, not " + sys.version.split()[0])'
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip "maturin>=1.7,<2"
+	@# Without build isolation every source package builds with what is here: rouge-score (of lm-eval) needs setuptools and wheel.
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel "maturin>=1.7,<2"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	@touch $@
 
