@@ -192,6 +192,23 @@ def test_a_value_that_is_not_finite_shows_and_leaves_the_state_alone(named, dtyp
     assert torch.equal(by_us(aggregator, f, r), by_us(make(named), f, r))
 
 
+class Seen(aggregation.MeanWeighting):
+    """Keeps what it is shown: as a weighting of rows, two of them in the plane."""
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        self.gramians = [*getattr(self, "gramians", []), matrix @ matrix.T]
+        return super().forward(matrix)
+
+
+def test_what_an_aggregator_is_shown():
+    f, r = conflicting(torch.float64)
+    rule = rf.TorchJD(aggregator=Seen(), gamma=2.0, scope="tensor")
+    rf.combine([f, f * 0, f * math.nan], [r, r * 0, r], rule)
+    [_trial, shown] = rule.aggregator.gramians  # neither the zero group nor the one that is not finite
+    rows = torch.stack([2 * f, r])
+    torch.testing.assert_close(shown, rows @ rows.T, rtol=2 * N * 2.0**-53, atol=0)
+
+
 def test_a_group_that_is_not_finite_does_not_spoil_another():
     f, r = torch.tensor([1.0, -1.0]), torch.tensor([math.nan, 2.0])
     found = by_us(aggregation.Mean(), [f[:1], f[1:]], [r[:1], r[1:]], scope="tensor")
@@ -208,6 +225,14 @@ def test_float64_gradients_whose_squares_leave_the_range(name, scale):
     # One of them, too: by a weight, of which only the product with the gradient counts.
     found = by_us(make(name), f * scale, r, gamma=1.0 / scale)
     assert_near(found, exact, torch.stack([f, r]), ROUNDING)
+
+
+@pytest.mark.usefixtures("backend")
+def test_the_largest_gradient_under_a_small_weight():
+    f, r = torch.tensor([-1.7e308, 0.0], dtype=torch.float64), torch.tensor([1.0, 1.0], dtype=torch.float64)
+    # Rows (-1.7, 0) and (1, 1): each loses its part against the other.
+    found = by_us(aggregation.PCGrad(), f, r, gamma=1e-308)
+    torch.testing.assert_close(found, torch.tensor([-1.7 + 0.85 + 1 - 1, 0.85 + 1], dtype=torch.float64))
 
 
 def test_a_row_that_vanishes_beside_the_other_is_a_zero_row():
