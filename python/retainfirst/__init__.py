@@ -3,7 +3,17 @@
 Two gradients are taken apart, one to forget and one to retain, and combined so that forgetting never works against retention.
 """
 
-from retainfirst.combiners import BLUR, SAGO, Combiner, PCGrad, Sum, available_combiners, combine, make_combiner
+from retainfirst.combiners import (
+    BLUR,
+    SAGO,
+    Combiner,
+    PCGrad,
+    Sum,
+    TorchJD,
+    available_combiners,
+    combine,
+    make_combiner,
+)
 from retainfirst.errors import (
     DtypeMismatch,
     MissingDependency,
@@ -31,6 +41,7 @@ __all__ = [
     "ShapeMismatch",
     "StaleGradient",
     "Sum",
+    "TorchJD",
     "TwoTaskStep",
     "UnknownCombiner",
     "available_combiners",

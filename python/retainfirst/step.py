@@ -37,7 +37,7 @@ class TwoTaskStep:
         combiner: A combiner, or a name with its ``options``.
         check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity. Costs a wait
             for the device at each step. Without it such values show in the update, as a loss scaler expects.
-        **options: ``alpha``, ``gamma``, ``scope``; only with a name.
+        **options: ``alpha``, ``gamma``, ``scope``, ``aggregator``; only with a name.
 
     Raises:
         UnknownCombiner: No combiner has that name.

@@ -7,6 +7,7 @@ from retainfirst.combiners._pcgrad import PCGrad
 from retainfirst.combiners._registry import available_combiners, make_combiner
 from retainfirst.combiners._sago import SAGO
 from retainfirst.combiners._sum import Sum
+from retainfirst.combiners._torchjd import TorchJD
 
 __all__ = [
     "BLUR",
@@ -14,6 +15,7 @@ __all__ = [
     "Combiner",
     "PCGrad",
     "Sum",
+    "TorchJD",
     "available_combiners",
     "check_pair",
     "combine",

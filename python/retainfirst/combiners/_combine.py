@@ -35,7 +35,7 @@ def combine(forget: Any, retain: Any, combiner: str | Combiner, **options: Any) 
             counts as zero. The keys of a mapping are parameter names, by which the scopes ``"module"`` and ``"block"`` group.
         retain: The retain gradient, of the same structure, shapes, dtypes and devices.
         combiner: A combiner, or a name with its ``options``.
-        **options: ``alpha``, ``gamma`` and, for some rules, ``scope``; only with a name.
+        **options: ``alpha``, ``gamma`` and, for some rules, ``scope`` or ``aggregator``; only with a name.
 
     Returns:
         The update, in the shape that the gradients came in (a list for a list, a tuple for a tuple, a dict for a mapping);
