@@ -20,6 +20,7 @@ mod combine;
 mod element;
 mod error;
 pub mod exact;
+pub mod exhaustive;
 mod geometry;
 mod groups;
 mod moments;
