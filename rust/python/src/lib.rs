@@ -21,7 +21,7 @@ mod _rust {
     #[pymodule_export]
     use crate::errors::RustError;
     #[pymodule_export]
-    use crate::exact::{compare_cosines, dot_sign};
+    use crate::exact::{compare_cosines, dot, dot_sign};
     #[pymodule_export]
     use crate::threads::{get_num_threads, set_num_threads};
 
