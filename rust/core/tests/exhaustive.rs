@@ -279,7 +279,7 @@ fn elements_left_as_they_were_are_found() {
 #[test]
 fn the_first_violation_is_named_whatever_the_threads() {
     let faults = |f: f16, r: f16| match (f.bits(), r.bits()) {
-        (9, 0x321 | 0x345 | 0x3ff) | (3, 0x345) | (0x7bff, 0x321) => f16::ONE,
+        (9, 0x321 | 0x345 | 0x346 | 0x3ff) | (3, 0x345) | (0x7bff, 0x321) => f16::ONE,
         _ => sago(f, r),
     };
     for threads in [1, 2, 3] {
@@ -288,8 +288,10 @@ fn the_first_violation_is_named_whatever_the_threads() {
         let one = f16::ONE.to_bits();
         assert_eq!(first(0x200..0x400), violation((9, 0x321), (one, 9), Statement::Specification));
         assert_eq!(first(0x322..0x400), violation((3, 0x345), (one, 3), Statement::Specification));
+        // Too few rows for threads.
+        assert_eq!(first(0x344..0x347), violation((3, 0x345), (one, 3), Statement::Specification));
         assert_eq!(first(0x3fe..0x400), violation((9, 0x3ff), (one, 9), Statement::Specification));
-        assert_eq!(first(0x346..0x3ff), None);
+        assert_eq!(first(0x347..0x3ff), None);
     }
 }
 
