@@ -1,6 +1,7 @@
 """The combination rules on flat numpy arrays, computed by the Rust core: what other implementations are held against.
 
-With them comes the exact oracle, :func:`dot_sign` and :func:`compare_cosines`, which judges an update without rounding.
+With them comes the exact oracle, :func:`dot`, :func:`dot_sign` and :func:`compare_cosines`, which judges an update without
+rounding.
 
 Arrays are float64, float32, float16 or bfloat16 (``ml_dtypes.bfloat16``), one-dimensional and contiguous; nothing is cast.
 How each rule rounds is fixed: the element-wise rules compute in the arrays' dtype (16-bit formats in float32) and round each
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, overload
 
 import numpy as np
@@ -20,12 +22,13 @@ from numpy.typing import NDArray
 from retainfirst import _rust
 from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch, UnknownCombiner, did_you_mean
 
-__all__ = ["RULES", "Geometry", "combine", "compare_cosines", "dot_sign", "geometry"]
+__all__ = ["RULES", "Geometry", "combine", "compare_cosines", "dot", "dot_sign", "geometry"]
 
 RULES = ("sum", "pcgrad", "sago", "sago_keep_retain", "blur")
 """The names that :func:`combine` takes."""
 
-_DTYPES = ("float64", "float32", "float16", "bfloat16")
+# For each dtype the n of its smallest number above 0, 2**-n.
+_DTYPES = {"float64": 1074, "float32": 149, "float16": 24, "bfloat16": 133}
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,29 @@ def geometry(
         raise RetainFirstError(str(error)) from error
     rows = [_geometry(row) for row in table.tolist()]
     return rows[0] if groups is None else rows
+
+
+def dot(update: NDArray[Any], retain: NDArray[Any]) -> Fraction:
+    """Return the dot product of two arrays, with no rounding at all.
+
+    Args:
+        update: Shape ``[n]``, every element finite.
+        retain: Shape ``[n]``, same dtype, likewise.
+
+    Returns:
+        The dot product of the numbers stored. 0 for a zero vector and for ``n == 0``.
+
+    Raises:
+        DtypeMismatch: A dtype is not one of the four, or the two differ.
+        ShapeMismatch: An array is not flat, or the lengths differ.
+        RetainFirstError: An element is NaN or infinite, or an array is not contiguous.
+    """
+    _check(update=update, retain=retain)
+    try:
+        product = _rust.dot(update, retain)
+    except _rust.RustError as error:
+        raise RetainFirstError(str(error)) from error
+    return Fraction(int.from_bytes(product, "little", signed=True), 1 << 2 * _DTYPES[update.dtype.name])
 
 
 def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int:

@@ -59,17 +59,20 @@ def vectors(draw: st.DrawFn, dtype: Any, count: int) -> list[Array]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dot_sign_is_that_of_rational_arithmetic(dtype: Any) -> None:
+def test_dot_and_its_sign_are_those_of_rational_arithmetic(dtype: Any) -> None:
     @settings(max_examples=60, deadline=None, database=None)
     @given(vectors(dtype, 2))
     def check(pair: list[Array]) -> None:
         x, y = pair
+        assert reference.dot(x, y) == dot(x, y)
         assert reference.dot_sign(x, y) == sign(dot(x, y))
         # Each product comes twice, with both signs; then the smallest product of the format decides.
         left, right = np.concatenate([x, y]), np.concatenate([y, -x])
         assert reference.dot_sign(left, right) == 0
         tiny = np.array([1], BITS[x.itemsize]).view(dtype)
-        assert reference.dot_sign(np.concatenate([tiny, left]), np.concatenate([-tiny, right])) == -1
+        left, right = np.concatenate([tiny, left]), np.concatenate([-tiny, right])
+        assert reference.dot_sign(left, right) == -1
+        assert reference.dot(left, right) == -(fractions(tiny)[0] ** 2)
 
     check()
 
@@ -127,6 +130,7 @@ def test_subnormals_count_where_the_processor_flushes_them() -> None:
     try:
         torch.set_flush_denormal(True)
         assert reference.dot_sign(tiny, np.array([1.0, -0.5], np.float32)) == 1
+        assert reference.dot(tiny, np.array([1.0, -0.5], np.float32)) == Fraction(1, 2**150)
         assert reference.compare_cosines(tiny, np.ones(2, np.float32), tiny) == 0
     finally:
         torch.set_flush_denormal(False)
@@ -136,11 +140,14 @@ ONE, NAN, INFINITE = np.ones(3), np.array([1.0, np.nan, np.nan]), np.array([1.0,
 REFUSED: dict[str, tuple[Callable[[], object], type[RetainFirstError], str]] = {
     "nan": (lambda: reference.dot_sign(NAN, INFINITE), RetainFirstError, r"update\[1\]: NaN"),
     "infinity": (lambda: reference.dot_sign(ONE, INFINITE), RetainFirstError, r"retain\[2\]: infinity"),
+    "dot nan": (lambda: reference.dot(NAN, INFINITE), RetainFirstError, r"update\[1\]: NaN"),
+    "dot infinity": (lambda: reference.dot(ONE, INFINITE), RetainFirstError, r"retain\[2\]: infinity"),
     "second": (lambda: reference.compare_cosines(ONE, NAN, ONE), RetainFirstError, r"second\[1\]: NaN"),
     "zero first": (lambda: reference.compare_cosines(0 * ONE, ONE, ONE), RetainFirstError, "first: a zero vector"),
     "zero retain": (lambda: reference.compare_cosines(ONE, ONE, -0.0 * ONE), RetainFirstError, "retain: a zero vector"),
     "empty": (lambda: reference.compare_cosines(ONE[:0], ONE[:0], ONE[:0]), RetainFirstError, "first: a zero vector"),
     "length": (lambda: reference.dot_sign(ONE, ONE[1:]), ShapeMismatch, "retain: length 2, but update has 3"),
+    "dot length": (lambda: reference.dot(ONE, ONE[1:]), ShapeMismatch, "retain: length 2, but update has 3"),
     "dimensions": (lambda: reference.dot_sign(ONE.reshape(1, 3), ONE), ShapeMismatch, "update: 2 dimensions"),
     "dtype": (
         lambda: reference.compare_cosines(ONE, ONE, ONE.astype(np.float32)),
@@ -148,6 +155,12 @@ REFUSED: dict[str, tuple[Callable[[], object], type[RetainFirstError], str]] = {
         "retain: dtype float32, but first has float64",
     ),
     "integers": (lambda: reference.dot_sign(ONE.astype(int), ONE.astype(int)), DtypeMismatch, "int64 is not one of"),
+    "dot dtype": (
+        lambda: reference.dot(ONE, ONE.astype(np.float32)),
+        DtypeMismatch,
+        "retain: dtype float32, but update has float64",
+    ),
+    "dot contiguity": (lambda: reference.dot(ONE, np.ones(6)[::2]), RetainFirstError, "retain: not contiguous"),
     "contiguity": (lambda: reference.dot_sign(np.ones(6)[::2], ONE), RetainFirstError, "update: not contiguous"),
     "byte order": (
         lambda: reference.dot_sign(ONE.astype(">f8"), ONE.astype(">f8")),
@@ -167,10 +180,14 @@ def test_refusals_name_the_argument(case: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_empty_dot_product_is_zero_and_the_binding_checks_for_itself(dtype: Any) -> None:
     one = np.ones(3, dtype)
+    assert reference.dot(one[:0], one[:0]) == reference.dot(one, -np.zeros(3, dtype)) == 0
+    assert isinstance(reference.dot(one, one), Fraction)
     assert reference.dot_sign(one[:0], one[:0]) == 0
     assert reference.dot_sign(one, -np.zeros(3, dtype)) == 0
     with pytest.raises(_rust.RustError, match="retain: length 2, but update has 3"):
         _rust.dot_sign(one, one[1:])
+    with pytest.raises(_rust.RustError, match="retain: length 2, but update has 3"):
+        _rust.dot(one, one[1:])
     with pytest.raises(_rust.RustError, match="second: dtype .*, as the first array has"):
         _rust.compare_cosines(one, np.ones(3, np.int8), one)
 
@@ -180,9 +197,13 @@ def test_threads_change_nothing(dtype: Any) -> None:
     before = _rust.get_num_threads()
     x, y = np.random.default_rng(3).normal(size=(2, 150_000)).astype(dtype)
     left, right = np.concatenate([x, y]), np.concatenate([y, -x])
+    # No rounding, so that parts add up.
+    whole = sum((reference.dot(x[i : i + 7000], y[i : i + 7000]) for i in range(0, len(x), 7000)), Fraction())
+    doubled = np.concatenate([x, x]), np.concatenate([y, y])
     try:
         for n in (1, 2, 3):
             _rust.set_num_threads(n)
+            assert reference.dot(*doubled) == 2 * whole
             assert reference.dot_sign(left, right) == 0
             assert reference.compare_cosines(left, -left, right) == 0
             assert reference.compare_cosines(left, right, right) == -1

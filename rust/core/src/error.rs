@@ -60,6 +60,12 @@ pub enum Error {
         /// The first run of elements left out.
         gap: Range<usize>,
     },
+    /// A range of bit patterns is not one of a 16-bit format's.
+    #[error("retain: ({}, {}) does not lie within 0..65536, the bit patterns of 16 bits", .range.start, .range.end)]
+    BitsOutOfRange {
+        /// The range.
+        range: Range<u32>,
+    },
     /// Two vectors of which a dot product is asked differ in length.
     #[error("{name}: length {found}, but {other} has {expected}; both must be the same")]
     LengthsDiffer {

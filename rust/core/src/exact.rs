@@ -1,4 +1,4 @@
-//! The sign of a dot product and the order of two cosines, without any rounding.
+//! The dot product, its sign and the order of two cosines, without any rounding.
 //!
 //! A finite float is a whole number times a power of two, so a dot product of floats is one too, and is kept whole: each
 //! product is added to a fixed-point number wide enough for the largest and the smallest product of the format (Kulisch and
@@ -88,9 +88,29 @@ exact!(half::bf16, u16, 8, 7);
 /// # Ok::<(), retainfirst_core::Error>(())
 /// ```
 pub fn dot_sign<T: Exact>(update: &[T], retain: &[T]) -> Result<Ordering, Error> {
+    Ok(dot_product(update, retain)?.sign().cmp(&Sign::NoSign))
+}
+
+/// Returns the dot product of `update` and `retain`, in units of the square of the format's smallest subnormal number.
+///
+/// That number is `2^-1074` in `f64`, `2^-149` in `f32`, `2^-24` in [`half::f16`] and `2^-133` in [`half::bf16`]. Of a zero
+/// vector, and of no elements, the dot product is 0.
+///
+/// # Errors
+/// [`Error::LengthsDiffer`] and, for NaN and infinity, [`Error::NotFinite`].
+///
+/// ```
+/// use half::f16;
+/// use retainfirst_core::exact::dot_product;
+///
+/// let half = f16::from_f32(0.5);
+/// assert_eq!(dot_product(&[half, f16::ONE], &[half, -f16::ONE])?, (-3_i64 << 46).into());
+/// # Ok::<(), retainfirst_core::Error>(())
+/// ```
+pub fn dot_product<T: Exact>(update: &[T], retain: &[T]) -> Result<BigInt, Error> {
     let (update, retain) = (T::bits(update), T::bits(retain));
     check::<T>(&[("update", update), ("retain", retain)])?;
-    Ok(dot::<T>(update, retain).sign().cmp(&Sign::NoSign))
+    Ok(dot::<T>(update, retain))
 }
 
 /// Returns how the cosine of `first` and `retain` compares to that of `second` and `retain`.

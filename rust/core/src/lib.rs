@@ -3,7 +3,8 @@
 //! Every rule is exact about its rounding, so that other implementations can agree to the bit, and gives the [`Moments`]
 //! of `f`, `r` and `u` (squares, dot products, conflicting coordinates) from the pass that writes the update. Results do
 //! not depend on the number of threads or on the vector instructions of the machine. Where a rounded number would not do,
-//! [`exact`] tells the sign of a dot product and the order of two cosines without any rounding.
+//! [`exact`] tells a dot product, its sign and the order of two cosines without any rounding; and [`exhaustive`] tries
+//! SAGO on every pair of 16-bit numbers.
 //!
 //! ```
 //! use retainfirst_core::{Rule, combine_in_place};
@@ -20,6 +21,7 @@ mod combine;
 mod element;
 mod error;
 pub mod exact;
+pub mod exhaustive;
 mod geometry;
 mod groups;
 mod moments;

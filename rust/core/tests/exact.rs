@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use num_rational::BigRational;
 use proptest::prelude::*;
 use rayon::ThreadPoolBuilder;
-use retainfirst_core::exact::{Exact, compare_cosines, dot_sign};
+use retainfirst_core::exact::{Exact, compare_cosines, dot_product, dot_sign};
 use retainfirst_core::{Error, PARALLEL_MIN_ELEMENTS};
 
 /// A format, seen from outside.
@@ -128,7 +128,10 @@ macro_rules! properties {
                 #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
                 #[test]
-                fn signs([x, y] in any_vectors::<$format, 2>()) {
+                fn products_and_signs([x, y] in any_vectors::<$format, 2>()) {
+                    let tiny = [<$format>::from_raw(1)];
+                    let product = dot_product(&x, &y).map(|product| dot(&tiny, &tiny) * product);
+                    prop_assert_eq!(product, Ok(dot(&x, &y)));
                     prop_assert_eq!(dot_sign(&x, &y), Ok(sign(&dot(&x, &y))));
                 }
 
@@ -198,8 +201,10 @@ fn check_long<T: Format>() {
     let mut y = [vec![T::MAX; n / 2], vec![-T::MAX; n / 2]].concat();
     let tiny = T::from_raw(1);
     let pools = [1, 2, 3].map(|threads| ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    let square = dot_product(&[T::MAX], &[T::MAX]).unwrap();
     for pool in &pools {
         assert_eq!(pool.install(|| dot_sign(&x, &y)), Ok(Ordering::Equal));
+        assert_eq!(pool.install(|| dot_product(&x, &x)), Ok(&square * n));
     }
     x.push(tiny);
     y.push(-tiny);
@@ -207,6 +212,7 @@ fn check_long<T: Format>() {
     *doubled.last_mut().unwrap() = T::from_raw(2);
     for pool in &pools {
         assert_eq!(pool.install(|| dot_sign(&x, &y)), Ok(Ordering::Less));
+        assert_eq!(pool.install(|| dot_product(&x, &y)), Ok((-1).into()));
         // Both lie behind `y` by one tiny product, the second by twice as much.
         assert_eq!(pool.install(|| compare_cosines(&x, &doubled, &y)), Ok(Ordering::Greater));
     }
@@ -232,6 +238,12 @@ fn check_refusals<T: Format>() {
     );
     assert_eq!(compare_cosines(&[one], &[-T::small(0)], &[one]), Err(Error::ZeroVector { name: "second" }));
     assert_eq!(compare_cosines::<T>(&[], &[], &[]), Err(Error::ZeroVector { name: "first" }));
+    assert_eq!(
+        dot_product(&[one, nan], &[inf, one]).unwrap_err(),
+        dot_sign(&[one, nan], &[inf, one]).unwrap_err()
+    );
+    assert_eq!(dot_product(&[one], &[]).unwrap_err(), dot_sign(&[one], &[]).unwrap_err());
+    assert_eq!(dot_product::<T>(&[], &[]), Ok(0.into()));
     assert_eq!(dot_sign::<T>(&[], &[]), Ok(Ordering::Equal));
     assert_eq!(dot_sign(&[-T::small(0), one], &[one, T::small(0)]), Ok(Ordering::Equal));
 }

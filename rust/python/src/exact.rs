@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use numpy::Element as NumpyElement;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use retainfirst_core::exact::{self, Exact};
 
 use crate::addresses::with_dtype;
@@ -15,6 +16,13 @@ use crate::threads::install;
 #[pyfunction]
 pub fn dot_sign<'py>(py: Python<'py>, update: &Array<'py>, retain: &Array<'py>) -> PyResult<i8> {
     with_dtype!(&*dtype(update)?, sign(py, update, retain))
+}
+
+/// Returns the dot product, with no rounding, in units of the square of the dtype's smallest number above 0: an integer as
+/// little-endian bytes in two's complement.
+#[pyfunction]
+pub fn dot<'py>(py: Python<'py>, update: &Array<'py>, retain: &Array<'py>) -> PyResult<Bound<'py, PyBytes>> {
+    with_dtype!(&*dtype(update)?, product(py, update, retain))
 }
 
 /// Returns -1, 0 or 1 as the cosine of `first` and `retain` is below, equal to or above that of `second` and `retain`,
@@ -38,6 +46,17 @@ fn sign<'py, T: Exact + NumpyElement>(
     let (u, r) = (update.as_slice()?, retain.as_slice()?);
     let order = py.detach(|| install(u.len(), || exact::dot_sign(u, r)))?;
     number(order)
+}
+
+fn product<'py, T: Exact + NumpyElement>(
+    py: Python<'py>,
+    update: &Array<'py>,
+    retain: &Array<'py>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let (update, retain) = (read::<T>("update", update)?, read::<T>("retain", retain)?);
+    let (u, r) = (update.as_slice()?, retain.as_slice()?);
+    let product = py.detach(|| install(u.len(), || exact::dot_product(u, r)))?.map_err(from_core)?;
+    Ok(PyBytes::new(py, &product.to_signed_bytes_le()))
 }
 
 fn compare<'py, T: Exact + NumpyElement>(

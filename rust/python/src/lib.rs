@@ -6,6 +6,7 @@ mod addresses;
 mod arrays;
 mod errors;
 mod exact;
+mod exhaustive;
 mod table;
 mod threads;
 
@@ -21,7 +22,9 @@ mod _rust {
     #[pymodule_export]
     use crate::errors::RustError;
     #[pymodule_export]
-    use crate::exact::{compare_cosines, dot_sign};
+    use crate::exact::{compare_cosines, dot, dot_sign};
+    #[pymodule_export]
+    use crate::exhaustive::exhaustive;
     #[pymodule_export]
     use crate::threads::{get_num_threads, set_num_threads};
 
