@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import tiny
 
@@ -14,6 +15,11 @@ import tiny
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# How many pairs the property tests draw: `pytest --hypothesis-profile=ci`.
+for profile, examples in (("quick", 20), ("ci", 60), ("deep", 2000)):
+    settings.register_profile(profile, max_examples=examples, deadline=None, database=None)
+settings.load_profile("quick")
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

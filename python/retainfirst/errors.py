@@ -9,6 +9,10 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "DtypeMismatch",
@@ -17,6 +21,7 @@ __all__ = [
     "RetainFirstError",
     "ShapeMismatch",
     "StaleGradient",
+    "StatementViolated",
     "UnknownCombiner",
     "did_you_mean",
     "require",
@@ -45,6 +50,34 @@ class StaleGradient(RetainFirstError):
 
 class NonFiniteGradient(RetainFirstError):
     """A gradient holds NaN or infinity (raised only where the check was asked for)."""
+
+
+class StatementViolated(RetainFirstError, AssertionError):
+    """A combiner breaks a statement of the theorem book.
+
+    Attributes:
+        statement: The statement's number, such as ``"T1"``.
+        forget: The simplest forget gradient that was found, shape ``[n]``.
+        retain: The retain gradient, likewise.
+        update: What the combiner made of them; None if the rule was judged without rounding.
+        alpha: Weight of retain.
+        gamma: Weight of forget.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        statement: str,
+        forget: Tensor,
+        retain: Tensor,
+        update: Tensor | None,
+        alpha: float,
+        gamma: float,
+    ) -> None:
+        super().__init__(text)
+        self.statement, self.forget, self.retain, self.update = statement, forget, retain, update
+        self.alpha, self.gamma = alpha, gamma
 
 
 class MissingDependency(RetainFirstError, ImportError):

@@ -10,6 +10,7 @@ from rich.console import Console
 from retainfirst import __version__
 from retainfirst.cli._evaluate import evaluate
 from retainfirst.cli._unlearn import unlearn
+from retainfirst.cli._verify import verify
 from retainfirst.errors import RetainFirstError
 
 __all__ = ["app", "main"]
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(unlearn)
 app.command()(evaluate)
+app.command()(verify)
 
 
 def _print_version(wanted: bool) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retainfirst import __version__
+from retainfirst.cli._files import refuse_unwritable, write_json
 from retainfirst.data import CHAT_TEMPLATE_MODES
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 
@@ -107,9 +108,7 @@ def _measure(
     )
     report = _report(model, limit, scores)
     if output is not None:
-        draft = output.with_name(f".{output.name}.part")
-        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        draft.replace(output)
+        write_json(output, report)
     return report
 
 
@@ -126,8 +125,8 @@ def _refuse_bad_use(tasks: str | None, data_dir: Path | None, chat_template: str
     if chat_template not in CHAT_TEMPLATE_MODES:
         hint = did_you_mean(chat_template, CHAT_TEMPLATE_MODES)
         raise RetainFirstError(f"Unknown chat template mode {chat_template!r}. {hint}")
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise RetainFirstError(f"Output {output} cannot be written: give a file in an existing folder.")
+    if output is not None:
+        refuse_unwritable(output)
 
 
 def _report(model: str, limit: int | None, scores: Sequence[Score]) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""``retainfirst verify``: the theorem book, checked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from retainfirst import __version__
+from retainfirst.cli._files import refuse_unwritable, write_json
+
+if TYPE_CHECKING:
+    from retainfirst.theory.verify import Result
+
+__all__ = ["verify"]
+
+Option = typer.Option
+
+
+def verify(
+    statement: Annotated[
+        list[str] | None, Option(help="A statement's number, such as T6; may be given several times. Default: all.")
+    ] = None,
+    examples: Annotated[
+        int, Option(min=1, help="Pairs of gradients to judge for each statement, combiner, backend and format.")
+    ] = 100,
+    exhaustive: Annotated[
+        bool, Option("--exhaustive", help="Also hold both SAGO forms against T1 on every pair of 16-bit numbers.")
+    ] = False,
+    real_steps: Annotated[
+        int, Option(min=0, help="Steps of the facts model whose gradients are judged; 0: leave real gradients out.")
+    ] = 5,
+    seed: Annotated[int, Option(min=0, help="The same seed draws the same pairs.")] = 0,
+    output: Annotated[
+        Path, Option(help="Where the results go: a file, or a folder that gets verification.json.")
+    ] = Path("verification.json"),
+    as_json: Annotated[bool, Option("--json", help="Print the results as JSON instead of the table.")] = False,
+) -> None:
+    """Check what is stated about the rules: by a solver, by drawn gradients, by all 16-bit pairs, and by real gradients.
+
+    T1 to T8 hold, X1 and X2 do not hold as stated and are refuted with a counterexample. Signs and orders are judged by an
+    exact oracle, without tolerance. Exit code 1 if a statement that should hold does not, or one that should fail is not
+    refuted.
+
+    Examples:
+
+        retainfirst verify
+
+        retainfirst verify --statement T6 --statement X1 --examples 1000
+
+        retainfirst verify --exhaustive --output results/verification.json
+    """  # noqa: D412 - the command's help text, not Google sections
+    from retainfirst.theory import STATEMENTS
+    from retainfirst.theory import statement as by_number
+    from retainfirst.theory.verify import plan, run
+
+    chosen = [by_number(name) for name in dict.fromkeys(statement)] if statement else STATEMENTS
+    output = output / "verification.json" if output.is_dir() else output
+    refuse_unwritable(output)
+    notes = []
+    if real_steps and importlib.util.find_spec("transformers") is None:
+        real_steps = 0
+        notes.append("Real gradients were left out: they need transformers (pip install 'retainfirst[hf]').")
+    jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real_steps=real_steps, seed=seed)
+    start = time.perf_counter()
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
+    with Progress(TextColumn("{task.description:<16}"), *columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("", total=sum(job.total for job in jobs))
+        results = run(
+            jobs, lambda job, units: bars.update(bar, advance=units, description=f"{job.statement.id} {job.how}")
+        )
+    report = _report(results, examples, seed)
+    write_json(output, report)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(results, time.perf_counter() - start)
+        Console().print("\n".join([*notes, f"All of it, with the counterexamples: {output}"]), highlight=False)
+    if not all(result.as_expected for result in results):
+        raise typer.Exit(1)
+
+
+def _report(results: list[Result], examples: int, seed: int) -> dict[str, Any]:
+    versions = {"retainfirst": __version__} | {
+        name: version(name) for name in ("torch", "numpy", "hypothesis", "z3-solver")
+    }
+    return {
+        "statements": [result.as_dict() for result in results],
+        "examples": examples,
+        "seed": seed,
+        "versions": versions,
+    }
+
+
+_UNITS = {"solver": "proofs", "exhaustive": "pairs of numbers", "property": "pairs", "real": "pairs"}
+
+
+def _show(results: list[Result], seconds: float) -> None:
+    console = Console()
+    table = Table(title="The theorem book")
+    for heading, right in (
+        ("statement", 0),
+        ("how checked", 0),
+        ("on", 0),
+        ("count", 1),
+        ("seconds", 1),
+        ("verdict", 0),
+    ):
+        table.add_column(heading, justify="right" if right else "left")
+    for result in results:
+        lead = f"[bold]{result.statement.id}[/] {result.statement.title}"
+        for check in result.checks:
+            as_expected = check.verdict == check.expected
+            verdict = check.verdict + (", as expected" if as_expected and check.verdict != "holds" else "")
+            verdict = (
+                f"[green]{verdict}[/]" if as_expected else f"[bold red]{verdict}, but should be: {check.expected}[/]"
+            )
+            count = f"{check.count:,} {_UNITS[check.how]}"
+            table.add_row(lead, check.how, check.subject, count, f"{check.seconds:.1f}", verdict)
+            lead = ""
+        table.add_section()
+    console.print(table)
+    for result in results:
+        if result.counterexample is not None:
+            _show_counterexample(console, result)
+        for check in result.checks:
+            if check.verdict != check.expected:
+                console.print(
+                    f"{result.statement.id}, {check.how}:", *check.details, sep="\n  ", markup=False, highlight=False
+                )
+    good = sum(result.as_expected for result in results)
+    console.print(
+        f"{good} of {len(results)} statements are as the theorem book has them ({seconds:.0f} s).", highlight=False
+    )
+
+
+def _show_counterexample(console: Console, result: Result) -> None:
+    """Print vectors and cosines; long vectors stand in the file alone."""
+    case = result.counterexample or {}
+    console.print(
+        f"[bold]{result.statement.id}[/] is refuted by ({case['dtype']}, alpha {case['alpha']}, gamma {case['gamma']}):"
+    )
+    lines = [f"forget = {_vector(case['forget'])}", f"retain = {_vector(case['retain'])}"]
+    for rule, update in case["updates"].items():
+        cosine = case["cosines"].get(rule)
+        angle = f"cos = {cosine['decimal']:.9f}, its square {_short(cosine['squared'])}" if cosine else "no cosine"
+        lines.append(
+            f"{rule}: u = {_vector(update)}, <u, r> = {_short(case['dot_products'].get(rule, 'not finite'))}, {angle}"
+        )
+    console.print(*(f"  {line}" for line in lines), sep="\n", markup=False, highlight=False)
+
+
+def _vector(x: list[float]) -> str:
+    return str(x) if len(x) <= 8 else f"({len(x)} elements)"
+
+
+def _short(fraction: str) -> str:
+    return fraction if len(fraction) <= 40 else "(a long fraction)"

@@ -1,0 +1,83 @@
+"""Where SAGO becomes tighter than PCGrad: the crossing point of theorem T7."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.theory.arrays import flatten
+from retainfirst.theory.sums import Pair, root
+
+__all__ = ["crossing_bracket", "crossing_point"]
+
+_BITS = 60
+"""The crossing point is told to this many bits, more than a float64 holds."""
+
+
+def crossing_bracket(pair: Pair) -> tuple[Fraction, Fraction]:
+    """Return two fractions, equal but for :data:`_BITS` bits, with the crossing point between them.
+
+    Under global conflict, with ``p > 0`` and ``h != 0``, the sign of :func:`_excess` changes exactly once over ``l > 0``, from
+    negative to positive, and does so at ``b / p`` or before (T7; the solver proves all three).
+
+    Args:
+        pair: In global conflict and seen by PCGrad as one group, with ``p > 0`` and ``h != 0``.
+    """
+    high = pair.sums.b / pair.sums.p
+    while _excess(pair, high / 2) > 0:
+        high /= 2
+    low = high / 2
+    for _ in range(_BITS):
+        middle = (low + high) / 2
+        if _excess(pair, middle) > 0:
+            high = middle
+        else:
+            low = middle
+    return low, high
+
+
+def crossing_point(forget: Any, retain: Any) -> float:
+    """Return ``l*``: SAGO is strictly closer to the retain gradient than PCGrad exactly where ``gamma / alpha > l*``.
+
+    PCGrad is that of the global scope. The gradients must conflict as a whole: without conflict PCGrad is plain addition and T7
+    says nothing. Computed exactly and rounded once; ``l* <= b / p``, the bound of theorem T5.
+
+    Args:
+        forget: The forget gradient: a torch tensor or a numpy array of any shape, or a sequence or a mapping of them (taken
+            together as one vector). float64, float32, float16 or bfloat16, every element finite.
+        retain: The retain gradient, of the same structure, shapes and dtypes.
+
+    Returns:
+        ``l* >= 0``. Infinity where no weight makes SAGO tighter: where forget is a negative multiple of retain (``h = 0``), and
+        for some gradients that agree on no coordinate (``p = 0``).
+
+    Raises:
+        RetainFirstError: The gradients do not conflict (``<f, r> >= 0``), or hold NaN or infinity, or differ in structure.
+
+    Source: theorem T7 of this project.
+
+    Example:
+        >>> round(crossing_point(torch.tensor([0.01, -0.02]), torch.tensor([1.0, 1.0])), 3)
+        45.644
+    """
+    pair = Pair(flatten("forget", forget), flatten("retain", retain))
+    sums = pair.sums
+    if not pair.conflicts:
+        raise RetainFirstError(
+            f"crossing_point: <forget, retain> = {float(sums.dot):.6g} is not negative; the gradients must conflict as a whole"
+        )
+    if sums.p > 0 and sums.projected_square > 0:
+        return float(crossing_bracket(pair)[1])
+    # With p = 0 the excess is k l^2 - a b |r|^2 for a constant k: it changes its sign once, if k > 0.
+    square = sums.retain_square
+    slope = sums.a**2 * sums.projected_square - square**2 * sums.q
+    return root(sums.a * sums.b * square / slope) if slope > 0 else math.inf
+
+
+def _excess(pair: Pair, ratio: Fraction) -> Fraction:
+    """Above 0 where SAGO's cosine is above PCGrad's, at a ratio of the weights; under conflict, one group."""
+    sums = pair.sums
+    sago = (sums.a + ratio * sums.p) ** 2 * (sums.retain_square + ratio**2 * sums.projected_square)
+    return sago - sums.retain_square**2 * (sums.a + ratio**2 * sums.q)

@@ -1,0 +1,129 @@
+"""The verification: every statement by every means that applies to it, as jobs to be run and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from retainfirst.errors import require
+from retainfirst.theory import checks
+from retainfirst.theory.checks import Check, Tick
+from retainfirst.theory.statements import STATEMENTS, Statement
+
+__all__ = ["Job", "Result", "plan", "run"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One check to be run.
+
+    Attributes:
+        statement: What is checked.
+        how: By which means, as :attr:`retainfirst.theory.checks.Check.how`.
+        total: Units of work.
+        run: Runs it, and calls its argument with the units done since the last call.
+    """
+
+    statement: Statement
+    how: str
+    total: int
+    run: Callable[[Tick], Check]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All checks of one statement."""
+
+    statement: Statement
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether every check came to what the theorem book foresees."""
+        return all(check.verdict == check.expected for check in self.checks)
+
+    @property
+    def status(self) -> str:
+        """``"refuted"`` if a check refutes the statement, ``"holds"`` if all confirm it, else ``"undecided"``."""
+        found = {check.verdict for check in self.checks}
+        return "refuted" if "refuted" in found else "holds" if found == {"holds"} else "undecided"
+
+    @property
+    def counterexample(self) -> dict[str, Any] | None:
+        """The first check's that has one, as in ``verification.json``."""
+        return next((check.counterexample for check in self.checks if check.counterexample), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the statement's entry in ``verification.json``."""
+        return {
+            "id": self.statement.id,
+            "title": self.statement.title,
+            "status": self.status,
+            "expected": self.statement.status,
+            "as_expected": self.as_expected,
+            "checks": [check.as_dict() for check in self.checks],
+            "counterexample": self.counterexample,
+        }
+
+
+def plan(
+    statements: Sequence[Statement] = STATEMENTS,
+    *,
+    examples: int = 100,
+    exhaustive: bool = False,
+    real_steps: int = 5,
+    seed: int = 0,
+) -> list[Job]:
+    """Return the jobs that check some statements.
+
+    Args:
+        statements: Which.
+        examples: Pairs of gradients to judge for each statement, combiner, backend and format.
+        exhaustive: Also go through every pair of bfloat16 and of float16 numbers.
+        real_steps: Steps of the facts model's run whose gradients are judged; 0: none, and transformers is not needed.
+        seed: The same seed gives the same pairs.
+
+    Raises:
+        MissingDependency: hypothesis or z3-solver is not installed (extra ``verify``).
+    """
+    for module in ("hypothesis", "z3"):
+        require(module, "verify")
+    jobs: list[Job] = []
+    for one in statements:
+        if one.claims:
+            jobs.append(Job(one, "solver", checks.solver_units(one), partial(checks.by_solver, one)))
+        if exhaustive and one.id == "T1":
+            jobs.append(Job(one, "exhaustive", checks.EXHAUSTIVE_UNITS, checks.by_exhaustion))
+        if one.status == "refuted":
+            search = partial(checks.by_counterexample, one, examples, seed)
+            jobs.append(Job(one, "property", checks.COUNTEREXAMPLE_UNITS, search))
+        if one.promised_by:
+            jobs.append(
+                Job(one, "property", checks.property_units(one), partial(checks.by_property, one, examples, seed))
+            )
+            if real_steps:
+                jobs.append(Job(one, "real", real_steps, partial(checks.by_real_gradients, one, real_steps, seed)))
+    return jobs
+
+
+def _silent(job: Job, units: int) -> None:
+    pass
+
+
+def run(jobs: Iterable[Job], tick: Callable[[Job, int], None] = _silent) -> list[Result]:
+    """Run jobs, one after the other.
+
+    Args:
+        jobs: From :func:`plan`.
+        tick: Called with a job and the units that it has done since the last call.
+
+    Returns:
+        One result a statement, in the order of the jobs.
+    """
+    found: dict[str, Result] = {}
+    for job in jobs:
+        result = found.setdefault(job.statement.id, Result(job.statement))
+        result.checks.append(job.run(partial(tick, job)))
+    return list(found.values())
