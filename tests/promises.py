@@ -146,7 +146,8 @@ def _ceil_root(x: Fraction) -> Fraction:
 
 def _place(pair: Pair, found: NDArray[Any], expected: NDArray[Any], different: NDArray[Any]) -> str:
     i = int(different.argmax())
-    return f"update[{i}] = {found[i]}, but should be {expected[i]}: forget {pair.forget[i]}, retain {pair.retain[i]}; {_text(pair)}"
+    inputs = f"forget {pair.forget[i]}, retain {pair.retain[i]}; {_text(pair)}"
+    return f"update[{i}] = {found[i]}, but should be {expected[i]}: {inputs}"
 
 
 def _text(pair: Pair) -> str:

@@ -1,0 +1,110 @@
+"""Claims that are false are refuted, by the solver and by drawn pairs; empty ones are noticed; the verdicts follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from retainfirst.theory import statement
+from retainfirst.theory._judgements import always, conflict_with_angles, larger_gap_than_rounding
+from retainfirst.theory.claims import PAIR, Claim, pair_of_gradients
+from retainfirst.theory.implementations import IMPLEMENTATIONS
+from retainfirst.theory.search import search
+from retainfirst.theory.solver import prove
+from retainfirst.theory.verify import Result, plan, run
+
+T1, T5, T6, X1, X2 = (statement(name) for name in ("T1", "T5", "T6", "X1", "X2"))
+RUST = {rule: several[0].call for rule, several in IMPLEMENTATIONS.items()}
+
+
+def without_condition(claim: Claim) -> Claim:
+    """T5's claims assume l p >= b (and b > 0) after what is true of any two gradients in conflict."""
+    return replace(claim, assume=lambda v: [*pair_of_gradients(v), v.c < 0])
+
+
+T5_WITHOUT_ITS_CONDITION = replace(
+    T5,
+    claims=tuple(map(without_condition, T5.claims)),
+    hypothesis=lambda judge: conflict_with_angles(judge) and judge.outlasts_rounding(abs(judge.gap)),
+    domains=(),
+)
+X1_CLAIMED_TO_HOLD = replace(X1, status="holds", promised_by=("sago",))
+T6_FOR_PLAIN_SAGO = replace(
+    T6, rule="sago", promised_by=("sago",), hypothesis=lambda j: j.has_angles and j.outlasts_rounding(abs(j.gap))
+)
+
+
+def checks(one) -> Result:
+    [result] = run(plan([one], examples=15, real_steps=0))
+    return result
+
+
+@pytest.mark.parametrize("wrong", [T5_WITHOUT_ITS_CONDITION, X1_CLAIMED_TO_HOLD], ids=lambda one: one.id)
+def test_the_solver_refutes(wrong):
+    for claim in wrong.claims:
+        proof = prove(claim)
+        assert proof.verdict == "refuted"
+        assert set(proof.model) >= {"a", "b"}
+
+
+@pytest.mark.parametrize("call", [None, RUST["sago"]], ids=["exact", "stored"])
+@pytest.mark.parametrize(
+    "wrong", [T5_WITHOUT_ITS_CONDITION, X1_CLAIMED_TO_HOLD, T6_FOR_PLAIN_SAGO], ids=lambda one: one.id
+)
+def test_drawn_pairs_refute(wrong, call):
+    found = search(wrong, call, "float32", 200)
+    assert found.violation is not None
+    assert found.violation.statement == wrong.id
+    assert 2 <= len(found.violation.retain) <= 3  # shrunk
+
+
+def test_every_other_claim_is_needed_as_it_stands():
+    """A claim turned round is refuted, so that none is proved by contradiction in its assumptions."""
+    for one in (T1, T5, T6):
+        for claim in one.claims:
+            turned = replace(claim, conclude=lambda v, claim=claim: [_not(x) for x in claim.conclude(v)])
+            assert prove(turned).verdict == "refuted", claim.words
+
+
+def _not(x):
+    import z3
+
+    return z3.Not(x)
+
+
+def test_a_claim_about_nothing_is_vacuous():
+    nothing = Claim("no such numbers", PAIR, lambda v: [*pair_of_gradients(v), v.a < 0], lambda v: [v.a == 1])
+    assert prove(nothing).verdict == "vacuous"
+
+
+def test_a_proof_that_takes_too_long_is_undecided():
+    [hard] = [claim for claim in statement("T5").claims if claim.words == "at least as tight"]
+    assert prove(hard, timeout=0.001).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        (X1_CLAIMED_TO_HOLD, "refuted"),
+        (T5_WITHOUT_ITS_CONDITION, "refuted"),
+        (replace(X2, status="holds", promised_by=("pcgrad",)), "refuted"),
+        (replace(T6, status="refuted"), "holds"),
+        (replace(statement("T3"), claims=(), hypothesis=lambda judge: False), "undecided"),
+    ],
+    ids=["X1 holds", "T5 without condition", "X2 holds", "T6 refuted", "T3 of nothing"],
+)
+def test_a_wrong_book_is_not_as_expected(wrong, status):
+    result = checks(wrong)
+    assert result.status == status
+    assert not result.as_expected
+
+
+def test_a_violation_brings_its_counterexample():
+    result = checks(X1_CLAIMED_TO_HOLD)
+    assert result.counterexample["updates"]["sago"] != result.counterexample["updates"]["pcgrad"]
+
+
+def test_these_hypotheses_are_those_of_the_book():
+    assert T6.hypothesis is larger_gap_than_rounding
+    assert T1.hypothesis is always
