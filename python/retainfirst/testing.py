@@ -68,6 +68,10 @@ def check_combiner(
         Traceback (most recent call last):
         retainfirst.errors.StatementViolated: T2 (Never against retention) does not hold for <lambda> in float32: ...
     """
+    if isinstance(statements, str):
+        raise RetainFirstError(f"check_combiner: statements must be a sequence, such as ({statements!r},)")
+    if max_examples < 1:
+        raise RetainFirstError(f"check_combiner: max_examples must be at least 1, not {max_examples!r}")
     kind = str(dtype).removeprefix("torch.")
     if kind not in FORMATS:
         raise DtypeMismatch(f"check_combiner: unknown dtype {dtype!r}. {did_you_mean(kind, FORMATS)}")

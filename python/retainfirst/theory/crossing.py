@@ -6,6 +6,8 @@ import math
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from retainfirst.errors import RetainFirstError
 from retainfirst.theory.arrays import flatten
 from retainfirst.theory.sums import Pair, root
@@ -62,7 +64,14 @@ def crossing_point(forget: Any, retain: Any) -> float:
         >>> round(crossing_point(torch.tensor([0.01, -0.02]), torch.tensor([1.0, 1.0])), 3)
         45.644
     """
-    pair = Pair(flatten("forget", forget), flatten("retain", retain))
+    f, r = flatten("forget", forget), flatten("retain", retain)
+    if (f.dtype, f.shape) != (r.dtype, r.shape):
+        found = " and ".join(f"{len(x)} elements of {x.dtype}" for x in (f, r))
+        raise RetainFirstError(f"crossing_point: forget and retain differ: {found}")
+    for name, x in (("forget", f), ("retain", r)):
+        if not np.isfinite(x).all():
+            raise RetainFirstError(f"crossing_point: {name} holds NaN or infinity")
+    pair = Pair(f, r)
     sums = pair.sums
     if not pair.conflicts:
         raise RetainFirstError(

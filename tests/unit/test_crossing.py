@@ -1,0 +1,105 @@
+"""The crossing point: SAGO is tighter than PCGrad beyond it and not before it, exactly."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from retainfirst import reference
+from retainfirst.errors import RetainFirstError
+from retainfirst.theory import crossing_point
+from retainfirst.theory.arrays import FORMATS
+from retainfirst.theory.crossing import crossing_bracket
+from retainfirst.theory.strategies import pairs
+from retainfirst.theory.sums import Pair
+
+
+def is_tighter(pair, ratio):
+    """By the exact cosines' squares, times ``|r|^2``, at weights 1 and ratio."""
+    sums = pair.sums
+    sago = (sums.a + ratio * sums.p) ** 2 / (sums.a + ratio**2 * sums.q)
+    return sago > sums.retain_square**2 / (sums.retain_square + ratio**2 * sums.projected_square)
+
+
+conflicting = st.sampled_from(list(FORMATS)).flatmap(
+    lambda dtype: pairs(dtype, ["conflicting", "strong", "weak", "zeros", "nearly_parallel"])
+)
+
+
+@given(conflicting, st.integers(1, 40))
+def test_tighter_beyond_and_not_before(arrays, k):
+    pair = Pair(*arrays)
+    sums = pair.sums
+    assume(pair.conflicts and sums.p > 0 and sums.projected_square > 0)
+    low, high = crossing_bracket(pair)
+    assert 0 < low < high <= sums.b / sums.p
+    assert high - low <= high / 2**55
+    step = Fraction(1, 2**k)
+    assert is_tighter(pair, high * (1 + step))
+    assert not is_tighter(pair, low * (1 - step))
+    assert crossing_point(*arrays) == float(high)
+
+
+@given(conflicting)
+def test_without_agreement(arrays):
+    """With p = 0 SAGO keeps the conflicting part of retain alone, and may or may not become tighter."""
+    f, r = arrays
+    f = np.where((f.astype(float) * r.astype(float)) > 0, np.zeros_like(f), f)
+    pair = Pair(f, r)
+    assume(pair.conflicts and pair.sums.p == 0)
+    found = crossing_point(f, r)
+    big = Fraction(2) ** 200
+    if math.isinf(found):
+        assert not is_tighter(pair, big)
+    else:
+        assert is_tighter(pair, Fraction(found) * 2 if found else Fraction(1, 2**200))
+        assert found == 0 or not is_tighter(pair, Fraction(found) / 2)
+
+
+def test_the_example_of_the_theory():
+    retain, forget = np.array([1.0, 1.0]), np.array([0.01, -0.02])
+    found = crossing_point(forget, retain)
+    assert found == pytest.approx(100 / 3, rel=1e-12)
+    for ratio, order in ((0.99 * found, -1), (1.01 * found, 1)):
+        updates = [reference.combine(forget, retain, name, gamma=ratio) for name in ("sago", "pcgrad")]
+        assert reference.compare_cosines(*updates, retain) == order
+
+
+def test_any_container_and_any_size():
+    generator = torch.Generator().manual_seed(0)
+    f, r = torch.randn(2, 1000, 300, generator=generator)
+    f -= 0.1 * r
+    whole = crossing_point(f, r)
+    assert 0 < whole < 10
+    assert crossing_point(f.numpy(), r.numpy()) == whole
+    assert crossing_point([f[:10], f[10:]], [r[:10], r[10:]]) == whole
+    assert crossing_point({"a": f[:10], "b": f[10:]}, {"a": r[:10], "b": r[10:]}) == whole
+    assert crossing_point(f.bfloat16(), r.bfloat16()) == pytest.approx(whole, rel=0.1)
+
+
+def test_a_multiple_never_becomes_tighter():
+    r = np.array([1.0, -2.0, 3.0])
+    assert crossing_point(-2 * r, r) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "text"),
+    [
+        (np.ones(2), np.ones(2), "is not negative"),
+        (np.zeros(2), np.ones(2), "is not negative"),
+        (np.array([-1.0, np.nan]), np.ones(2), "forget holds NaN"),
+        (np.array([-1.0]), np.ones(2), "1 elements of float64 and 2 elements"),
+        (np.array([-1.0], np.float32), np.ones(1), "float32"),
+        ("forget", np.ones(1), "forget: give a tensor"),
+        ([np.ones(1), np.ones(1, np.float32)], np.ones(2), "forget: holds float32, float64"),
+    ],
+)
+def test_bad_input(forget, retain, text):
+    with pytest.raises(RetainFirstError, match=text):
+        crossing_point(forget, retain)
