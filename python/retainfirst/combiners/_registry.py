@@ -35,7 +35,8 @@ def make_combiner(name: str, **options: Any) -> Combiner:
 
     Args:
         name: One of :func:`available_combiners`.
-        **options: Its options: ``alpha`` and ``gamma`` for all, ``scope`` for ``pcgrad`` and ``blur``.
+        **options: Its options: ``alpha`` and ``gamma`` for all, ``scope`` for ``pcgrad`` and ``blur``,
+            ``round_toward_retain`` for ``pcgrad``.
 
     Returns:
         The combiner.
@@ -46,7 +47,7 @@ def make_combiner(name: str, **options: Any) -> Combiner:
 
     Example:
         >>> make_combiner("pcgrad", scope="global", gamma=0.5)
-        PCGrad(alpha=1.0, gamma=0.5, scope='global')
+        PCGrad(alpha=1.0, gamma=0.5, scope='global', round_toward_retain=False)
     """
     if not isinstance(name, str) or name not in _REGISTRY:
         raise UnknownCombiner(f"Unknown combiner {name!r}. {did_you_mean(str(name), _REGISTRY)}")
