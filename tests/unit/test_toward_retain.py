@@ -52,43 +52,45 @@ def problems(draw: st.DrawFn, dtype: torch.dtype) -> tuple[list[Tensor], list[Te
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_group_is_opposed_exactly(backend, dtype):
-    judged = opposed_without = 0
+    judged = 0
 
     @settings(max_examples=150, deadline=None, database=None)
     @given(problems(dtype), WEIGHTS, WEIGHTS)
     def check(problem, alpha, gamma):
-        nonlocal judged, opposed_without
+        nonlocal judged
         forget, retain, groups = problem
-        for safe in (True, False):
-            update = [r.clone() for r in retain]
-            rule = rf.PCGrad(alpha=alpha, gamma=gamma, round_toward_retain=safe)
-            rule.combine_([f.clone() for f in forget], update, groups)
-            for group in groups:
-                u, r = (np.concatenate([array(x[i]) for i in group]) for x in (update, retain))
-                if np.isfinite(u).all():
-                    sign = reference.dot_sign(u, r)
-                    assert sign >= 0 or not safe
-                    judged, opposed_without = judged + safe, opposed_without + (sign < 0)
+        update = [r.clone() for r in retain]
+        rule = rf.PCGrad(alpha=alpha, gamma=gamma, round_toward_retain=True)
+        rule.combine_(forget, update, groups)
+        for group in groups:
+            u, r = (np.concatenate([array(x[i]) for i in group]) for x in (update, retain))
+            if np.isfinite(u).all():
+                judged += 1
+                assert reference.dot_sign(u, r) >= 0
 
     check()
-    # So that the test is of something: most updates are finite, and without the option some are opposed.
-    assert judged > 75
-    assert opposed_without > 0
+    assert judged > 30  # of some 200: most updates are finite
 
 
 @pytest.mark.parametrize("scope", ["tensor", "module", "global"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_scope(backend, dtype, scope):
     names = ["a.weight", "a.bias", "b.weight"]
-    ratio = 1e4 / torch.finfo(dtype).eps if dtype != torch.float16 else 1e4
+    ratio = 1e4 if dtype == torch.float16 else 1e4 / torch.finfo(dtype).eps
+    without = 0
     for seed in range(20):
         pairs = [gradients(200, torch.float64, seed=3 * seed + i, ratio=ratio) for i in range(3)]
-        f, r = ({n: (p[k] * 0.4).to(dtype) for n, p in zip(names, pairs, strict=True)} for k in (0, 1))
-        rule = rf.PCGrad(scope=scope, round_toward_retain=True)
-        u = rf.combine(f, r, rule)
-        for group in rule.group(names).values():
-            left, right = (np.concatenate([array(x[names[i]]) for i in group]) for x in (u, r))
-            assert reference.dot_sign(left, right) >= 0
+        f = {name: pair[0].to(dtype) for name, pair in zip(names, pairs, strict=True)}
+        r = {name: (pair[1] / 2**8).to(dtype) for name, pair in zip(names, pairs, strict=True)}
+        for safe in (True, False):
+            rule = rf.PCGrad(scope=scope, round_toward_retain=safe)
+            u = rf.combine(f, r, rule)
+            for group in rule.group(names).values():
+                left, right = (np.concatenate([array(x[names[i]]) for i in group]) for x in (u, r))
+                sign = reference.dot_sign(left, right)
+                assert sign >= 0 or not safe
+                without += sign < 0
+    assert without > 0
 
 
 def test_bfloat16_with_a_long_forget_gradient(backend):
