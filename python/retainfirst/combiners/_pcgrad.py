@@ -26,8 +26,9 @@ class PCGrad(ProjectionCombiner):
     every ratio of lengths, as long as ``u`` is finite. The coefficient of ``r`` is made larger by more than the dot products
     can be wrong, and each ``u_i`` is rounded in the direction of the sign of ``r_i``, so that no rounding makes ``u_i r_i``
     smaller. The price: an element is up to one unit in the last place from its exact value, not half a unit, and always on
-    retain's side. It needs gradual underflow (the default; not ``torch.set_flush_denormal``). On a device without float64 it
-    holds for groups of up to two million elements whose squares neither overflow nor underflow in float32.
+    retain's side. What is done to the update afterwards, such as clipping, rounds again. It needs gradual underflow (the
+    default; not ``torch.set_flush_denormal``). On a device without float64 it holds for groups of up to two million elements
+    whose squares neither overflow nor underflow in float32.
 
     Source: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020; one-sided as in Xiao et al., ACL 2026. Their scope
     is ``"module"`` in the paper and ``"tensor"`` in their code; GRU uses ``"global"``.
