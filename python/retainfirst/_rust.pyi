@@ -41,6 +41,7 @@ def linear_(
     lengths: list[int],
     c_retain: list[float],
     c_forget: list[float],
+    toward_retain: bool = False,
 ) -> NDArray[np.float64]: ...
 def combine(
     rule: str,

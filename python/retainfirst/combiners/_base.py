@@ -152,7 +152,8 @@ class ProjectionCombiner(Combiner):
     def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:
         table = kernels.moments(forget, retain)
         c_retain, c_forget = self.coefficients(m.reduce_rows(table, index, groups))
-        written = kernels.linear_(forget, retain, c_retain[index], c_forget[index])
+        toward_retain = getattr(self, "round_toward_retain", False)
+        written = kernels.linear_(forget, retain, c_retain[index], c_forget[index], toward_retain)
         update_columns = [m.UU, m.UR, m.UF, m.EU]
         table[:, update_columns] = written[:, update_columns]
         return table

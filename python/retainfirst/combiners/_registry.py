@@ -43,7 +43,7 @@ def make_combiner(name: str, **options: Any) -> Combiner:
     Args:
         name: One of :func:`available_combiners`, or ``"torchjd"``.
         **options: Its options: ``alpha`` and ``gamma`` for all, ``scope`` for ``pcgrad``, ``blur`` and ``torchjd``,
-            ``aggregator`` for ``torchjd``.
+            ``round_toward_retain`` for ``pcgrad``, ``aggregator`` for ``torchjd``.
 
     Returns:
         The combiner.
@@ -55,7 +55,7 @@ def make_combiner(name: str, **options: Any) -> Combiner:
 
     Example:
         >>> make_combiner("pcgrad", scope="global", gamma=0.5)
-        PCGrad(alpha=1.0, gamma=0.5, scope='global')
+        PCGrad(alpha=1.0, gamma=0.5, scope='global', round_toward_retain=False)
     """
     makers = _REGISTRY | _WITH_AN_OBJECT
     if not isinstance(name, str) or name not in makers:

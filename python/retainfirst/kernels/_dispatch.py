@@ -75,7 +75,9 @@ def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
     return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.elementwise_(rule, f, r, alpha, gamma))
 
 
-def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
+def linear_(
+    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain`` and measure it in the same pass.
 
     Every element is computed in float64 and rounded once to the dtype.
@@ -85,6 +87,8 @@ def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor
         retain: ``n`` retain gradients, overwritten by the update.
         c_retain: Float64 of shape ``[n]``, one coefficient a tensor.
         c_forget: Float64 of shape ``[n]``.
+        toward_retain: Round each element in the direction of the sign of its retain gradient, not to nearest, and keep all
+            errors on that side: no ``u_i r_i`` is below ``(c_retain r_i + c_forget f_i) r_i`` taken exactly.
 
     Returns:
         Float64 of shape ``[n, 11]``; of its columns only those of the update are meant to be read.
@@ -92,7 +96,8 @@ def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor
 
     def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], chosen: Tensor) -> Tensor:
         on = chosen.to(c_retain.device)
-        table: Tensor = kernels.linear_(f, r, c_retain[on].to(r[0].device), c_forget[on].to(r[0].device))
+        coefficients = c_retain[on].to(r[0].device), c_forget[on].to(r[0].device)
+        table: Tensor = kernels.linear_(f, r, *coefficients, toward_retain)
         return table
 
     return _dispatch(forget, retain, work)

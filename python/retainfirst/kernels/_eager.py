@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retainfirst import moments as m
 from retainfirst.kernels._layout import in_memory_order
+from retainfirst.kernels._toward import add_toward
 
 __all__ = ["elementwise_", "linear_", "moments"]
 
@@ -36,13 +37,16 @@ def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
     return _per_tensor(rows)
 
 
-def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
+def linear_(
+    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     rows: list[list[Tensor]] = []
     for i, pair in enumerate(zip(forget, retain, strict=True)):
         rows.append([])
         for f, r in _pieces(*pair):
-            u = (c_retain[i] * r.to(c_retain.dtype) + c_forget[i] * f.to(c_forget.dtype)).to(r.dtype)
+            kept, taken = c_retain[i] * r.to(c_retain.dtype), c_forget[i] * f.to(c_forget.dtype)
+            u = add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
             rows[-1].append(_row(f, r, u))
             r.copy_(u)
     return _per_tensor(rows)

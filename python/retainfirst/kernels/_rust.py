@@ -44,10 +44,12 @@ def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
     return torch.from_numpy(table)
 
 
-def linear_(forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor) -> Tensor:
+def linear_(
+    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     try:
-        table = _rust.linear_(*_addresses(forget, retain), c_retain.tolist(), c_forget.tolist())
+        table = _rust.linear_(*_addresses(forget, retain), c_retain.tolist(), c_forget.tolist(), toward_retain)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)

@@ -6,6 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::moments::{Accumulate, NarrowSums, ScaledSums};
+use crate::rounding::{round_to_odd, round_toward};
 
 /// A format that element-wise rules compute in: `f32` (for `f32` and the 16-bit formats) or `f64`.
 pub trait Wide:
@@ -85,6 +86,11 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     /// Returns a wide value that [`Element::store`] turns into `value` rounded once to this format.
     #[doc(hidden)]
     fn prepare(value: f64) -> Self::Wide;
+
+    /// Returns a wide value that [`Element::store`] turns into `value` rounded once to this format: up where `direction` is
+    /// above zero, down where it is below, as by [`Element::prepare`] where it is zero. Overflow gives infinity.
+    #[doc(hidden)]
+    fn prepare_toward(value: f64, direction: f64) -> Self::Wide;
 }
 
 mod sealed {
@@ -96,7 +102,7 @@ mod sealed {
 }
 
 macro_rules! wide_element {
-    ($float:ty) => {
+    ($float:ty, $toward:path) => {
         impl Element for $float {
             type Wide = Self;
 
@@ -119,15 +125,26 @@ macro_rules! wide_element {
             fn prepare(value: f64) -> Self {
                 Self::from_f64(value)
             }
+
+            #[inline(always)]
+            fn prepare_toward(value: f64, direction: f64) -> Self {
+                Self::from_f64($toward(value, direction))
+            }
         }
     };
 }
 
-wide_element!(f64);
-wide_element!(f32);
+wide_element!(f64, unrounded);
+wide_element!(f32, round_toward::<24, -149>);
+
+/// Nothing is narrower than `f64` here, so that there is no direction to round in.
+#[inline(always)]
+fn unrounded(value: f64, _: f64) -> f64 {
+    value
+}
 
 macro_rules! half_element {
-    ($half:ty, $to_f32:path, $from_f32:path) => {
+    ($half:ty, $to_f32:path, $from_f32:path, $toward:path) => {
         impl Element for $half {
             type Wide = f32;
 
@@ -155,12 +172,17 @@ macro_rules! half_element {
             fn prepare(value: f64) -> f32 {
                 round_to_odd(value)
             }
+
+            #[inline(always)]
+            fn prepare_toward(value: f64, direction: f64) -> f32 {
+                $toward(value, direction) as f32
+            }
         }
     };
 }
 
-half_element!(f16, f16_to_f32, f16_from_f32);
-half_element!(bf16, bf16_to_f32, bf16_from_f32);
+half_element!(f16, f16_to_f32, f16_from_f32, round_toward::<11, -24>);
+half_element!(bf16, bf16_to_f32, bf16_from_f32, round_toward::<8, -133>);
 
 #[inline(always)]
 fn f16_to_f32(from: &[f16], to: &mut [f32]) {
@@ -189,19 +211,4 @@ fn bf16_from_f32(from: &[f32], to: &mut [bf16]) {
         let nan = (bits >> 16) | 0x40;
         *to = bf16::from_bits(if from.is_nan() { nan } else { rounded } as u16);
     }
-}
-
-/// Rounds to `f32` so that a later rounding to a format at least two bits narrower is as if `value` were rounded once.
-///
-/// An inexact result is the neighbour whose last bit is odd, which no narrower format has as a value or as a tie
-/// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
-#[inline(always)]
-fn round_to_odd(value: f64) -> f32 {
-    let nearest = value as f32;
-    let bits = nearest.to_bits();
-    let back = f64::from(nearest);
-    // The odd neighbour of an even result lies on the side of `value`: one step down in magnitude if it was rounded up.
-    let odd = if back.abs() > value.abs() { bits.wrapping_sub(1) } else { bits.wrapping_add(1) };
-    let change = (back != value) & (bits & 1 == 0) & !value.is_nan();
-    f32::from_bits(if change { odd } else { bits })
 }

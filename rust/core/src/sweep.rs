@@ -168,7 +168,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::rules::{Coefficients, Linear, SagoKeepRetain, Weights};
+    use crate::rules::{Coefficients, Linear, LinearTowardRetain, SagoKeepRetain, Weights};
     use crate::simd::run_all;
 
     /// An update that brings its own memory and gives it back beside the moments.
@@ -191,10 +191,13 @@ mod tests {
         let wave = |step: f64| (0..3001).map(|i| convert((f64::from(i) * step).sin())).collect::<Vec<T>>();
         let (forget, retain) = (wave(0.7), wave(1.9));
         let sago = SagoKeepRetain::<T::Wide>(Weights::new(0.7, 1.3).expect("in range"));
-        let linear = Linear(Coefficients { retain: 1.7, forget: -0.3 });
-        for results in
-            [run_all(|| Whole(&forget, &retain, sago)), run_all(|| Whole(&forget, &retain, linear))]
-        {
+        let coefficients = Coefficients { retain: 1.7, forget: -0.3 };
+        let (linear, toward) = (Linear(coefficients), LinearTowardRetain(coefficients));
+        for results in [
+            run_all(|| Whole(&forget, &retain, sago)),
+            run_all(|| Whole(&forget, &retain, linear)),
+            run_all(|| Whole(&forget, &retain, toward)),
+        ] {
             assert!(results.len() > 1);
             for other in &results[1..] {
                 assert_eq!(&results[0], other);

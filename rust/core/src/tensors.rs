@@ -4,7 +4,7 @@ use crate::combine::{check_length, combine_elements};
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::rules::{Coefficients, Linear, Rule};
+use crate::rules::{Coefficients, Linear, LinearTowardRetain, Rounding, Rule};
 use crate::sweep::{self, Piece, View};
 
 /// Returns the moments of each pair `(forget, retain)`; the sums of the update are zero.
@@ -32,7 +32,7 @@ pub fn apply_elementwise<T: Element>(
     combine_elements(rule, alpha, gamma, pieces(pairs)?)
 }
 
-/// Writes `u = c.retain * r + c.forget * f` into each `retain` of the pairs `(forget, retain)`.
+/// Writes `u = c.retain * r + c.forget * f`, rounded as asked, into each `retain` of the pairs `(forget, retain)`.
 ///
 /// The sums of `f` and `r` alone and the conflicts are not measured again and stay zero in the moments.
 ///
@@ -41,9 +41,16 @@ pub fn apply_elementwise<T: Element>(
 pub fn apply_linear<T: Element>(
     pairs: Vec<(&[T], &mut [T])>,
     coefficients: &[Coefficients],
+    rounding: Rounding,
 ) -> Result<Vec<Moments>, Error> {
     check_length("coefficients", coefficients.len(), pairs.len())?;
-    Ok(sweep::update::<T, _, false>(pieces(pairs)?, |i| Linear(coefficients[i])))
+    let pieces = pieces(pairs)?;
+    Ok(match rounding {
+        Rounding::Nearest => sweep::update::<T, _, false>(pieces, |i| Linear(coefficients[i])),
+        Rounding::TowardRetain => {
+            sweep::update::<T, _, false>(pieces, |i| LinearTowardRetain(coefficients[i]))
+        }
+    })
 }
 
 fn pieces<'a, T>(pairs: Vec<(&'a [T], &'a mut [T])>) -> Result<Vec<Piece<'a, T>>, Error> {

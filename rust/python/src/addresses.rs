@@ -2,7 +2,7 @@
 
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use retainfirst_core::{Coefficients, Element, Error, Moments, Rule};
+use retainfirst_core::{Coefficients, Element, Error, Moments, Rounding, Rule};
 
 use crate::errors::{from_core, refuse};
 use crate::table::table;
@@ -60,10 +60,13 @@ pub fn elementwise_<'py>(
     with_dtype!(dtype, apply_elementwise(py, tensors, rule, alpha, gamma))
 }
 
-/// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once.
+/// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once:
+/// to nearest, or with `toward_retain` in the direction of each retain element's sign.
 ///
 /// Of the table only `uu`, `ur`, `uf`, `count` and the exponents are filled; `ef` and `er` are those that `moments` gives.
 #[pyfunction]
+#[pyo3(signature = (dtype, forget, retain, lengths, c_retain, c_forget, toward_retain=false))]
+#[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
 pub fn linear_<'py>(
     py: Python<'py>,
     dtype: &str,
@@ -72,6 +75,7 @@ pub fn linear_<'py>(
     lengths: Vec<usize>,
     c_retain: Vec<f64>,
     c_forget: Vec<f64>,
+    toward_retain: bool,
 ) -> Table<'py> {
     for (name, list) in [("c_retain", &c_retain), ("c_forget", &c_forget)] {
         if list.len() != forget.len() {
@@ -84,8 +88,9 @@ pub fn linear_<'py>(
     }
     let coefficients =
         c_retain.into_iter().zip(c_forget).map(|(retain, forget)| Coefficients { retain, forget }).collect();
+    let rounding = if toward_retain { Rounding::TowardRetain } else { Rounding::Nearest };
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_linear(py, tensors, coefficients))
+    with_dtype!(dtype, apply_linear(py, tensors, coefficients, rounding))
 }
 
 struct Tensors {
@@ -112,10 +117,15 @@ fn apply_elementwise<T: Element>(
     run(py, elements, || retainfirst_core::apply_elementwise(rule, alpha, gamma, pairs))
 }
 
-fn apply_linear<T: Element>(py: Python<'_>, tensors: Tensors, coefficients: Vec<Coefficients>) -> Table<'_> {
+fn apply_linear<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
+    coefficients: Vec<Coefficients>,
+    rounding: Rounding,
+) -> Table<'_> {
     let pairs = tensors.into_write::<T>()?;
     let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
-    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients))
+    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients, rounding))
 }
 
 fn run(

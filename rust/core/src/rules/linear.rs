@@ -12,6 +12,16 @@ pub struct Coefficients {
     pub forget: f64,
 }
 
+/// How the update of a group is rounded to the format of the gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Each element to the nearest number.
+    Nearest,
+    /// Each element in the direction of the sign of its retain gradient, so that no `u_i r_i` is below what it is without any
+    /// rounding: a dot product `<u, r>` that the coefficients make positive stays so.
+    TowardRetain,
+}
+
 /// Computes in `f64` (two products and a sum, each rounded) and rounds once to the element's format.
 #[derive(Clone, Copy)]
 pub(crate) struct Linear(pub(crate) Coefficients);

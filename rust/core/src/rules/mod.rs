@@ -5,16 +5,18 @@ mod linear;
 mod pcgrad;
 mod sago;
 mod sum;
+mod toward_retain;
 
 use std::str::FromStr;
 
-pub use linear::Coefficients;
+pub use linear::{Coefficients, Rounding};
 
 pub(crate) use blur::coefficients as blur;
 pub(crate) use linear::Linear;
 pub(crate) use pcgrad::coefficients as pcgrad;
 pub(crate) use sago::{Sago, SagoKeepRetain, conflict};
 pub(crate) use sum::Sum;
+pub(crate) use toward_retain::LinearTowardRetain;
 
 use crate::element::{Element, Wide};
 use crate::error::Error;

@@ -17,6 +17,8 @@ pub trait Format: Element + std::fmt::Debug {
     fn value(self) -> f64;
     /// `value` rounded once, to nearest, ties to even.
     fn rounded(value: f64) -> Self;
+    /// `value` rounded once: up where `direction` is above zero, down where it is below, to nearest where it is zero.
+    fn toward(value: f64, direction: f64) -> Self;
     /// The three steps of `alpha * r + gamma * f` and its parts in the format that element-wise rules compute in.
     fn multiply(weight: f64, x: Self) -> f64;
     fn add(x: f64, y: f64) -> f64;
@@ -35,6 +37,9 @@ impl Format for f64 {
     fn rounded(value: f64) -> Self {
         value
     }
+    fn toward(value: f64, _: f64) -> Self {
+        value
+    }
     fn multiply(weight: f64, x: Self) -> f64 {
         weight * x
     }
@@ -44,7 +49,7 @@ impl Format for f64 {
 }
 
 macro_rules! computed_in_f32 {
-    ($format:ty, $bits:ty, $rounded:expr) => {
+    ($format:ty, $bits:ty, $infinity:expr) => {
         impl Format for $format {
             fn from_raw(bits: u64) -> Self {
                 Self::from_bits(bits as $bits)
@@ -56,7 +61,13 @@ macro_rules! computed_in_f32 {
                 self.into()
             }
             fn rounded(value: f64) -> Self {
-                $rounded(value)
+                Self::toward(value, 0.0)
+            }
+            fn toward(value: f64, direction: f64) -> Self {
+                let decode = |bits| Self::from_bits(bits as $bits).into();
+                let size = search(value.abs(), value.signum() * direction, $infinity, decode);
+                let sign = (value.is_sign_negative() as $bits) << (<$bits>::BITS - 1);
+                Self::from_bits(sign | size as $bits)
             }
             fn multiply(weight: f64, x: Self) -> f64 {
                 (weight as f32 * x.value() as f32).into()
@@ -68,31 +79,34 @@ macro_rules! computed_in_f32 {
     };
 }
 
-computed_in_f32!(f32, u32, |x| x as f32);
-computed_in_f32!(f16, u16, |x| f16::from_bits(round_16(x, 0x7c00, |bits| f16::from_bits(bits).into())));
-computed_in_f32!(bf16, u16, |x| bf16::from_bits(round_16(x, 0x7f80, |bits| bf16::from_bits(bits).into())));
+computed_in_f32!(f32, u32, 0x7f80_0000);
+computed_in_f32!(f16, u16, 0x7c00);
+computed_in_f32!(bf16, u16, 0x7f80);
 
-/// Rounds by searching all values of a 16-bit format; midpoints of neighbours are exact in `f64`.
-fn round_16(x: f64, infinity: u16, decode: impl Fn(u16) -> f64) -> u16 {
-    let sign = if x.is_sign_negative() { 0x8000 } else { 0 };
-    let x = x.abs();
+/// Rounds a magnitude by searching all values of a format, away from zero where `outward` is above zero, toward it where it is
+/// below, else to nearest; midpoints of neighbours are exact in `f64`.
+fn search(x: f64, outward: f64, infinity: u32, decode: impl Fn(u32) -> f64) -> u32 {
     if x.is_nan() {
-        return sign | infinity | 0x40;
+        return infinity | 0x40;
     }
     // In the place of infinity, rounding looks at the value that would follow the largest one.
     let last = decode(infinity - 1);
     let value = |bits| if bits == infinity { last + (last - decode(infinity - 2)) } else { decode(bits) };
     let (mut below, mut above) = (0, infinity);
     if x >= value(infinity) {
-        return sign | infinity;
+        return infinity;
     }
     while above - below > 1 {
         let middle = below.midpoint(above);
         if value(middle) <= x { below = middle } else { above = middle }
     }
     let tie = value(below).midpoint(value(above));
-    let up = x > tie || (x == tie && below % 2 == 1);
-    sign | if up { above } else { below }
+    let up = if outward == 0.0 || value(below) == x {
+        x > tie || (x == tie && below % 2 == 1)
+    } else {
+        outward > 0.0
+    };
+    if up { above } else { below }
 }
 
 /// The same number: equal bits, or both NaN.

@@ -3,7 +3,9 @@
 use crate::common::{Format, any_pair, config, difference, draw, exact_dot, linear, usual_pair, weights};
 use half::{bf16, f16};
 use proptest::prelude::*;
-use retainfirst_core::{Coefficients, Moments, Rule, apply_linear, combine_in_place, geometry, moments};
+use retainfirst_core::{
+    Coefficients, Moments, Rounding, Rule, apply_linear, combine_in_place, geometry, moments,
+};
 
 /// `f64::EPSILON` is twice the largest relative error of one rounding.
 const UNIT: f64 = f64::EPSILON / 2.0;
@@ -69,7 +71,7 @@ fn check_any<T: Format>(f: &[T], r: &[T], c_retain: f64, c_forget: f64) -> Resul
     let expected: Vec<T> = f.iter().zip(r).map(|(&f, &r)| linear(c_retain, c_forget, f, r)).collect();
     let mut update = r.to_vec();
     let coefficients = [Coefficients { retain: c_retain, forget: c_forget }];
-    apply_linear(vec![(f, &mut update)], &coefficients).unwrap();
+    apply_linear(vec![(f, &mut update)], &coefficients, Rounding::Nearest).unwrap();
     prop_assert_eq!(difference(&update, &expected), None);
     Ok(())
 }
@@ -119,8 +121,18 @@ fn beside_a_tie_there_is_no_second_rounding() {
     let (mut half, mut brain) = ([f16::ONE], [bf16::ONE]);
     let by = |c| [Coefficients { retain: c, forget: 0.0 }];
     let beside = 2_f64.powi(-40);
-    apply_linear(vec![(&[f16::ONE][..], &mut half[..])], &by(1.0 + 2_f64.powi(-11) + beside)).unwrap();
-    apply_linear(vec![(&[bf16::ONE][..], &mut brain[..])], &by(1.0 + 2_f64.powi(-8) + beside)).unwrap();
+    apply_linear(
+        vec![(&[f16::ONE][..], &mut half[..])],
+        &by(1.0 + 2_f64.powi(-11) + beside),
+        Rounding::Nearest,
+    )
+    .unwrap();
+    apply_linear(
+        vec![(&[bf16::ONE][..], &mut brain[..])],
+        &by(1.0 + 2_f64.powi(-8) + beside),
+        Rounding::Nearest,
+    )
+    .unwrap();
     assert_eq!(half, [f16::from_bits(f16::ONE.to_bits() + 1)]);
     assert_eq!(brain, [bf16::from_bits(bf16::ONE.to_bits() + 1)]);
 }

@@ -5,3 +5,4 @@ mod elementwise;
 mod linear;
 mod refusals;
 mod threads;
+mod toward_retain;

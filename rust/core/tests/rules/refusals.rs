@@ -2,7 +2,8 @@
 
 use half::bf16;
 use retainfirst_core::{
-    Coefficients, Error, Rule, apply_elementwise, apply_linear, combine_in_place, combine_into, moments,
+    Coefficients, Error, Rounding, Rule, apply_elementwise, apply_linear, combine_in_place, combine_into,
+    moments,
 };
 
 fn with_weights(rule: Rule, alpha: f64, gamma: f64) -> Result<(), Error> {
@@ -84,7 +85,7 @@ fn lengths_that_differ() {
     assert_eq!(moments(&[(&two[..], &two[..]), (&two, &three)]), Err(mismatch("retain[1]", 3, 2)));
     let coefficients = [Coefficients { retain: 1.0, forget: 1.0 }; 2];
     assert_eq!(
-        apply_linear(vec![(&two[..], &mut three[..2])], &coefficients),
+        apply_linear(vec![(&two[..], &mut three[..2])], &coefficients, Rounding::Nearest),
         Err(mismatch("coefficients", 2, 1))
     );
 }

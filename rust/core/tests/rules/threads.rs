@@ -3,7 +3,7 @@
 use crate::common::{Format, draw};
 use half::{bf16, f16};
 use rayon::ThreadPoolBuilder;
-use retainfirst_core::{PARALLEL_MIN_ELEMENTS, Rule, combine_in_place};
+use retainfirst_core::{Coefficients, PARALLEL_MIN_ELEMENTS, Rounding, Rule, apply_linear, combine_in_place};
 
 fn bits<T: Format>(rule: Rule, threads: usize) -> (Vec<u64>, Vec<[u64; 11]>) {
     let n = PARALLEL_MIN_ELEMENTS + 70_001;
@@ -18,7 +18,26 @@ fn bits<T: Format>(rule: Rule, threads: usize) -> (Vec<u64>, Vec<[u64; 11]>) {
     )
 }
 
+fn bits_toward_retain<T: Format>(threads: usize) -> (Vec<u64>, Vec<[u64; 11]>) {
+    let n = PARALLEL_MIN_ELEMENTS + 70_001;
+    let forget: Vec<T> = draw(n, 1, 3.0);
+    let mut gradient: Vec<T> = draw(n, 2, 1.0);
+    let coefficients = [Coefficients { retain: 0.7, forget: 1.3 }];
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pairs = vec![(&forget[..], &mut gradient[..])];
+    let rows = pool.install(|| apply_linear(pairs, &coefficients, Rounding::TowardRetain)).unwrap();
+    (
+        gradient.into_iter().map(Format::bits).collect(),
+        rows.iter().map(|row| row.row().map(f64::to_bits)).collect(),
+    )
+}
+
 fn check<T: Format>() {
+    let one = bits_toward_retain::<T>(1);
+    for threads in [2, 3] {
+        assert!(one == bits_toward_retain::<T>(threads), "toward retain with {threads} threads");
+    }
+
     for rule in [Rule::SagoKeepRetain, Rule::Pcgrad] {
         let one = bits::<T>(rule, 1);
         for threads in [2, 3] {
