@@ -16,7 +16,7 @@ from retainfirst.theory import solver
 from retainfirst.theory.arrays import FORMATS, as_array
 from retainfirst.theory.counterexamples import from_solver, from_violation
 from retainfirst.theory.gradients import FORGET_WEIGHT, facts_gradients
-from retainfirst.theory.implementations import IMPLEMENTATIONS, Implementation
+from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN, Implementation
 from retainfirst.theory.judges import Stored
 from retainfirst.theory.search import search
 from retainfirst.theory.statements import Statement
@@ -247,9 +247,10 @@ def _searches(statement: Statement) -> list[tuple[str, Implementation | None, st
     found: list[tuple[str, Implementation | None, str, bool]] = []
     # Where nothing could overflow into an objection, any finite bits are drawn as well.
     raws = (False, True) if statement.id in ("T1", "T3", "X2") else (False,)
-    for rule in statement.promised_by:
-        for one in IMPLEMENTATIONS[rule]:
-            found += [(one.name, one, dtype, raw) for dtype in FORMATS for raw in raws]
+    several = [one for rule in statement.promised_by for one in IMPLEMENTATIONS[rule]]
+    if statement.id == "X2":
+        several += TOWARD_RETAIN
+    found += [(one.name, one, dtype, raw) for one in several for dtype in FORMATS for raw in raws]
     if statement.exact:
         found += [(f"{statement.rule} without rounding", None, dtype, False) for dtype in FORMATS]
     return found

@@ -15,7 +15,7 @@ from retainfirst.combiners import available_combiners, make_combiner
 from retainfirst.theory.arrays import as_array, as_tensor
 from retainfirst.theory.sums import Pair
 
-__all__ = ["IMPLEMENTATIONS", "Implementation"]
+__all__ = ["IMPLEMENTATIONS", "TOWARD_RETAIN", "Implementation"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,6 @@ IMPLEMENTATIONS: dict[str, list[Implementation]] = {
     for rule in available_combiners()
 }
 """By rule: the reference, and the torch combiners on each backend."""
+
+TOWARD_RETAIN: list[Implementation] = _all("pcgrad", round_toward_retain=True)
+"""PCGrad with the option that keeps X2's guarantee."""
