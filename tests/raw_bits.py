@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import math
 
-import ml_dtypes
-import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
-
-
-def array(x: Tensor) -> np.ndarray:
-    """As numpy, to the bit."""
-    flat = x.reshape(-1)
-    return flat.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else flat.numpy()
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

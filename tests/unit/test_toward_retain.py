@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import retainfirst as rf
-from raw_bits import array, finite, same_bits
+from raw_bits import finite, same_bits
 from retainfirst import kernels, reference
 from retainfirst import moments as m
 from retainfirst.kernels import _eager
+from retainfirst.theory.arrays import as_array
 from written_out import DTYPES, gradients
 
 WEIGHTS = st.sampled_from([1.0, 0.3, 1e-30, 1e30, 5e-324, 1e300])
@@ -33,7 +34,7 @@ def backend(request):
 def opposed(forget: Tensor, retain: Tensor, rule: rf.PCGrad) -> bool:
     """Whether the update of one group works against retain; False too if it is not finite."""
     u = rf.combine(forget, retain, rule)
-    return bool(u.isfinite().all()) and reference.dot_sign(array(u), array(retain)) < 0
+    return bool(u.isfinite().all()) and reference.dot_sign(as_array(u), as_array(retain)) < 0
 
 
 @st.composite
@@ -63,7 +64,7 @@ def test_no_group_is_opposed_exactly(backend, dtype):
         rule = rf.PCGrad(alpha=alpha, gamma=gamma, round_toward_retain=True)
         rule.combine_(forget, update, groups)
         for group in groups:
-            u, r = (np.concatenate([array(x[i]) for i in group]) for x in (update, retain))
+            u, r = (np.concatenate([as_array(x[i]) for i in group]) for x in (update, retain))
             if np.isfinite(u).all():
                 judged += 1
                 assert reference.dot_sign(u, r) >= 0
@@ -86,7 +87,7 @@ def test_every_scope(backend, dtype, scope):
             rule = rf.PCGrad(scope=scope, round_toward_retain=safe)
             u = rf.combine(f, r, rule)
             for group in rule.group(names).values():
-                left, right = (np.concatenate([array(x[names[i]]) for i in group]) for x in (u, r))
+                left, right = (np.concatenate([as_array(x[names[i]]) for i in group]) for x in (u, r))
                 sign = reference.dot_sign(left, right)
                 assert sign >= 0 or not safe
                 without += sign < 0
@@ -102,7 +103,7 @@ def test_bfloat16_with_a_long_forget_gradient(backend):
             random.normal(size=256).astype(ml_dtypes.bfloat16),
         )
         f, r = (torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) for x in (f, r))
-        conflicting += reference.dot_sign(array(f), array(r)) < 0
+        conflicting += reference.dot_sign(as_array(f), as_array(r)) < 0
         without += opposed(f, r, rf.PCGrad())
         assert not opposed(f, r, SAFE)
     assert conflicting > 50
@@ -169,7 +170,7 @@ def test_without_the_option_the_bits_are_those_of_the_formula(backend, dtype):
         f, r = gradients(3001, dtype, seed=seed, ratio=ratio)
         u = rf.combine(f, r, "pcgrad", alpha=0.3, gamma=0.7)
         if backend == "auto":
-            assert array(u).tobytes() == reference.combine(array(f), array(r), "pcgrad", 0.3, 0.7).tobytes()
+            assert as_array(u).tobytes() == reference.combine(as_array(f), as_array(r), "pcgrad", 0.3, 0.7).tobytes()
         with torch.no_grad():
             [row] = kernels.moments([f], [r])
             ratio_found = (row[m.FR] / row[m.RR]).item()

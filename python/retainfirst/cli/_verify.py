@@ -16,6 +16,7 @@ from rich.table import Table
 
 from retainfirst import __version__
 from retainfirst.cli._files import refuse_unwritable, write_json
+from retainfirst.errors import require
 
 if TYPE_CHECKING:
     from retainfirst.theory.verify import Result
@@ -69,6 +70,8 @@ def verify(
     if real_steps and importlib.util.find_spec("transformers") is None:
         real_steps = 0
         notes.append("Real gradients were left out: they need transformers (pip install 'retainfirst[hf]').")
+    if real_steps:
+        require("transformers", "hf").utils.logging.disable_progress_bar()  # a flash for a small model's files
     jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real_steps=real_steps, seed=seed)
     start = time.perf_counter()
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
@@ -83,7 +86,7 @@ def verify(
         print(json.dumps(report, indent=2))
     else:
         _show(results, time.perf_counter() - start)
-        Console().print("\n".join([*notes, f"All of it, with the counterexamples: {output}"]), highlight=False)
+        print(*notes, f"All of it, with the counterexamples: {output}", sep="\n")
     if not all(result.as_expected for result in results):
         raise typer.Exit(1)
 
@@ -104,58 +107,41 @@ _UNITS = {"solver": "proofs", "exhaustive": "pairs of numbers", "property": "pai
 
 
 def _show(results: list[Result], seconds: float) -> None:
-    console = Console()
     table = Table(title="The theorem book")
-    for heading, right in (
-        ("statement", 0),
-        ("how checked", 0),
-        ("on", 0),
-        ("count", 1),
-        ("seconds", 1),
-        ("verdict", 0),
-    ):
-        table.add_column(heading, justify="right" if right else "left")
+    for heading in ("statement", "how checked", "on", "count", "seconds", "verdict"):
+        table.add_column(heading, justify="right" if heading in ("count", "seconds") else "left")
     for result in results:
         lead = f"[bold]{result.statement.id}[/] {result.statement.title}"
         for check in result.checks:
-            as_expected = check.verdict == check.expected
-            verdict = check.verdict + (", as expected" if as_expected and check.verdict != "holds" else "")
-            verdict = (
-                f"[green]{verdict}[/]" if as_expected else f"[bold red]{verdict}, but should be: {check.expected}[/]"
-            )
-            count = f"{check.count:,} {_UNITS[check.how]}"
+            if check.verdict != check.expected:
+                verdict = f"[bold red]{check.verdict}, but should be: {check.expected}[/]"
+            else:
+                verdict = "[green]holds[/]" if check.verdict == "holds" else "[green]refuted, as expected[/]"
+            count = f"{check.count:,} {_UNITS[check.how].removesuffix('s' if check.count == 1 else '')}"
             table.add_row(lead, check.how, check.subject, count, f"{check.seconds:.1f}", verdict)
             lead = ""
         table.add_section()
-    console.print(table)
+    Console().print(table)
     for result in results:
         if result.counterexample is not None:
-            _show_counterexample(console, result)
+            _show_counterexample(result)
         for check in result.checks:
             if check.verdict != check.expected:
-                console.print(
-                    f"{result.statement.id}, {check.how}:", *check.details, sep="\n  ", markup=False, highlight=False
-                )
+                print(f"{result.statement.id}, {check.how}:", *check.details, sep="\n  ")
     good = sum(result.as_expected for result in results)
-    console.print(
-        f"{good} of {len(results)} statements are as the theorem book has them ({seconds:.0f} s).", highlight=False
-    )
+    print(f"{good} of {len(results)} statements are as the theorem book has them ({seconds:.0f} s).")
 
 
-def _show_counterexample(console: Console, result: Result) -> None:
-    """Print vectors and cosines; long vectors stand in the file alone."""
+def _show_counterexample(result: Result) -> None:
+    """Print vectors and cosines; long ones stand in the file alone."""
     case = result.counterexample or {}
-    console.print(
-        f"[bold]{result.statement.id}[/] is refuted by ({case['dtype']}, alpha {case['alpha']}, gamma {case['gamma']}):"
-    )
-    lines = [f"forget = {_vector(case['forget'])}", f"retain = {_vector(case['retain'])}"]
+    print(f"{result.statement.id} is refuted by ({case['dtype']}, alpha = {case['alpha']}, gamma = {case['gamma']}):")
+    print(f"  forget = {_vector(case['forget'])}, retain = {_vector(case['retain'])}")
     for rule, update in case["updates"].items():
         cosine = case["cosines"].get(rule)
         angle = f"cos = {cosine['decimal']:.9f}, its square {_short(cosine['squared'])}" if cosine else "no cosine"
-        lines.append(
-            f"{rule}: u = {_vector(update)}, <u, r> = {_short(case['dot_products'].get(rule, 'not finite'))}, {angle}"
-        )
-    console.print(*(f"  {line}" for line in lines), sep="\n", markup=False, highlight=False)
+        dot = _short(case["dot_products"].get(rule, "not finite"))
+        print(f"  {rule}: update = {_vector(update)}, <u, r> = {dot}, {angle}")
 
 
 def _vector(x: list[float]) -> str:

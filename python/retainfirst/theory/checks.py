@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from retainfirst import _rust
@@ -16,9 +17,9 @@ from retainfirst.theory import solver
 from retainfirst.theory.arrays import FORMATS, as_array
 from retainfirst.theory.counterexamples import from_solver, from_violation
 from retainfirst.theory.gradients import FORGET_WEIGHT, facts_gradients
-from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN, Implementation
+from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN
 from retainfirst.theory.judges import Stored
-from retainfirst.theory.search import search
+from retainfirst.theory.search import Combine, search
 from retainfirst.theory.statements import Statement
 from retainfirst.theory.sums import Pair
 
@@ -36,6 +37,7 @@ __all__ = [
     "solver_units",
 ]
 
+How = Literal["solver", "exhaustive", "property", "real"]
 Verdict = Literal["holds", "refuted", "undecided", "vacuous"]
 Tick = Callable[[int], None]
 
@@ -65,7 +67,7 @@ class Check:
         counterexample: The case that refutes the statement, as in ``verification.json``.
     """
 
-    how: Literal["solver", "exhaustive", "property", "real"]
+    how: How
     subject: str
     verdict: Verdict
     expected: Verdict
@@ -100,28 +102,20 @@ def by_solver(statement: Statement, tick: Tick) -> Check:
     for bad in ("vacuous", "undecided", "refuted"):
         if bad in found:
             verdict = bad
-    counterexample = None
-    if verdict == "refuted" and statement.status == "refuted":
-        counterexample = from_solver(statement)
-        if counterexample is None:
-            verdict = "undecided"  # a model that no vectors replay convinces nobody
-    return Check(
-        "solver",
-        "real numbers, every dimension" + (", and rounded" if statement.id == "T1" else ""),
-        verdict,
-        "refuted" if statement.status == "refuted" else "holds",
-        len(proofs),
-        time.perf_counter() - start,
-        tuple(
-            f"{proof.words}: {proof.verdict} in {proof.seconds:.2f} s" + (f", {proof.model}" if proof.model else "")
-            for proof in proofs
-        ),
-        counterexample,
-    )
+    counterexample = from_solver(statement) if verdict == "refuted" and statement.status == "refuted" else None
+    if verdict == "refuted" == statement.status and counterexample is None:
+        verdict = "undecided"  # numbers that no vectors replay convince nobody
+    details = [
+        f"{proof.words}: {proof.verdict} in {proof.seconds:.2f} s" + (f", {proof.model}" if proof.model else "")
+        for proof in proofs
+    ]
+    subject = "reals, every dimension" + ("; IEEE formats" if statement.id == "T1" else "")
+    expected: Verdict = "refuted" if statement.status == "refuted" else "holds"
+    return _check("solver", subject, verdict, expected, len(proofs), start, details, counterexample)
 
 
 def by_exhaustion(tick: Tick) -> Check:
-    """Hold both SAGO forms against the scalar specification and T1 on every pair of 16-bit numbers."""
+    """Hold both SAGO forms against the scalar specification and T1 on every pair of 16-bit numbers, at weights 1."""
     start = time.perf_counter()
     finite = other = 0
     details = []
@@ -132,14 +126,15 @@ def by_exhaustion(tick: Tick) -> Check:
                 finite, other = finite + good, other + rest
                 tick(1)
                 if violation is not None:
-                    details.append(f"{rule} in {dtype}: {violation}")
+                    *bits, broken = violation
+                    f, r, found, expected = (f"{x:#06x}" for x in bits)
+                    details.append(
+                        f"{rule} in {dtype} breaks {broken}: forget {f}, retain {r}: {found}, not {expected}"
+                    )
                     break
-    details.append(f"{finite:,} finite pairs, {other:,} with NaN or infinity")
-    verdict: Verdict = "refuted" if len(details) > 1 else "holds"
-    return Check(
-        "exhaustive", "sago, sago_keep_retain; " + ", ".join(_SIXTEEN_BIT), verdict, "holds", finite + other,
-        time.perf_counter() - start, tuple(details),
-    )  # fmt: skip
+    verdict: Verdict = "refuted" if details else "holds"
+    details.append(f"{', '.join(_SIXTEEN_BIT)}: {finite:,} finite pairs, {other:,} with NaN or infinity")
+    return _check("exhaustive", "sago, sago_keep_retain", verdict, "holds", finite + other, start, details)
 
 
 def property_units(statement: Statement) -> int:
@@ -151,11 +146,9 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
     """Look for a pair of gradients that breaks what combiners promise, in every format and on every backend."""
     start = time.perf_counter()
     count, details = 0, []
-    violation = None
-    empty = False
-    for name, implementation, dtype, raw in _searches(statement):
-        combiner = implementation.call if implementation is not None else None
-        found = search(statement, combiner, dtype, examples, raw=raw, seed=seed, name=name)
+    violation, empty = None, False
+    for name, call, dtype, raw in _searches(statement):
+        found = search(statement, call, dtype, examples, raw=raw, seed=seed, name=name)
         count += found.judged
         empty = empty or found.judged == 0
         tick(1)
@@ -163,94 +156,88 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
             violation = violation or found.violation
             details.append(str(found.violation))
         elif found.judged < examples:
-            details.append(f"{name} in {dtype}: the hypothesis was met by {found.judged} pairs only")
+            details.append(f"{name} in {dtype}: only {found.judged} of the drawn pairs met the hypothesis")
+    details.append("searched: " + "; ".join(dict.fromkeys(name for name, *_ in _searches(statement))))
     verdict: Verdict = "refuted" if violation is not None else "vacuous" if empty else "holds"
-    names = dict.fromkeys(name for name, *_ in _searches(statement))
+    subject = ", ".join(statement.promised_by) + (", pcgrad toward retain" if statement.id == "X2" else "")
     counterexample = None if violation is None else from_violation(violation)
-    return Check(
-        "property",
-        ", ".join(names),
-        verdict,
-        "holds",
-        count,
-        time.perf_counter() - start,
-        tuple(details),
-        counterexample,
-    )
+    return _check("property", subject, verdict, "holds", count, start, details, counterexample)
 
 
 def by_counterexample(statement: Statement, examples: int, seed: int, tick: Tick) -> Check:
-    """Look for the pair of gradients that refutes a statement that is not expected to hold."""
+    """Look for the pair of gradients that refutes a statement that is not expected to hold; one format is enough."""
     start = time.perf_counter()
     count, details, counterexample = 0, [], None
     [implementation] = [one for one in IMPLEMENTATIONS[statement.rule] if one.backend == "rust"]
     for dtype in reversed(FORMATS):
-        # It may take rare pairs in the wide formats; one format is enough to refute.
+        # Ten times as many: in the wide formats it takes rare pairs.
         found = search(statement, implementation.call, dtype, 10 * examples, seed=seed, name=statement.rule)
         count += found.judged
         tick(1)
         if found.violation is None:
             details.append(f"{dtype}: not refuted by {found.judged} pairs")
         else:
-            details.append(f"{dtype}: refuted after {found.judged} pairs")
+            details.append(f"{dtype}: refuted, with {found.judged} pairs judged until the simplest was found")
             counterexample = counterexample or from_violation(found.violation)
     verdict: Verdict = "holds" if counterexample is None else "refuted"
-    return Check(
-        "property",
-        statement.rule,
-        verdict,
-        "refuted",
-        count,
-        time.perf_counter() - start,
-        tuple(details),
-        counterexample,
-    )
+    return _check("property", statement.rule, verdict, "refuted", count, start, details, counterexample)
 
 
 def by_real_gradients(statement: Statement, steps: int, seed: int, tick: Tick) -> Check:
     """Judge the updates of real gradients, of each parameter tensor and of the whole model."""
     start = time.perf_counter()
     count, details = 0, []
-    counterexample = None
     for gradients in _facts(steps, seed):
         for name, (forget, retain) in gradients.items():
+            pair = Pair(as_array(forget), as_array(retain), gamma=FORGET_WEIGHT)
             for rule in statement.promised_by:
-                pair = Pair(as_array(forget), as_array(retain), gamma=FORGET_WEIGHT)
-                update = combine(forget, retain, rule, gamma=FORGET_WEIGHT)
-                judge = Stored(pair, statement.rule, as_array(update))
-                if not statement.hypothesis(judge):
-                    continue
-                count += 1
-                objection = statement.objection(judge)
-                if objection is not None:
-                    details.append(f"{rule}, {name}: {objection}")
+                judge = Stored(pair, statement.rule, as_array(combine(forget, retain, rule, gamma=FORGET_WEIGHT)))
+                if statement.hypothesis(judge):
+                    count += 1
+                    objection = statement.objection(judge)
+                    details += [f"{rule}, {name}: {objection}"] if objection is not None else []
         tick(1)
     verdict: Verdict = "refuted" if details else "vacuous" if count == 0 else "holds"
-    subject = f"{', '.join(statement.promised_by)}; facts model, {steps} steps"
-    return Check("real", subject, verdict, "holds", count, time.perf_counter() - start, tuple(details), counterexample)
+    details.append(
+        f"facts model: each tensor's and the whole model's gradients, {steps} steps, gamma = {FORGET_WEIGHT:g}"
+    )
+    return _check("real", ", ".join(statement.promised_by), verdict, "holds", count, start, details)
 
 
 @cache
 def _facts(steps: int, seed: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
     """Return real gradients by tensor, with those of the whole model under its own name; made once for all statements."""
-    import torch
-
-    steps_found = []
+    found = []
     for gradients in facts_gradients(steps, seed):
-        whole = tuple(torch.cat([pair[task].reshape(-1) for pair in gradients.values()]) for task in (0, 1))
-        steps_found.append({**gradients, "the whole model": (whole[0], whole[1])})
-    return steps_found
+        forget, retain = (torch.cat([pair[task].reshape(-1) for pair in gradients.values()]) for task in (0, 1))
+        found.append({**gradients, "the whole model": (forget, retain)})
+    return found
 
 
-def _searches(statement: Statement) -> list[tuple[str, Implementation | None, str, bool]]:
-    """Return what :func:`by_property` searches: a name, the implementation (None: the rule itself), a format, any bits or not."""
-    found: list[tuple[str, Implementation | None, str, bool]] = []
-    # Where nothing could overflow into an objection, any finite bits are drawn as well.
-    raws = (False, True) if statement.id in ("T1", "T3", "X2") else (False,)
+def _searches(statement: Statement) -> list[tuple[str, Combine | None, str, bool]]:
+    """Return what :func:`by_property` searches: a name, what combines (None: the rule, unrounded), a format, any bits or not."""
     several = [one for rule in statement.promised_by for one in IMPLEMENTATIONS[rule]]
     if statement.id == "X2":
         several += TOWARD_RETAIN
-    found += [(one.name, one, dtype, raw) for one in several for dtype in FORMATS for raw in raws]
+    # Where an overflow is no objection, any finite bits are drawn as well.
+    raws = (False, True) if statement.id in ("T1", "T3", "X2") else (False,)
+    found: list[tuple[str, Combine | None, str, bool]] = [
+        (one.name, one.call, dtype, raw) for one in several for dtype in FORMATS for raw in raws
+    ]
     if statement.exact:
-        found += [(f"{statement.rule} without rounding", None, dtype, False) for dtype in FORMATS]
+        found += [(f"{statement.rule}, not rounded", None, dtype, False) for dtype in FORMATS]
     return found
+
+
+def _check(
+    how: How,
+    subject: str,
+    verdict: Verdict,
+    expected: Verdict,
+    count: int,
+    start: float,
+    details: list[str],
+    counterexample: dict[str, Any] | None = None,
+) -> Check:
+    seconds = time.perf_counter() - start
+    return Check(how, subject, verdict, expected, count, seconds, tuple(details), counterexample)

@@ -18,9 +18,10 @@ from retainfirst.theory.sums import Pair
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-__all__ = ["Found", "search"]
+__all__ = ["Combine", "Found", "search"]
 
 Combine = Callable[[Pair], NDArray[Any]]
+"""Makes the stored update of a pair."""
 
 
 @dataclass(frozen=True)

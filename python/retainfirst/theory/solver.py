@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
@@ -59,12 +59,14 @@ def prove(claim: Claim, timeout: float = 120.0) -> Proof:
     return Proof(claim.words, verdict, time.perf_counter() - start, model)
 
 
-def prove_statement(statement: Statement, timeout: float = 120.0) -> list[Proof]:
-    """Prove, or refute, every claim of a statement; for T1 in IEEE arithmetic too."""
-    proofs = [prove(claim, timeout) for claim in statement.claims]
+def prove_statement(statement: Statement, timeout: float = 120.0) -> Iterator[Proof]:
+    """Prove, or refute, one claim of a statement after the other; for T1 in IEEE arithmetic too."""
+    for claim in statement.claims:
+        yield prove(claim, timeout)
     if statement.id == "T1":
-        proofs += [prove_t1_in_ieee(rule, name, timeout) for name in IEEE_FORMATS for rule in statement.promised_by]
-    return proofs
+        for name in IEEE_FORMATS:
+            for rule in statement.promised_by:
+                yield prove_t1_in_ieee(rule, name, timeout)
 
 
 def prove_t1_in_ieee(rule: str, dtype: str, timeout: float = 120.0) -> Proof:
