@@ -179,6 +179,7 @@ def test_without_hypothesis_it_says_what_to_install(monkeypatch):
 def test_statements_are_found_by_number():
     assert [one.id for one in STATEMENTS] == ["T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "X1", "X2"]
     assert statement("T5") is STATEMENTS[4]
-    for bad in ("t5", "", None, 5):
+    assert statement("t5") is STATEMENTS[4]
+    for bad in ("T", "", None, 5):
         with pytest.raises(RetainFirstError, match="Unknown statement"):
             statement(bad)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from retainfirst.errors import require
-from retainfirst.theory.claims import Claim, Unknowns
+from retainfirst.theory.claims import PAIR, Claim, Unknowns
 from retainfirst.theory.statements import Statement
 
 __all__ = ["IEEE_FORMATS", "Proof", "counterexample", "prove", "prove_statement", "prove_t1_in_ieee"]
@@ -119,12 +119,14 @@ def counterexample(claim: Claim, timeout: float = 120.0) -> tuple[list[Fraction]
         timeout: Seconds.
 
     Returns:
-        Forget and retain; None if there are no such vectors, or the time ran out.
+        Forget and retain; None if the claim has other unknowns, if there are no such vectors, or if the time ran out.
 
     Raises:
         MissingDependency: z3-solver is not installed.
     """
     z3 = require("z3", "verify")
+    if claim.unknowns != PAIR:
+        return None
     v = Unknowns(**{name: z3.Real(name) for name in claim.unknowns.split()})
     x, z = z3.Ints("x z")
     solver = z3.Solver()

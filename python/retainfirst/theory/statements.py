@@ -235,12 +235,12 @@ STATEMENTS = (
 
 
 def statement(name: str) -> Statement:
-    """Return a statement by its number, such as ``"T5"``.
+    """Return a statement by its number, such as ``"T5"``, in upper or lower case.
 
     Raises:
         RetainFirstError: There is none of that number; the text lists them.
     """
     for one in STATEMENTS:
-        if one.id == name:
+        if one.id == str(name).upper():
             return one
     raise RetainFirstError(f"Unknown statement {name!r}. {did_you_mean(str(name), [one.id for one in STATEMENTS])}")
