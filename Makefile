@@ -1,10 +1,12 @@
 # Every target makes the environment in .venv first, if it is not there, and may be called again at any time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check bench clean
+.PHONY: help demo test test-oldest check verify bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 OUTPUT ?= outputs/demo
+# How many pairs the property tests draw: quick, ci or deep.
+PROFILE ?= quick
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name '*.toml') Cargo.toml Cargo.lock
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -30,7 +32,7 @@ test: .venv/.built ## Run the Rust and the Python tests
 	@echo "== Rust tests"
 	cargo test --workspace --quiet
 	@echo "== Python tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --hypothesis-profile=$(PROFILE)
 
 # transformers 4.45 is the oldest version that the trainer supports; these are the newest libraries that it goes with.
 .venv-oldest/.installed: .venv/.built
@@ -50,6 +52,10 @@ check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest retainfirst._rust
+
+verify: .venv/.built ## Check the theorem book, every pair of 16-bit numbers included; results in outputs
+	mkdir -p outputs
+	$(BIN)/retainfirst verify --exhaustive --output outputs
 
 bench: .venv/.built ## Step time and memory, beside plain addition of the two losses
 	$(BIN)/python benchmarks/step.py

@@ -16,10 +16,23 @@ import typer.main
 import retainfirst as rf
 from retainfirst import cli, objectives
 from retainfirst.scope import SCOPES
+from retainfirst.theory import book
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LIGHT = ("combiners", "errors", "geometry", "kernels", "moments", "objectives", "reference", "scope", "step")
+LIGHT = (
+    "combiners",
+    "errors",
+    "geometry",
+    "kernels",
+    "moments",
+    "objectives",
+    "reference",
+    "scope",
+    "step",
+    "testing",
+    "theory",
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -55,7 +68,7 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples(name):
     module = importlib.import_module(name)
-    flags = doctest.NORMALIZE_WHITESPACE
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     globs = {**vars(module), **vars(rf), "torch": torch}
     runner = doctest.DocTestRunner(optionflags=flags)
     for test in doctest.DocTestFinder().find(module, globs=globs):
@@ -81,3 +94,10 @@ def test_versions_agree():
     ):  # fmt: skip
         [found] = re.findall(pattern, (ROOT / path).read_text(), re.MULTILINE)[:1]
         assert found == rf.__version__, path
+
+
+def test_the_theory_page_has_the_statements_as_they_are():
+    page = (ROOT / "docs" / "theory.md").read_text()
+    assert book.insert(page) == page, "run: python -m retainfirst.theory.book docs/theory.md"
+    with pytest.raises(rf.RetainFirstError, match="no place"):
+        book.insert("nothing")

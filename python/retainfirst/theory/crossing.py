@@ -62,7 +62,7 @@ def crossing_point(forget: Any, retain: Any) -> float:
 
     Example:
         >>> round(crossing_point(torch.tensor([0.01, -0.02]), torch.tensor([1.0, 1.0])), 3)
-        45.644
+        33.333
     """
     f, r = flatten("forget", forget), flatten("retain", retain)
     if (f.dtype, f.shape) != (r.dtype, r.shape):
