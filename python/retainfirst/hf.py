@@ -18,17 +18,19 @@ from retainfirst.step import TwoTaskStep
 
 transformers: Any = require("transformers", "hf")
 
-__all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin"]
+__all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin", "TwoTaskTraining"]
 
 Batch = Mapping[str, Any]
+Loss = Callable[[nn.Module, Batch], Tensor]
 
 
-class TwoTaskTrainerMixin:
-    """Makes a ``transformers.Trainer`` take the forget and the retain gradient apart and combine them.
+class TwoTaskTraining:
+    """What makes a ``transformers.Trainer`` take two gradients apart and combine them, for any pair of losses.
 
-    Put it before the trainer in a class's bases and give ``compute_forget_loss`` and ``compute_retain_loss``. Batches are
-    ``{"forget": {...}, "retain": {...}}``. Everything else stays the trainer's own: data loading, mixed precision, clipping
-    (of the combined gradient), optimiser, schedule, checkpoints, resume.
+    :class:`TwoTaskTrainerMixin` is what most trainers want; this is for those whose own methods have its methods' names. Put it
+    before the trainer in a class's bases and give :meth:`task_losses`. Batches are ``{"forget": {...}, "retain": {...}}``.
+    Everything else stays the trainer's own: data loading, mixed precision, clipping (of the combined gradient), optimiser,
+    schedule, checkpoints, resume.
 
     With every training log go ``forget_loss`` and ``retain_loss`` (means over the micro-batches since the last log, unweighted
     and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step; the
@@ -68,21 +70,9 @@ class TwoTaskTrainerMixin:
         self._two_task_step: TwoTaskStep | None = None
         me.add_callback(_StartAfresh(self))
 
-    def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """Return the forget loss, to be minimised (gradient ascent gives minus the likelihood loss).
-
-        Args:
-            model: The model, as the trainer wrapped it.
-            inputs: The whole batch, ``{"forget": {...}, "retain": {...}}``, on the model's device.
-
-        Returns:
-            A scalar.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define compute_forget_loss(model, inputs)")
-
-    def compute_retain_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """Return the retain loss, to be minimised; arguments as in :meth:`compute_forget_loss`."""
-        raise NotImplementedError(f"{type(self).__name__} must define compute_retain_loss(model, inputs)")
+    def task_losses(self) -> tuple[Loss, Loss]:
+        """Return the functions of a model and a whole batch that give the forget and the retain loss, both to be minimised."""
+        raise NotImplementedError(f"{type(self).__name__} must define task_losses()")
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:  # noqa: ARG002
         """Run one micro-batch, forget then retain, and combine when the trainer is about to step."""
@@ -95,10 +85,11 @@ class TwoTaskTrainerMixin:
         if self._two_task_step is None:
             self._two_task_step = TwoTaskStep(model, self.combiner)
         step = self._two_task_step
+        compute_forget, compute_retain = self.task_losses()
         with step.forget():
-            forget_loss = self._backward(model, inputs, self.compute_forget_loss)
+            forget_loss = self._backward(model, inputs, compute_forget)
         with step.retain():
-            retain_loss = self._backward(model, inputs, self.compute_retain_loss)
+            retain_loss = self._backward(model, inputs, compute_retain)
         if self._about_to_step():
             # Under a loss scaler the gradients are that much longer, until the optimiser's step.
             scaler = me.accelerator.scaler
@@ -122,8 +113,7 @@ class TwoTaskTrainerMixin:
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
         with torch.no_grad(), me.compute_loss_context_manager():
-            forget_loss = self.compute_forget_loss(model, inputs)
-            retain_loss = self.compute_retain_loss(model, inputs)
+            forget_loss, retain_loss = (compute(model, inputs) for compute in self.task_losses())
         return (self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss).mean(), None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -140,7 +130,7 @@ class TwoTaskTrainerMixin:
     def _forget_losses(self) -> None:
         self._loss_sum, self._micro_steps = torch.zeros_like(self._loss_sum), 0
 
-    def _backward(self, model: nn.Module, inputs: Batch, compute: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+    def _backward(self, model: nn.Module, inputs: Batch, compute: Loss) -> Tensor:
         me: Any = self
         with me.compute_loss_context_manager():
             loss = compute(model, inputs).mean()
@@ -163,6 +153,33 @@ class TwoTaskTrainerMixin:
         return bool(
             state.end_of_dataloader and loader is not None and len(loader) <= accelerator.gradient_accumulation_steps
         )
+
+
+class TwoTaskTrainerMixin(TwoTaskTraining):
+    """Makes a ``transformers.Trainer`` take the forget and the retain gradient apart and combine them.
+
+    As :class:`TwoTaskTraining`, with the two losses as methods: give ``compute_forget_loss`` and ``compute_retain_loss``.
+    """
+
+    def task_losses(self) -> tuple[Loss, Loss]:
+        """Return the two methods."""
+        return self.compute_forget_loss, self.compute_retain_loss
+
+    def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Return the forget loss, to be minimised (gradient ascent gives minus the likelihood loss).
+
+        Args:
+            model: The model, as the trainer wrapped it.
+            inputs: The whole batch, ``{"forget": {...}, "retain": {...}}``, on the model's device.
+
+        Returns:
+            A scalar.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define compute_forget_loss(model, inputs)")
+
+    def compute_retain_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Return the retain loss, to be minimised; arguments as in :meth:`compute_forget_loss`."""
+        raise NotImplementedError(f"{type(self).__name__} must define compute_retain_loss(model, inputs)")
 
 
 class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore[misc]
@@ -205,7 +222,7 @@ class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore
 class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
     """Drops micro-batches that an earlier ``train()`` left over when it stopped in the middle of a step."""
 
-    def __init__(self, trainer: TwoTaskTrainerMixin) -> None:
+    def __init__(self, trainer: TwoTaskTraining) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:

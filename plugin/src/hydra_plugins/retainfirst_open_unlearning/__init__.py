@@ -1,0 +1,18 @@
+"""Found by Hydra in every program on the machine that uses it; does something in open-unlearning alone."""
+
+import sys
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+class RetainFirstSearchPath(SearchPathPlugin):
+    """Makes retainfirst's configs and trainers known where open-unlearning's trainers are loaded."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra once, before it reads any config."""
+        framework = sys.modules.get("trainer")
+        if hasattr(framework, "TRAINER_REGISTRY"):
+            from retainfirst_open_unlearning.register import register
+
+            register(framework, search_path)
