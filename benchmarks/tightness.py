@@ -39,7 +39,7 @@ from transformers.utils import logging
 import retainfirst as rf
 from retainfirst import reference
 from retainfirst.theory import crossing_point
-from retainfirst.theory.arrays import as_array, flatten
+from retainfirst.theory.arrays import as_array, flatten_pair
 from retainfirst.theory.gradients import FORGET_WEIGHT, facts_gradients
 from retainfirst.theory.sums import Angle, Pair, root
 
@@ -123,7 +123,7 @@ def measure(steps: int, seeds: list[int]) -> dict:
 def whole(gradients: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
     """Return forget and retain of all parameters, each as one array."""
     forget, retain = zip(*gradients.values(), strict=True)
-    return flatten("forget", forget), flatten("retain", retain)
+    return flatten_pair(forget, retain)
 
 
 def combined(f: np.ndarray, r: np.ndarray, rule: str, ratio: float) -> np.ndarray:

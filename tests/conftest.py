@@ -18,7 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # How many pairs the property tests draw: `pytest --hypothesis-profile=ci`.
 for profile, examples in (("quick", 20), ("ci", 60), ("deep", 2000)):
-    settings.register_profile(profile, max_examples=examples, deadline=None, database=None)
+    settings.register_profile(
+        profile, max_examples=examples, deadline=None, database=None, derandomize=profile != "deep"
+    )
 settings.load_profile("quick")
 
 if TYPE_CHECKING:

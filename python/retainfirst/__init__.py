@@ -21,6 +21,7 @@ from retainfirst.errors import (
     RetainFirstError,
     ShapeMismatch,
     StaleGradient,
+    StatementViolated,
     UnknownCombiner,
 )
 from retainfirst.geometry import Geometry
@@ -40,6 +41,7 @@ __all__ = [
     "RetainFirstError",
     "ShapeMismatch",
     "StaleGradient",
+    "StatementViolated",
     "Sum",
     "TorchJD",
     "TwoTaskStep",

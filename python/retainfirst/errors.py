@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,7 @@ class StatementViolated(RetainFirstError, AssertionError):
         update: What the combiner made of them; None if the rule was judged without rounding.
         alpha: Weight of retain.
         gamma: Weight of forget.
+        groups: ``(start, stop)`` pairs, each a group of PCGrad's; empty: one group.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class StatementViolated(RetainFirstError, AssertionError):
         update: Tensor | None,
         alpha: float,
         gamma: float,
+        groups: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__(text)
         self.statement, self.forget, self.retain, self.update = statement, forget, retain, update
-        self.alpha, self.gamma = alpha, gamma
+        self.alpha, self.gamma, self.groups = alpha, gamma, list(groups)
 
 
 class MissingDependency(RetainFirstError, ImportError):

@@ -42,6 +42,8 @@ def check_combiner(
     Signs and orders are judged by the exact oracle, without tolerance, on the update as it is stored. What the statements
     say is in ``docs/theory.md`` and in :data:`retainfirst.theory.STATEMENTS`: T1 and T2 (and X2, which is T2 at any ratio of
     the lengths) are promises that any combiner may make; T5 to T8 compare with PCGrad; T3 and T4 say what SAGO and PCGrad are.
+    T2 leaves out where rounding could use up PCGrad's ``alpha |r|^2``; a rule whose ``<u, r>`` is 0 by design, such as a
+    projection of the sum, may fail it by one rounding.
 
     Args:
         fn: A function of a forget and a retain gradient (CPU tensors of shape ``[n]``, n from 1 to some thousands) that returns
@@ -58,8 +60,8 @@ def check_combiner(
         ShapeMismatch: The update has another shape.
         DtypeMismatch: The update is no tensor, or has another dtype.
         NonFiniteGradient: The update of two finite gradients holds NaN or infinity.
-        RetainFirstError: ``fn`` changes its inputs or is random, a statement or dtype is unknown, or none of the drawn pairs
-            met a statement's hypothesis.
+        RetainFirstError: ``fn`` changes its inputs, or gave two updates where a violation was to be shown again; a statement or
+            dtype is unknown; or none of the drawn pairs met a statement's hypothesis.
         MissingDependency: hypothesis is not installed (extra ``verify``).
 
     Example:
@@ -70,11 +72,13 @@ def check_combiner(
     """
     if isinstance(statements, str):
         raise RetainFirstError(f"check_combiner: statements must be a sequence, such as ({statements!r},)")
-    if max_examples < 1:
-        raise RetainFirstError(f"check_combiner: max_examples must be at least 1, not {max_examples!r}")
+    if not isinstance(max_examples, int) or max_examples < 1:
+        raise RetainFirstError(f"check_combiner: max_examples must be a whole number from 1 on, not {max_examples!r}")
     kind = str(dtype).removeprefix("torch.")
     if kind not in FORMATS:
         raise DtypeMismatch(f"check_combiner: unknown dtype {dtype!r}. {did_you_mean(kind, FORMATS)}")
+    if not statements:
+        raise RetainFirstError("check_combiner: statements is empty; name at least one, such as 'T1'")
     chosen = [one if isinstance(one, Statement) else statement(one) for one in statements]
     name, call, weights = _resolve(fn, alpha, gamma)
     for one in chosen:
@@ -82,6 +86,9 @@ def check_combiner(
             one, lambda pair: _update(name, call, pair), kind, max_examples, weights=weights, seed=seed, name=name
         )
         if found.violation is not None:
+            update = found.violation.update
+            if update is not None and not update.isfinite().all():
+                raise NonFiniteGradient(str(found.violation)) from found.violation
             raise found.violation from None
         if found.judged == 0:
             raise RetainFirstError(
@@ -99,13 +106,18 @@ def _resolve(
     if not callable(fn):
         raise RetainFirstError(f"check_combiner: give a function, a combiner or a combiner's name, not {fn!r}")
     weighted = resolve("sum", alpha=alpha, gamma=gamma)  # refuses weights out of range
-    return getattr(fn, "__name__", None) or repr(fn), fn, (weighted.alpha, weighted.gamma)
+    named = getattr(fn, "func", fn)  # of functools.partial
+    return getattr(named, "__name__", type(named).__name__), fn, (weighted.alpha, weighted.gamma)
 
 
 def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: Pair) -> NDArray[Any]:
     """Call the combiner and refuse what is no update."""
     forget, retain = as_tensor(pair.forget), as_tensor(pair.retain)
-    update = call(forget, retain)
+    try:
+        update = call(forget, retain)
+    except Exception as error:
+        error.add_note(f"{name} raised this for forget = {pair.forget.tolist()}, retain = {pair.retain.tolist()}")
+        raise
     for task, given, before in (("forget", forget, pair.forget), ("retain", retain, pair.retain)):
         if as_array(given).tobytes() != before.tobytes():
             raise RetainFirstError(f"{name}: changes its {task} gradient; it must leave its inputs as they are")
@@ -119,12 +131,4 @@ def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: Pair) -> NDA
         raise ShapeMismatch(f"{name}: the update has shape {tuple(shape)}, the gradients {pair.retain.shape}")
     if kind != pair.retain.dtype.name:
         raise DtypeMismatch(f"{name}: the update is {kind}, the gradients {pair.retain.dtype.name}")
-    stored = as_array(update) if found is None else np.ascontiguousarray(found)
-    bad = ~np.isfinite(stored)
-    if bad.any():
-        i = int(bad.argmax())
-        raise NonFiniteGradient(
-            f"{name}: update[{i}] = {stored[i]}, of forget[{i}] = {pair.forget[i]} and retain[{i}] = {pair.retain[i]}"
-            f" ({len(stored)} elements): the update of finite gradients must be finite"
-        )
-    return stored
+    return as_array(update) if found is None else np.ascontiguousarray(found)

@@ -14,6 +14,7 @@ from retainfirst import cli, reference
 from retainfirst.errors import RetainFirstError
 from retainfirst.theory import STATEMENTS, statement, verify
 from retainfirst.theory.arrays import FORMATS
+from retainfirst.theory.search import search
 
 
 def call(*arguments):
@@ -48,7 +49,7 @@ def test_every_statement_is_as_expected(report):
             assert check["seconds"] >= 0
             assert check["verdict"] == check["expected"]
     assert set(found["versions"]) == {"retainfirst", "torch", "numpy", "hypothesis", "z3-solver"}
-    assert (found["examples"], found["seed"]) == (20, 0)
+    assert (found["examples"], found["seed"], found["real_steps"], found["exhaustive"]) == (20, 0, 2, False)
 
 
 def test_counterexamples_can_be_replayed(report):
@@ -59,7 +60,10 @@ def test_counterexamples_can_be_replayed(report):
         if case is None:
             continue
         f, r = (np.array(case[name]).astype(FORMATS[case["dtype"]]) for name in ("forget", "retain"))
-        updates = {rule: reference.combine(f, r, rule, case["alpha"], case["gamma"]) for rule in case["updates"]}
+        groups = [tuple(group) for group in case["groups"]]
+        updates = {
+            rule: reference.combine(f, r, rule, case["alpha"], case["gamma"], groups) for rule in case["updates"]
+        }
         assert {rule: u.astype(float).tolist() for rule, u in updates.items()} == case["updates"]
         if entry["id"] == "X1":
             assert reference.compare_cosines(updates["sago"], updates["pcgrad"], r) == -1
@@ -91,12 +95,27 @@ def test_chosen_statements_and_json(tmp_path):
 
 def test_the_same_seed_finds_the_same(tmp_path):
     found = []
-    for seed in ("3", "3", "4"):
-        call("--statement", "X2", "--examples", "12", "--seed", seed, "--output", str(tmp_path))
+    for _ in range(2):
+        call("--statement", "X2", "--examples", "12", "--seed", "3", "--output", str(tmp_path))
         [entry] = json.loads((tmp_path / "verification.json").read_text())["statements"]
         found.append([(check["count"], check["verdict"]) for check in entry["checks"]] + [entry["counterexample"]])
     assert found[0] == found[1]
-    assert found[0] != found[2]
+    assert json.loads((tmp_path / "verification.json").read_text())["seed"] == 3
+
+
+def test_another_seed_draws_other_pairs():
+    drawn = {}
+    for seed in (3, 4, 3):
+        pairs = []
+        search(
+            statement("T1"),
+            lambda pair, pairs=pairs: pairs.append(pair.retain.tobytes()) or pair.retain,
+            "float32",
+            30,
+            seed=seed,
+        )
+        assert drawn.setdefault(seed, pairs) == pairs
+    assert drawn[3] != drawn[4]
 
 
 def test_a_statement_that_does_not_do_what_it_should_gives_1(monkeypatch, tmp_path):
@@ -143,6 +162,7 @@ def test_a_slice_of_the_real_exhaustive_check(monkeypatch):
     [
         (("--statement", "T99"), "Unknown statement 'T99'.*Known: T1, T2"),
         (("--output", "no/such/folder/file.json"), "existing folder"),
+        (("--output", "/dev/null"), "existing folder"),
     ],
 )
 def test_bad_use(arguments, text):

@@ -37,10 +37,12 @@ def test_domains(dtype, domain, long):
         sign = reference.dot_sign(f, r)
         if domain in ("conflicting", "aligned", "orthogonal"):
             assert sign == {"conflicting": -1, "aligned": 1, "orthogonal": 0}[domain]
+        if domain == "small":
+            assert max(wide[0].max(), wide[1].max()) <= 32
         if domain == "subnormal":
             assert min(wide[0].max(), wide[1].max()) < float(info.smallest_normal)
         if domain == "nearly_parallel":
-            np.testing.assert_allclose(wide[0], wide[1], rtol=2 * float(info.eps), atol=0)
+            np.testing.assert_allclose(wide[0], wide[1], rtol=2 * float(info.eps), atol=float(info.smallest_subnormal))
 
     drawn(pairs(dtype, [domain], long), check)
 
@@ -56,6 +58,7 @@ def test_domains(dtype, domain, long):
         ("nearly_parallel", lambda f, r, eps: (f == -r).all() and (f != 0).any()),
         ("subnormal", lambda f, r, eps: ((f * r == 0) & (f != 0) & (r != 0)).any()),
         ("free", lambda f, r, eps: len(f) == 1),
+        ("small", lambda f, r, eps: 0 < np.abs(f).max() < (1e-7 if eps < 1e-5 or eps > 5e-3 else 0.5)),
     ],
 )
 def test_the_extremes_are_reached(dtype, domain, condition):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,17 @@ def total(forget, retain):
     return forget + retain
 
 
+def guarded_pcgrad(forget, retain):
+    """With a constant against division by zero, which at the size of real gradients is no small one."""
+    dot = (forget * retain).sum()
+    return retain + (forget - dot / ((retain * retain).sum() + 1e-10) * retain if dot < 0 else forget)
+
+
+def pcgrad_with_a_threshold(forget, retain):
+    dot = (forget * retain).sum()
+    return retain + (forget - dot / (retain * retain).sum() * retain if dot < -1e-6 else forget)
+
+
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_right_ones_pass(dtype):
     check_combiner(sago, ("T1", "T2", "T3", "T8", "X2"), dtype)
@@ -62,7 +75,8 @@ def test_weights_of_a_function_are_told():
 @pytest.mark.parametrize(
     ("fn", "name"),
     [(total, "T1"), (total, "T2"), (total, "T3"), (total, "T6"), (product, "T1"), (plain_pcgrad, "T1"), (plain_pcgrad, "X2"),
-     ("pcgrad", "T1"), ("sago", "T6"), ("sago", "X1"), ("blur", "T2"), (rf.Sum(gamma=3.0), "T2")],
+     ("pcgrad", "T1"), ("sago", "T6"), ("sago", "X1"), ("blur", "T2"), (guarded_pcgrad, "T2"),
+     (pcgrad_with_a_threshold, "T2"), ("pcgrad", "T5"), (rf.Sum(gamma=3.0), "T2")],
 )  # fmt: skip
 def test_wrong_ones_are_caught_with_a_shrunk_pair(fn, name):
     with pytest.raises(StatementViolated, match=name) as caught:
@@ -71,7 +85,7 @@ def test_wrong_ones_are_caught_with_a_shrunk_pair(fn, name):
     assert error.statement == name
     assert error.forget.dtype == error.retain.dtype == error.update.dtype == torch.float32
     assert error.forget.shape == error.retain.shape == error.update.shape
-    assert len(error.retain) <= (8 if name == "X2" else 3)
+    assert len(error.retain) <= (8 if name == "X2" else 4)
     if callable(fn):
         assert torch.equal(fn(error.forget, error.retain), error.update)
         assert fn.__name__ in str(error)
@@ -91,6 +105,15 @@ def test_pcgrad_breaks_x2_in_narrow_formats():
     f, r = (x.double() for x in (caught.value.forget, caught.value.retain))
     assert caught.value.update.double() @ r < 0
     assert f.norm() > 100 * r.norm()
+
+
+def strided(forget, retain):
+    update = sago(forget, retain)
+    return torch.stack([update, update], 1)[:, 0]
+
+
+def test_results_need_not_be_contiguous():
+    check_combiner(strided, ("T1", "T2", "T3"), max_examples=20)
 
 
 def by_numpy(forget, retain):
@@ -146,8 +169,19 @@ def test_what_a_function_raises_passes_on():
     def broken(forget, retain):
         raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
         check_combiner(broken)
+    assert "broken raised this for forget = [" in caught.value.__notes__[0]
+
+
+def test_names_of_partials_and_objects():
+    class Combine:
+        def __call__(self, forget, retain):
+            return forget
+
+    for fn, name in ((functools.partial(total), "total"), (Combine(), "Combine")):
+        with pytest.raises(StatementViolated, match=f"hold for {name} in"):
+            check_combiner(fn, ("T2",))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +194,8 @@ def test_what_a_function_raises_passes_on():
         ({"gamma": -1.0}, "gamma must be"),
         ({"statements": ("X1",), "gamma": 2.0}, "none of the drawn pairs met the hypothesis of X1"),
         ({"max_examples": 0}, "max_examples"),
+        ({"max_examples": 1.5}, "max_examples"),
+        ({"statements": ()}, "statements is empty"),
         ({"statements": "T1"}, "statements"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
 import time
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +34,7 @@ def verify(
     ] = None,
     examples: Annotated[
         int, Option(min=1, help="Pairs of gradients to judge for each statement, combiner, backend and format.")
-    ] = 100,
+    ] = 60,
     exhaustive: Annotated[
         bool, Option("--exhaustive", help="Also hold both SAGO forms against T1 on every pair of 16-bit numbers.")
     ] = False,
@@ -57,7 +59,7 @@ def verify(
 
         retainfirst verify --statement T6 --statement X1 --examples 1000
 
-        retainfirst verify --exhaustive --output results/verification.json
+        retainfirst verify --exhaustive --output everything.json
     """  # noqa: D412 - the command's help text, not Google sections
     from retainfirst.theory import STATEMENTS
     from retainfirst.theory import statement as by_number
@@ -80,7 +82,8 @@ def verify(
         results = run(
             jobs, lambda job, units: bars.update(bar, advance=units, description=f"{job.statement.id} {job.how}")
         )
-    report = _report(results, examples, seed)
+    options = {"examples": examples, "exhaustive": exhaustive, "real_steps": real_steps, "seed": seed}
+    report = _report(results, options, notes)
     write_json(output, report)
     if as_json:
         print(json.dumps(report, indent=2))
@@ -91,15 +94,18 @@ def verify(
         raise typer.Exit(1)
 
 
-def _report(results: list[Result], examples: int, seed: int) -> dict[str, Any]:
+def _report(results: list[Result], options: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     versions = {"retainfirst": __version__} | {
         name: version(name) for name in ("torch", "numpy", "hypothesis", "z3-solver")
     }
     return {
         "statements": [result.as_dict() for result in results],
-        "examples": examples,
-        "seed": seed,
+        **options,
+        "notes": notes,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
     }
 
 
@@ -109,7 +115,7 @@ _UNITS = {"solver": "proofs", "exhaustive": "pairs of numbers", "property": "pai
 def _show(results: list[Result], seconds: float) -> None:
     table = Table(title="The theorem book")
     for heading in ("statement", "how checked", "on", "count", "seconds", "verdict"):
-        table.add_column(heading, justify="right" if heading in ("count", "seconds") else "left")
+        table.add_column(heading, justify="right" if heading in ("count", "seconds") else "left", overflow="fold")
     for result in results:
         lead = f"[bold]{result.statement.id}[/] {result.statement.title}"
         for check in result.checks:

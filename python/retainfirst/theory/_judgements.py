@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from retainfirst import reference
 from retainfirst.theory.crossing import crossing_bracket
 from retainfirst.theory.judges import Judge, Stored
-from retainfirst.theory.sums import opposed, root
+from retainfirst.theory.sums import as_float, opposed, root
 
 __all__ = [
     "above_the_floor",
@@ -26,6 +27,7 @@ __all__ = [
     "looser_than_pcgrad",
     "mixed_parts",
     "not_tighter_than_pcgrad",
+    "not_tighter_where_it_must_be",
     "opposed_coordinate",
     "other_than_the_formula",
     "strong_forget_signal",
@@ -54,16 +56,16 @@ def dot_outlasts_rounding(judge: Judge) -> bool:
 def against_retention(judge: Judge) -> str | None:
     """T2 and X2: by the exact oracle for a stored update, and with PCGrad's larger bound for the exact one."""
     if not isinstance(judge, Stored):
-        least = judge.pair.sums.retain_square * int(judge.rule != "sago")
-        short = judge.angle.dot < least * Fraction(judge.pair.alpha)
-        return f"<u, r> = {judge.angle.dot} is below alpha |r|^2" if short else None
+        least = judge.pair.sums.retain_square * (Fraction(judge.pair.alpha) if judge.rule != "sago" else 0)
+        short = judge.angle.dot < least
+        return f"<u, r> = {_shown(judge.angle.dot)} is below {_shown(least)}" if short else None
     if not judge.is_finite or reference.dot_sign(judge.update, judge.pair.retain) >= 0:
         return None  # an update that overflowed shows that it did
-    return f"<u, r> = {float(judge.angle.dot):.6g} is negative: the update works against retention"
+    return f"<u, r> = {_shown(judge.angle.dot)} is negative: the update works against retention"
 
 
 def mixed_parts(judge: Judge) -> str | None:
-    """T3: both parts as they should be stored, and orthogonal by the exact oracle."""
+    """T3: both parts as they should be stored; having no coordinate in common, they are orthogonal."""
     u, f, r = _update(judge), judge.pair.forget, judge.pair.retain
     conflict = opposed(f, r)
     wide = np.dtype(np.float64 if f.dtype == np.float64 else np.float32)
@@ -76,14 +78,12 @@ def mixed_parts(judge: Judge) -> str | None:
         i = int(wrong.argmax())
         part = "alpha r" if conflict[i] else "gamma f"
         return f"update[{i}] = {u[i]}, but {part} is {expected[i]} there (forget {f[i]}, retain {r[i]})"
-    zero = np.zeros((), f.dtype)
-    if reference.dot_sign(np.where(conflict, zero, f), np.where(conflict, r, zero)) != 0:
-        return "the two parts are not orthogonal"
     return None
 
 
 def conflict_with_angles(judge: Judge) -> bool:
-    return judge.pair.is_global and judge.pair.conflicts and judge.has_angles
+    """T4's condition; of stored updates, where the dot products do not underflow."""
+    return judge.pair.is_global and judge.pair.conflicts and judge.has_angles and judge.products_are_normal()
 
 
 def other_than_the_formula(judge: Judge) -> str | None:
@@ -108,8 +108,13 @@ def strong_forget_signal(judge: Judge) -> bool:
 
 
 def looser_than_pcgrad(judge: Judge) -> str | None:
-    """T5 and T6."""
+    """T6."""
     return _looser(judge) if judge.order_to_pcgrad() < 0 else None
+
+
+def not_tighter_where_it_must_be(judge: Judge) -> str | None:
+    """T5: strictly tighter if there are coordinates without conflict."""
+    return _looser(judge) if judge.order_to_pcgrad() < int(judge.pair.sums.b > 0) else None
 
 
 def not_tighter_than_pcgrad(judge: Judge) -> str | None:
@@ -129,10 +134,11 @@ def wrong_side_of_the_crossing_point(judge: Judge) -> str | None:
     """T7: beyond the crossing point strictly tighter, before it not."""
     low, high = crossing_bracket(judge.pair)
     order, ratio = judge.order_to_pcgrad(), judge.pair.ratio
+    beyond, before = (f"l = {as_float(ratio):.6g} is {side} l* = {as_float(high):.6g}" for side in ("beyond", "below"))
     if ratio > high and order <= 0:
-        return f"l = {float(ratio):.6g} is beyond l* = {float(high):.6g}, but SAGO is not tighter than PCGrad: {_looser(judge)}"
+        return f"{beyond}, but SAGO is not tighter than PCGrad: {_looser(judge)}"
     if ratio < low and order > 0:
-        return f"l = {float(ratio):.6g} is below l* = {float(low):.6g}, but SAGO is tighter than PCGrad"
+        return f"{before}, but SAGO is tighter than PCGrad"
     return None
 
 
@@ -165,8 +171,18 @@ def _update(judge: Judge) -> NDArray[Any]:
     return judge.update
 
 
+def _shown(x: Fraction) -> str:
+    """A fraction for people, also where a float64 would be 0 or infinite."""
+    value = as_float(x)
+    if x == 0 or (value != 0 and abs(value) != math.inf):
+        return f"{value:.6g}"
+    return f"{'-' if x < 0 else ''}2^{x.numerator.bit_length() - x.denominator.bit_length()}"
+
+
 def _looser(judge: Judge) -> str:
-    return f"cos(u, r) = {judge.angle.cosine!r} is not above PCGrad's {judge.pair.exact('pcgrad').cosine!r}"
+    mine, other = judge.angle.cosine, judge.pcgrad_angle.cosine
+    nearly = ", as whole numbers tell" if mine >= other else ""
+    return f"cos(u, r) = {mine!r} is not above PCGrad's {other!r}{nearly}"
 
 
 def _squared_floor(judge: Judge) -> Fraction | None:

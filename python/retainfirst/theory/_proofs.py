@@ -173,6 +173,12 @@ CROSSING_POINT = (
         lambda v: [*_conflict(v), v.p > 0, v.F > 0, v.l > 0, v.m > v.l, _not_looser(v, v.l)],
         lambda v: [_tighter(v, v.m)],
     ),
+    Claim(
+        "at l = 0 strictly looser",
+        PAIR,
+        lambda v: [*_conflict(v), v.p > 0, v.F > 0, v.l == 0],
+        lambda v: [v.a**2 * v.R**2 < v.R**3 * v.a],
+    ),
 )
 
 FLOOR = (
@@ -189,10 +195,16 @@ FLOOR = (
         lambda v: [(v.a + v.l * v.p) ** 2 * v.q >= v.p**2 * (v.a + v.l**2 * v.q)],
     ),
     Claim(
-        "where one part is zero the cosine is the other part's",
+        "where the conflicting part is zero the cosine is the agreeing part's",
         PAIR,
-        lambda v: [*pair_of_gradients(v), v.a * v.l**2 * v.q == 0],
-        lambda v: [(v.a + v.l * v.p) ** 2 * (v.a + v.l**2 * v.q) == v.a**3 + v.l**4 * v.p**2 * v.q],
+        lambda v: [*pair_of_gradients(v), v.a == 0, v.l > 0, v.q > 0],
+        lambda v: [(v.a + v.l * v.p) ** 2 * v.q == v.p**2 * (v.a + v.l**2 * v.q)],
+    ),
+    Claim(
+        "where the agreeing part is zero the cosine is the conflicting part's",
+        PAIR,
+        lambda v: [*pair_of_gradients(v), v.l**2 * v.q == 0],
+        lambda v: [(v.a + v.l * v.p) ** 2 == v.a * (v.a + v.l**2 * v.q)],
     ),
 )
 

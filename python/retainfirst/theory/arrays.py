@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["FORMATS", "as_array", "as_tensor", "flatten"]
+__all__ = ["FORMATS", "as_array", "as_tensor", "flatten_pair"]
 
 FORMATS: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.float64),
@@ -26,7 +26,7 @@ FORMATS: dict[str, np.dtype[Any]] = {
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
     """Return a tensor's elements as a flat array of the same format, without a copy where it is dense and on the CPU."""
-    flat = tensor.detach().cpu().reshape(-1)
+    flat = tensor.detach().cpu().reshape(-1).contiguous()
     if flat.dtype == torch.bfloat16:  # which torch does not give to numpy
         return flat.view(torch.int16).numpy().view(FORMATS["bfloat16"])
     return flat.numpy()
@@ -39,29 +39,59 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def flatten(name: str, gradient: Any) -> NDArray[Any]:
-    """Return a gradient as one flat array.
+def flatten_pair(forget: Any, retain: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return two gradients as flat arrays of one size and format.
 
     Args:
-        name: What it is, for the error's text.
-        gradient: A tensor, an array, or a sequence or mapping of them, of one format.
+        forget: A tensor, an array, or a sequence or mapping of them; None in one counts as zero.
+        retain: The same structure, keys, shapes and formats.
 
     Raises:
-        RetainFirstError: It is something else, or holds several formats.
+        RetainFirstError: They are something else, or differ; the text says where.
     """
-    if isinstance(gradient, Tensor):
-        return as_array(gradient)
-    if isinstance(gradient, np.ndarray):
-        return np.ascontiguousarray(gradient).reshape(-1)
-    if isinstance(gradient, Mapping):
-        gradient = list(gradient.values())
-    if isinstance(gradient, (list, tuple)) and gradient and all(isinstance(x, (Tensor, np.ndarray)) for x in gradient):
-        parts = [flatten(name, part) for part in gradient]
-        if len({part.dtype for part in parts}) == 1:
-            return np.concatenate(parts)
-        raise RetainFirstError(
-            f"{name}: holds {', '.join(sorted({str(part.dtype) for part in parts}))}; cast to one format"
+    if isinstance(forget, Mapping) and isinstance(retain, Mapping):
+        if forget.keys() != retain.keys():
+            odd = ", ".join(sorted(map(str, forget.keys() ^ retain.keys())))
+            raise RetainFirstError(f"forget and retain have different keys: only one of them has {odd}")
+        names = [str(key) for key in forget]
+        pairs = [(forget[key], retain[key]) for key in forget]
+    elif isinstance(forget, (list, tuple)) and isinstance(retain, (list, tuple)):
+        if len(forget) != len(retain):
+            raise RetainFirstError(f"{len(forget)} forget gradients but {len(retain)} retain gradients")
+        names, pairs = [f"tensor {i}" for i in range(len(forget))], list(zip(forget, retain, strict=True))
+    else:
+        names, pairs = ["gradient"], [(forget, retain)]
+    parts = [_flat(name, f, r) for name, (f, r) in zip(names, pairs, strict=True) if f is not None or r is not None]
+    if not parts:
+        raise RetainFirstError("there are no gradients; give at least one tensor or array for each task")
+    if len(kinds := {part[0].dtype.name for part in parts}) > 1:
+        raise RetainFirstError(f"the gradients are {', '.join(sorted(kinds))}; cast them to one format")
+    f, r = (np.concatenate(several) for several in zip(*parts, strict=True))
+    for task, x in (("forget", f), ("retain", r)):
+        if not np.isfinite(x).all():
+            raise RetainFirstError(f"the {task} gradient holds NaN or infinity")
+    return f, r
+
+
+def _flat(name: str, forget: Any, retain: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    forget = np.zeros_like(_array(name, retain)) if forget is None else _array(name, forget)
+    retain = np.zeros_like(forget) if retain is None else _array(name, retain)
+    if (forget.shape, forget.dtype) != (retain.shape, retain.dtype):
+        found = " and ".join(
+            f"{task} is {x.dtype} of shape {x.shape}" for task, x in (("forget", forget), ("retain", retain))
         )
-    raise RetainFirstError(
-        f"{name}: give a tensor, an array, or a list or mapping of them, not {type(gradient).__name__}"
-    )
+        raise RetainFirstError(f"{name}: {found}; both must be the same")
+    return forget.reshape(-1), retain.reshape(-1)
+
+
+def _array(name: str, gradient: Any) -> NDArray[Any]:
+    if isinstance(gradient, Tensor):
+        gradient = as_array(gradient).reshape(gradient.shape)
+    if not isinstance(gradient, np.ndarray):
+        kind = type(gradient).__name__
+        raise RetainFirstError(
+            f"{name}: a {kind}; give tensors or arrays, both tasks alone or both in a list, a tuple or a mapping"
+        )
+    if gradient.dtype.name not in FORMATS:
+        raise RetainFirstError(f"{name}: {gradient.dtype} is none of {', '.join(FORMATS)}; cast it")
+    return np.ascontiguousarray(gradient)

@@ -44,8 +44,10 @@ def _section(one: Statement) -> str:
         f"- {_who(one)}",
     ]
     if one.claims:
-        verb = "The solver refutes" if one.status == "refuted" else "The solver proves"
-        lines.append(f"- {verb}, for real numbers and so in every dimension:")
+        if one.status == "refuted":
+            lines.append("- The solver refutes, with a counterexample that is replayed as vectors:")
+        else:
+            lines.append("- The solver proves, for real numbers and so in every dimension:")
         lines += [f"  - {claim.words}" for claim in one.claims]
     if one.id == "T1":
         lines.append(

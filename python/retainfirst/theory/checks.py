@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -147,16 +147,14 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
     start = time.perf_counter()
     count, details = 0, []
     violation, empty = None, False
-    for name, call, dtype, raw in _searches(statement):
-        found = search(statement, call, dtype, examples, raw=raw, seed=seed, name=name)
+    for name, rule, call, dtype, raw in _searches(statement):
+        found = search(replace(statement, rule=rule), call, dtype, examples, raw=raw, seed=seed, name=name)
         count += found.judged
         empty = empty or found.judged == 0
         tick(1)
         if found.violation is not None:
             violation = violation or found.violation
             details.append(str(found.violation))
-        elif found.judged < examples:
-            details.append(f"{name} in {dtype}: only {found.judged} of the drawn pairs met the hypothesis")
     details.append("searched: " + "; ".join(dict.fromkeys(name for name, *_ in _searches(statement))))
     verdict: Verdict = "refuted" if violation is not None else "vacuous" if empty else "holds"
     subject = ", ".join(statement.promised_by) + (", pcgrad toward retain" if statement.id == "X2" else "")
@@ -214,18 +212,20 @@ def _facts(steps: int, seed: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
     return found
 
 
-def _searches(statement: Statement) -> list[tuple[str, Combine | None, str, bool]]:
-    """Return what :func:`by_property` searches: a name, what combines (None: the rule, unrounded), a format, any bits or not."""
+def _searches(statement: Statement) -> list[tuple[str, str, Combine | None, str, bool]]:
+    """Return what :func:`by_property` searches: a name, the rule, what combines (None: the rule itself), a format, any bits."""
     several = [one for rule in statement.promised_by for one in IMPLEMENTATIONS[rule]]
     if statement.id == "X2":
         several += TOWARD_RETAIN
     # Where an overflow is no objection, any finite bits are drawn as well.
     raws = (False, True) if statement.id in ("T1", "T3", "X2") else (False,)
-    found: list[tuple[str, Combine | None, str, bool]] = [
-        (one.name, one.call, dtype, raw) for one in several for dtype in FORMATS for raw in raws
+    found: list[tuple[str, str, Combine | None, str, bool]] = [
+        (one.name, statement.rule, one.call, dtype, raw) for one in several for dtype in FORMATS for raw in raws
     ]
     if statement.exact:
-        found += [(f"{statement.rule}, not rounded", None, dtype, False) for dtype in FORMATS]
+        found += [
+            (f"{rule}, not rounded", rule, None, dtype, False) for rule in statement.promised_by for dtype in FORMATS
+        ]
     return found
 
 

@@ -41,7 +41,8 @@ def from_solver(statement: Statement) -> dict[str, Any] | None:
 
 def from_violation(violation: StatementViolated) -> dict[str, Any]:
     """Describe the pair that a search found, as in ``verification.json``."""
-    return _described(Pair(as_array(violation.forget), as_array(violation.retain), violation.alpha, violation.gamma))
+    arrays = as_array(violation.forget), as_array(violation.retain)
+    return _described(Pair(*arrays, violation.alpha, violation.gamma, violation.groups))
 
 
 def _described(pair: Pair) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def _described(pair: Pair) -> dict[str, Any]:
     Cosines are given as the exact square (with the cosine's sign) and as decimals; None for a zero vector.
     """
     updates = {
-        rule: reference.combine(pair.forget, pair.retain, rule, alpha=pair.alpha, gamma=pair.gamma) for rule in _SHOWN
+        rule: reference.combine(pair.forget, pair.retain, rule, pair.alpha, pair.gamma, pair.groups or None)
+        for rule in _SHOWN
     }
     angles = {
         rule: Angle(reference.dot(u, pair.retain), reference.dot(u, u), pair.sums.retain_square)
@@ -62,6 +64,7 @@ def _described(pair: Pair) -> dict[str, Any]:
         "retain": _numbers(pair.retain),
         "alpha": pair.alpha,
         "gamma": pair.gamma,
+        "groups": [list(group) for group in pair.groups or [(0, len(pair.retain))]],
         "dtype": pair.retain.dtype.name,
         "updates": {rule: _numbers(u) for rule, u in updates.items()},
         "dot_products": {rule: str(angle.dot) for rule, angle in angles.items()},

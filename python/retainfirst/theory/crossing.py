@@ -6,11 +6,9 @@ import math
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from retainfirst.errors import RetainFirstError
-from retainfirst.theory.arrays import flatten
-from retainfirst.theory.sums import Pair, root
+from retainfirst.theory.arrays import flatten_pair
+from retainfirst.theory.sums import Pair, as_float, root
 
 __all__ = ["crossing_bracket", "crossing_point"]
 
@@ -48,15 +46,16 @@ def crossing_point(forget: Any, retain: Any) -> float:
 
     Args:
         forget: The forget gradient: a torch tensor or a numpy array of any shape, or a sequence or a mapping of them (taken
-            together as one vector). float64, float32, float16 or bfloat16, every element finite.
-        retain: The retain gradient, of the same structure, shapes and dtypes.
+            together as one vector; None counts as zero). One of float64, float32, float16, bfloat16, every element finite.
+        retain: The retain gradient, of the same structure, keys, shapes and dtypes.
 
     Returns:
         ``l* >= 0``. Infinity where no weight makes SAGO tighter: where forget is a negative multiple of retain (``h = 0``), and
         for some gradients that agree on no coordinate (``p = 0``).
 
     Raises:
-        RetainFirstError: The gradients do not conflict (``<f, r> >= 0``), or hold NaN or infinity, or differ in structure.
+        RetainFirstError: The gradients do not conflict (``<f, r> >= 0``), or hold NaN or infinity, or differ in structure,
+            keys, shapes or dtypes.
 
     Source: theorem T7 of this project.
 
@@ -64,21 +63,14 @@ def crossing_point(forget: Any, retain: Any) -> float:
         >>> round(crossing_point(torch.tensor([0.01, -0.02]), torch.tensor([1.0, 1.0])), 3)
         33.333
     """
-    f, r = flatten("forget", forget), flatten("retain", retain)
-    if (f.dtype, f.shape) != (r.dtype, r.shape):
-        found = " and ".join(f"{len(x)} elements of {x.dtype}" for x in (f, r))
-        raise RetainFirstError(f"crossing_point: forget and retain differ: {found}")
-    for name, x in (("forget", f), ("retain", r)):
-        if not np.isfinite(x).all():
-            raise RetainFirstError(f"crossing_point: {name} holds NaN or infinity")
-    pair = Pair(f, r)
+    pair = Pair(*flatten_pair(forget, retain))
     sums = pair.sums
     if not pair.conflicts:
         raise RetainFirstError(
-            f"crossing_point: <forget, retain> = {float(sums.dot):.6g} is not negative; the gradients must conflict as a whole"
+            f"crossing_point: <forget, retain> = {as_float(sums.dot):.6g} is not negative; the gradients must conflict as a whole"
         )
     if sums.p > 0 and sums.projected_square > 0:
-        return float(crossing_bracket(pair)[1])
+        return as_float(crossing_bracket(pair)[1])
     # With p = 0 the excess is k l^2 - a b |r|^2 for a constant k: it changes its sign once, if k > 0.
     square = sums.retain_square
     slope = sums.a**2 * sums.projected_square - square**2 * sums.q

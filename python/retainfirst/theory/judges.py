@@ -47,8 +47,17 @@ class Judge(ABC):
         """Whether the sign of the update's dot product with retain must be the same before and after rounding."""
 
     @abstractmethod
+    def products_are_normal(self) -> bool:
+        """Whether retain's square is so large that what underflows beside it is lost in rounding."""
+
+    @abstractmethod
     def is_near(self, cosine: float, squared: Fraction) -> bool:
         """Whether the update's cosine is the given one, as far as it was rounded at all."""
+
+    @property
+    @abstractmethod
+    def pcgrad_angle(self) -> Angle:
+        """The same of the PCGrad update that the update is compared with."""
 
     @property
     def gap(self) -> float:
@@ -70,9 +79,14 @@ class Exact(Judge):
         """See :class:`Judge`."""
         return self.pair.exact(self.rule)
 
+    @property
+    def pcgrad_angle(self) -> Angle:
+        """See :class:`Judge`."""
+        return self.pair.exact("pcgrad")
+
     def order_to_pcgrad(self) -> int:
         """See :class:`Judge`."""
-        mine, other = self.angle.squared_cosine, self.pair.exact("pcgrad").squared_cosine
+        mine, other = self.angle.squared_cosine, self.pcgrad_angle.squared_cosine
         return (mine > other) - (mine < other)
 
     def outlasts_rounding(self, gap: float) -> bool:  # noqa: ARG002 - nothing is rounded
@@ -80,6 +94,10 @@ class Exact(Judge):
         return True
 
     def dot_outlasts_rounding(self) -> bool:
+        """See :class:`Judge`."""
+        return True
+
+    def products_are_normal(self) -> bool:
         """See :class:`Judge`."""
         return True
 
@@ -107,8 +125,17 @@ class Stored(Judge):
     @cached_property
     def angle(self) -> Angle:
         """See :class:`Judge`."""
-        u, r = self.update, self.pair.retain
-        return Angle(reference.dot(u, r), reference.dot(u, u), self.pair.sums.retain_square)
+        return self._angle(self.update)
+
+    @property
+    def pcgrad_angle(self) -> Angle:
+        """See :class:`Judge`."""
+        return self._angle(self.pcgrad)
+
+    def _angle(self, update: NDArray[Any]) -> Angle:
+        return Angle(
+            reference.dot(update, self.pair.retain), reference.dot(update, update), self.pair.sums.retain_square
+        )
 
     @cached_property
     def pcgrad(self) -> NDArray[Any]:
@@ -120,9 +147,10 @@ class Stored(Judge):
 
     @property
     def has_angles(self) -> bool:
-        """See :class:`Judge`; here the stored updates must be so, too."""
-        stored = (self.update, self.pcgrad)
-        return super().has_angles and self.is_finite and all((x != 0).any() and np.isfinite(x).all() for x in stored)
+        """See :class:`Judge`; here the stored updates must not have vanished either. One that is not finite is no excuse."""
+        return super().has_angles and bool(
+            (self.update != 0).any() and (self.pcgrad != 0).any() and np.isfinite(self.pcgrad).all()
+        )
 
     def order_to_pcgrad(self) -> int:
         """See :class:`Judge`."""
@@ -148,18 +176,19 @@ class Stored(Judge):
         """See :class:`Judge`.
 
         Before rounding the dot product of a projected update is at least ``alpha |r|^2``. Rounded dot products and a rounded
-        update take less than the share ``4 (2 + sqrt(n)) eps`` of ``(alpha |r| + gamma |f|) |r|`` from it (the square root of n
-        as in :meth:`is_near`), unless the products themselves underflow.
+        update take at most the share ``(4 + sqrt(n)) eps`` of ``(alpha |r| + gamma |f|) |r|`` from it (the square root of n as in
+        :meth:`is_near`), unless the products themselves underflow. Half of ``alpha |r|^2`` is left to each of the two terms.
         """
         sums, n = self.pair.sums, len(self.update)
-        share = Fraction(4 * (2 + math.sqrt(n)) * self.eps)
+        share = Fraction((4 + math.sqrt(n)) * self.eps)
+        enough = 2 * share <= 1 and (2 * share * self.pair.ratio) ** 2 * sums.forget_square <= sums.retain_square
+        return enough and self.products_are_normal()
+
+    def products_are_normal(self) -> bool:
+        """See :class:`Judge`."""
+        square = Fraction(self.eps * min(1.0, self.pair.alpha)) * self.pair.sums.retain_square
         smallest = Fraction(float(ml_dtypes.finfo(self.update.dtype).smallest_normal))
-        if (
-            sums.retain_square == 0
-            or n * smallest > Fraction(self.eps * min(1.0, self.pair.alpha)) * sums.retain_square
-        ):
-            return False
-        return (share * (1 + self.pair.ratio)) ** 2 * sums.forget_square <= sums.retain_square
+        return square > 0 and len(self.update) * smallest <= square
 
     def is_near(self, cosine: float, squared: Fraction) -> bool:  # noqa: ARG002 - a rounded update has a rounded cosine
         """See :class:`Judge`.

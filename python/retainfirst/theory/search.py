@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from retainfirst.errors import RetainFirstError, StatementViolated, require
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Combine", "Found", "search"]
 
+_TRIES = 4
+"""How many pairs are drawn at most for each one that shall be judged."""
+
 Combine = Callable[[Pair], NDArray[Any]]
 """Makes the stored update of a pair."""
 
@@ -29,7 +33,7 @@ class Found:
     """What a search came to.
 
     Attributes:
-        judged: Cases that met the statement's hypothesis.
+        judged: Cases that met the statement's hypothesis, with neither gradient zero.
         violation: The simplest case that breaks the statement, if one was found.
     """
 
@@ -54,7 +58,8 @@ def search(
         statement: What to judge.
         combine: Makes the stored update of a pair; None: the statement's rule is judged without any rounding.
         dtype: The gradients' format.
-        max_examples: How many cases to judge; fewer are, if the hypothesis is met too seldom.
+        max_examples: About how many cases to judge, in equal parts for each domain; fewer are, where a domain seldom meets the
+            hypothesis.
         weights: Alpha and gamma; None: drawn.
         raw: Draw any finite bits, not only numbers whose dot products cannot overflow.
         seed: The same seed gives the same pairs.
@@ -65,14 +70,19 @@ def search(
         RetainFirstError: The combiner gave two updates for one pair, or raised it.
     """
     require("hypothesis", "verify")
+    from retainfirst.theory import strategies
+
+    domains = (None,) if raw else statement.domains or strategies.DOMAINS
     judged = 0
     # Short arrays first: what shows there is found there, and shrinks to something that can be read.
     for long, share in ((False, 0.75), (True, 0.25)):
-        cases = _cases(statement, dtype, weights, raw, long)
-        found = _search(statement, combine, dtype, math.ceil(max_examples * share), cases, seed, name)
-        judged += found.judged
-        if found.violation is not None:
-            return Found(judged, found.violation)
+        for domain in domains:
+            cases = _cases(statement, dtype, weights, domain, long)
+            enough = math.ceil(max_examples * share / len(domains))
+            found = _search(statement, combine, dtype, enough, cases, raw, seed, name)
+            judged += found.judged
+            if found.violation is not None:
+                return Found(judged, found.violation)
     return Found(judged)
 
 
@@ -82,16 +92,17 @@ def _search(
     dtype: str,
     max_examples: int,
     cases: SearchStrategy[Pair],
+    raw: bool,
     seed: int,
     name: str,
 ) -> Found:
     import hypothesis
 
-    judged = 0
+    judged, violated = 0, False
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=max_examples,
+        max_examples=_TRIES * max_examples,
         database=None,
         deadline=None,
         report_multiple_bugs=False,
@@ -101,41 +112,57 @@ def _search(
     )
     @hypothesis.given(cases)
     def check(pair: Pair) -> None:
-        nonlocal judged
+        nonlocal judged, violated
+        if judged >= max_examples and not violated:
+            return
         judge: Judge = Exact(pair, statement.rule) if combine is None else Stored(pair, statement.rule, combine(pair))
-        hypothesis.assume(statement.hypothesis(judge))
-        judged += 1
-        objection = statement.objection(judge)
+        if not statement.hypothesis(judge):
+            return
+        # A pair with a zero gradient is judged too, but says little.
+        judged += int((pair.forget != 0).any() and (pair.retain != 0).any())
+        objection = _not_finite(judge, raw) or statement.objection(judge)
         if objection is not None:
+            violated = True
             raise _violation(statement, judge, dtype, objection, name)
 
     try:
         check()
     except StatementViolated as violation:
         return Found(judged, violation)
-    except hypothesis.errors.Unsatisfiable:
-        pass  # no case met the hypothesis
-    except hypothesis.errors.Flaky as error:
+    except hypothesis.errors.Flaky:
         raise RetainFirstError(
             f"{name}: gave different updates for the same two gradients; it must not be random"
-        ) from error
+        ) from None
     return Found(judged)
 
 
+def _not_finite(judge: Judge, raw: bool) -> str | None:
+    """NaN made of finite gradients is against every statement; so is infinity, unless bits or weights may make one."""
+    if not isinstance(judge, Stored) or judge.is_finite:
+        return None
+    may_overflow = raw or max(judge.pair.alpha, judge.pair.gamma) > 1
+    bad = np.isnan(judge.update) if may_overflow else ~np.isfinite(judge.update)
+    if not bad.any():
+        return None
+    i = int(bad.argmax())
+    return f"update[{i}] = {judge.update[i]}, though forget and retain are finite"
+
+
 def _cases(
-    statement: Statement, dtype: str, weights: tuple[float, float] | None, raw: bool, long: bool
+    statement: Statement, dtype: str, weights: tuple[float, float] | None, domain: str | None, long: bool
 ) -> SearchStrategy[Pair]:
+    """Return a strategy of cases in one domain; None: of any finite bits."""
     from hypothesis import strategies as st
 
     from retainfirst.theory import strategies
 
-    domains = statement.domains or strategies.DOMAINS
+    pairs = strategies.raw_pairs(dtype, long) if domain is None else strategies.pairs(dtype, [domain], long)
 
     @st.composite
     def cases(draw: st.DrawFn) -> Pair:
-        f, r = draw(strategies.raw_pairs(dtype, long) if raw else strategies.pairs(dtype, domains, long))
+        f, r = draw(pairs)
         alpha, gamma = weights or draw(strategies.weights())
-        groups = draw(strategies.groupings(len(r))) if statement.grouped else ()
+        groups = draw(st.one_of(st.just(()), strategies.groupings(len(r)))) if statement.grouped else ()
         return Pair(f, r, alpha, gamma, groups)
 
     return cases()
@@ -149,7 +176,8 @@ def _violation(statement: Statement, judge: Judge, dtype: str, objection: str, n
         f"  forget = {_shown(pair.forget)}",
         f"  retain = {_shown(pair.retain)}",
         *([f"  update = {_shown(update)}"] if update is not None else []),
-        f"  alpha = {pair.alpha}, gamma = {pair.gamma}" + (f", groups = {list(pair.groups)}" if pair.groups else ""),
+        f"  alpha = {pair.alpha}, gamma = {pair.gamma}"
+        + (f", groups = {list(pair.groups)}" if len(pair.groups) > 1 else ""),
     ]
     return StatementViolated(
         "\n".join(lines),
@@ -159,6 +187,7 @@ def _violation(statement: Statement, judge: Judge, dtype: str, objection: str, n
         update=None if update is None else as_tensor(update),
         alpha=pair.alpha,
         gamma=pair.gamma,
+        groups=pair.groups if len(pair.groups) > 1 else (),
     )
 
 

@@ -148,7 +148,8 @@ def _decide(
     model: Any = None
     for question in ([], [failure]):
         solver = make()  # a fresh one: a second check of the same solver works by other, weaker means
-        solver.set("timeout", int(timeout * 1000))
+        # Ctrl-C is for the program that asks: the solver would take it for the end of its time.
+        solver.set("timeout", int(timeout * 1000), "ctrl_c", False)
         solver.add(*assumptions, *question)
         answer = solver.check()
         if answer == z3.unknown:

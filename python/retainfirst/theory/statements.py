@@ -86,7 +86,7 @@ STATEMENTS = (
         title="Never against retention",
         words=(
             "The update of SAGO, in both forms, and of PCGrad at every scope has no negative dot product with the retain "
-            "gradient. Stored numbers: where rounding and underflow cannot decide."
+            "gradient. Of stored numbers this is asked where rounding and underflow cannot use up PCGrad's alpha |r|^2."
         ),
         formula="<u, r> >= 0; for PCGrad <u, r> >= alpha |r|^2",
         source=_PAPER,
@@ -145,7 +145,7 @@ STATEMENTS = (
         rule="sago",
         promised_by=("sago",),
         hypothesis=_judgements.strong_forget_signal,
-        objection=_judgements.looser_than_pcgrad,
+        objection=_judgements.not_tighter_where_it_must_be,
         claims=_proofs.TIGHTER_WHERE_FORGET_IS_STRONG,
         domains=("conflicting", "strong", "nearly_parallel", "zeros"),
     ),
@@ -180,7 +180,7 @@ STATEMENTS = (
         hypothesis=_judgements.away_from_the_crossing_point,
         objection=_judgements.wrong_side_of_the_crossing_point,
         claims=_proofs.CROSSING_POINT,
-        domains=("conflicting", "strong", "weak", "nearly_parallel", "zeros"),
+        domains=("conflicting", "strong", "weak", "zeros"),
     ),
     Statement(
         id="T8",
@@ -210,7 +210,7 @@ STATEMENTS = (
         hypothesis=_judgements.conflict_at_equal_weights,
         objection=_judgements.not_tighter_than_pcgrad,
         claims=_proofs.ALWAYS_TIGHTER,
-        domains=("conflicting", "weak", "strong", "nearly_parallel", "zeros"),
+        domains=("conflicting", "weak", "strong", "zeros"),
     ),
     Statement(
         id="X2",

@@ -32,11 +32,14 @@ DOMAINS = (
     "nearly_parallel",
     "strong",
     "weak",
+    "small",
     "subnormal",
 )
 """``free``: no condition. ``conflicting``, ``aligned``, ``orthogonal``: ``<f, r>`` below, above or exactly 0. ``zeros``: many
 zero coordinates, of both signs. ``nearly_parallel``: forget is plus or minus retain but for last bits. ``strong``, ``weak``:
-forget is longer or shorter by a power of two. ``subnormal``: at least one of the two in multiples of the smallest number."""
+forget is longer or shorter by a power of two. ``small``: both are scaled down together, as far as products stay normal
+numbers; a constant that was added against division by zero shows there. ``subnormal``: at least one of the two in multiples of
+the smallest number."""
 
 SHORT = 24
 """Up to this size every element is drawn, and shrinks by itself; longer arrays come from a drawn seed."""
@@ -109,7 +112,7 @@ def _pairs(draw: st.DrawFn, dtype: str, domain: str, long: bool) -> tuple[Array,
     f_exponent, r_exponent = draw(_exponents(dtype, domain, len(f)))
     kind = FORMATS[dtype]
     f, r = (f * 2.0**f_exponent).astype(kind), (r * 2.0**r_exponent).astype(kind)
-    if domain == "conflicting":
+    if domain == "conflicting" or (domain == "small" and draw(st.booleans())):
         return _with_sign(f, r, -1)
     if domain == "aligned":
         return (np.copysign(f, r), r) if draw(st.booleans()) and (f * r).any() else _with_sign(f, r, 1)
@@ -144,6 +147,10 @@ def _exponents(draw: st.DrawFn, dtype: str, domain: str, n: int) -> tuple[int, i
     info = ml_dtypes.finfo(FORMATS[dtype])
     top = (int(math.log2(float(info.max))) - 2 - math.ceil(math.log2(n)) - 4) // 2
     low = int(math.log2(float(info.smallest_normal))) + 2
+    if domain == "small":
+        least = (low - 2 - int(math.log2(float(info.eps))) + math.ceil(math.log2(n))) // 2
+        both = draw(st.integers(min(least, -1), 0))
+        return max(low, both + draw(st.integers(0, 3))), max(low, both)
     if domain not in ("strong", "weak"):
         near = st.integers(max(low, -3), min(top, 3))
         return draw(near), draw(near)

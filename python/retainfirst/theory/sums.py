@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retainfirst import reference
 
-__all__ = ["Angle", "Pair", "Sums", "opposed", "root"]
+__all__ = ["Angle", "Pair", "Sums", "as_float", "opposed", "root"]
 
 Array = NDArray[Any]
 
@@ -104,10 +104,11 @@ class Angle:
     @property
     def cosine(self) -> float:
         """The cosine, within a few roundings of float64."""
-        return math.copysign(root(abs(self.squared_cosine)), self.dot)
+        length = root(abs(self.squared_cosine))
+        return -length if self.dot < 0 else length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """A forget and a retain gradient with the weights of a combination.
 
@@ -179,6 +180,14 @@ def opposed(x: Array, y: Array) -> NDArray[np.bool_]:
     """Return where two arrays have opposite signs; a zero opposes nothing."""
     mask: NDArray[np.bool_] = ((x < 0) & (y > 0)) | ((x > 0) & (y < 0))
     return mask
+
+
+def as_float(x: Fraction) -> float:
+    """Return a fraction rounded once; infinity where it is too large."""
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
 
 
 def root(x: Fraction) -> float:

@@ -60,6 +60,9 @@ class Result:
         return {
             "id": self.statement.id,
             "title": self.statement.title,
+            "words": self.statement.words,
+            "formula": self.statement.formula,
+            "source": self.statement.source,
             "status": self.status,
             "expected": self.statement.status,
             "as_expected": self.as_expected,
@@ -71,7 +74,7 @@ class Result:
 def plan(
     statements: Sequence[Statement] = STATEMENTS,
     *,
-    examples: int = 100,
+    examples: int = 60,
     exhaustive: bool = False,
     real_steps: int = 5,
     seed: int = 0,

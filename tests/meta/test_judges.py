@@ -1,0 +1,207 @@
+"""Every judge says no where it must: one known wrong case for each, and nothing of the verification can be left out unseen."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from retainfirst import kernels, reference
+from retainfirst.cli import _files
+from retainfirst.errors import RetainFirstError
+from retainfirst.theory import STATEMENTS, checks, solver, statement
+from retainfirst.theory.arrays import FORMATS
+from retainfirst.theory.counterexamples import from_solver
+from retainfirst.theory.crossing import crossing_point
+from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN
+from retainfirst.theory.judges import Exact, Stored
+from retainfirst.theory.search import search
+from retainfirst.theory.strategies import LONG
+from retainfirst.theory.sums import Angle, Pair
+
+F, R = np.array([1.0, -5.0]), np.array([1.0, 1.0])
+
+
+def stored(rule, combine, f=F, r=R, **weights):
+    pair = Pair(f, r, **weights)
+    return Stored(pair, rule, combine(pair))
+
+
+def by(rule):
+    return IMPLEMENTATIONS[rule][0].call
+
+
+def negative(rule):
+    return lambda pair: -by(rule)(pair)
+
+
+@pytest.mark.parametrize(
+    ("name", "judge"),
+    [
+        ("T1", stored("sago", by("sum"))),
+        ("T2", stored("pcgrad", by("sum"))),
+        ("T3", stored("sago", by("sum"))),
+        ("T4", stored("pcgrad", by("sum"))),
+        ("T4", stored("pcgrad", by("sago"))),
+        ("T5", stored("sago", by("pcgrad"), gamma=2.0)),
+        ("T5", stored("sago", by("sum"), gamma=2.0)),
+        ("T6", stored("sago_keep_retain", by("sum"))),
+        ("T7", stored("sago", by("sum"), gamma=10 * crossing_point(F, R))),
+        ("T7", stored("sago", by("pcgrad"), gamma=10 * crossing_point(F, R))),
+        ("T7", stored("sago", by("sago_keep_retain"), gamma=0.1 * crossing_point(F, R))),
+        ("T8", stored("sago", by("pcgrad"), gamma=1000.0)),
+        ("T8", stored("sago", negative("sago"))),
+        ("X1", stored("sago", by("pcgrad"), f=np.array([0.01, -0.02]))),
+        ("X2", stored("pcgrad", by("sum"))),
+    ],
+)
+def test_wrong_updates_meet_an_objection(name, judge):
+    one = statement(name)
+    assert one.hypothesis(judge), "the case is none that the statement speaks of"
+    assert one.objection(judge)
+    assert not one.conclusion(judge)
+
+
+@pytest.mark.parametrize(("rule", "holds"), [("pcgrad", False), ("sago_keep_retain", False), ("sago", True)])
+def test_unrounded_pcgrad_and_keep_retain_have_more_than_a_sign(rule, holds, monkeypatch):
+    """An update with half of ``alpha |r|^2`` along retain."""
+    pair = Pair(F, R)
+    square = pair.sums.retain_square
+    monkeypatch.setattr(Pair, "exact", lambda self, rule: Angle(square / 2, square, square))
+    assert statement("T2").conclusion(Exact(pair, rule)) == holds
+
+
+@pytest.mark.parametrize("one", [one for one in STATEMENTS if one.promised_by], ids=lambda one: one.id)
+def test_an_update_that_is_not_finite_is_never_let_through(one):
+    def broken(pair):
+        update = by(one.promised_by[0])(pair)
+        return np.full_like(update, np.nan) if pair.conflicts else update
+
+    found = search(one, broken, "float32", 100)
+    assert "nan" in str(found.violation)
+
+
+def test_what_shows_for_any_bits_only_is_found_for_any_bits_only():
+    def huge(pair):
+        update = by("sago")(pair)
+        return -pair.retain if np.abs(pair.retain).max() > 1e30 else update
+
+    for name in ("T1", "X2"):
+        assert search(statement(name), huge, "float32", 100).violation is None
+        assert search(statement(name), huge, "float32", 100, raw=True).violation is not None
+
+
+def test_float64_beyond_the_range_of_its_own_products():
+    def huge(pair):
+        return -pair.retain if np.abs(pair.retain).max() > 1e200 else by("sago")(pair)
+
+    found = search(statement("X2"), huge, "float64", 100, raw=True)
+    assert "is negative" in str(found.violation)
+    assert checks.from_violation(found.violation)["dtype"] == "float64"
+
+
+def test_what_shows_in_long_arrays_only_is_found():
+    def blocks(pair):
+        update = by("sago")(pair)
+        update[1024:] = -pair.retain[1024:]
+        return update
+
+    found = search(statement("T1"), blocks, "float32", 100)
+    assert len(found.violation.retain) in LONG
+
+
+def test_every_combiner_backend_and_format_is_searched():
+    for one in STATEMENTS:
+        searches = [(name, dtype, raw) for name, _, _, dtype, raw in checks._searches(one)]
+        assert len(set(searches)) == len(searches)
+        several = [each.name for rule in one.promised_by for each in IMPLEMENTATIONS[rule]]
+        several += [each.name for each in TOWARD_RETAIN] if one.id == "X2" else []
+        raws = (False, True) if one.id in ("T1", "T3", "X2") else (False,)
+        exact = [f"{rule}, not rounded" for rule in one.promised_by] if one.exact else []
+        assert set(searches) == {
+            *itertools.product(several, FORMATS, raws),
+            *itertools.product(exact, FORMATS, [False]),
+        }
+
+
+@pytest.mark.parametrize("rule", IMPLEMENTATIONS)
+def test_the_implementations_are_those_that_they_say(rule, monkeypatch):
+    def refuse(*_):
+        raise ZeroDivisionError
+
+    for name in ("elementwise_", "linear_"):
+        monkeypatch.setattr(kernels._dispatch._rust, name, refuse)
+    pair = Pair(F, R)
+    by_backend = {one.backend: one.call for one in IMPLEMENTATIONS[rule]}
+    assert set(by_backend) == {"rust", "auto", "eager"}
+    np.testing.assert_allclose(by_backend["eager"](pair), by_backend["rust"](pair), rtol=1e-15)
+    with pytest.raises(ZeroDivisionError):
+        by_backend["auto"](pair)
+
+
+def test_the_ieee_formats_are_those_of_the_arrays():
+    assert set(solver.IEEE_FORMATS) == set(FORMATS)
+    for name, (exponent, significand) in solver.IEEE_FORMATS.items():
+        info = ml_dtypes.finfo(FORMATS[name])
+        assert (info.nexp, info.nmant + 1) == (exponent, significand)
+
+
+def test_verify_runs_every_proof():
+    words = [proof.words for proof in solver.prove_statement(statement("T1"))]
+    rounded = [f"{rule} rounded in {name}" for name in FORMATS for rule in ("sago", "sago_keep_retain")]
+    assert sorted(words) == sorted([*(claim.words for claim in statement("T1").claims), *rounded])
+    assert checks.solver_units(statement("T1")) == len(words)
+
+
+def test_the_ieee_proof_is_for_all_weights_and_says_never_nan(monkeypatch):
+    """With gradients that may be infinite the update may be NaN: 0 times infinity, which only a free weight makes."""
+    import z3
+
+    monkeypatch.setattr(z3, "fpIsInf", lambda x: z3.BoolVal(False))
+    proof = solver.prove_t1_in_ieee("sago", "float16")
+    assert proof.verdict == "refuted"
+    assert {"alpha", "gamma"} <= set(proof.model)
+
+
+def test_real_gradients_are_judged(monkeypatch):
+    gradients = [{"w": (torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))}]
+    monkeypatch.setattr(checks, "facts_gradients", lambda steps, seed: iter(gradients))
+    checks._facts.cache_clear()
+    good = checks.by_real_gradients(statement("T1"), 1, 0, lambda units: None)
+    assert (good.verdict, good.count) == ("holds", 4)  # the tensor and the whole model, by two rules
+    monkeypatch.setattr(checks, "combine", lambda f, r, rule, **weights: -r)
+    assert checks.by_real_gradients(statement("T1"), 1, 0, lambda units: None).verdict == "refuted"
+    nothing = replace(statement("T1"), hypothesis=lambda judge: False)
+    assert checks.by_real_gradients(nothing, 1, 0, lambda units: None).verdict == "vacuous"
+    checks._facts.cache_clear()
+
+
+def test_vectors_that_the_library_does_not_replay_are_no_counterexample(monkeypatch):
+    monkeypatch.setattr(reference, "combine", lambda f, r, rule, *_, **__: r if rule == "sago" else f)
+    assert from_solver(statement("X1")) is None
+
+
+def test_an_interrupted_report_leaves_the_old_one(tmp_path, monkeypatch):
+    file = tmp_path / "found.json"
+    _files.write_json(file, {"old": 1})
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(file), "replace", fail)
+    with pytest.raises(RetainFirstError, match="disk full"):
+        _files.write_json(file, {"new": 2})
+    assert "old" in file.read_text()
+
+
+def test_a_link_to_a_report_stays_one(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("{}")
+    link.symlink_to(target)
+    _files.write_json(link, {"new": 2})
+    assert link.is_symlink()
+    assert "new" in target.read_text()
