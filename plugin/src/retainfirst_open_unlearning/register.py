@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 def register(framework: ModuleType, search_path: ConfigSearchPath) -> None:
-    """Make trainers, evaluators and configs known to a running open-unlearning.
+    """Make trainers, evaluators, data sets and configs known to a running open-unlearning.
 
     Args:
         framework: Its module ``trainer``.
@@ -33,9 +33,12 @@ def register(framework: ModuleType, search_path: ConfigSearchPath) -> None:
         if name not in _NOT_UNLEARNING:
             ConfigStore.instance().store(PREFIX + name, _config(name, trainer), "trainer", provider="retainfirst")
     framework.TRAINER_REGISTRY = _Registry(framework.TRAINER_REGISTRY, _make_trainer)
-    evals = sys.modules.get("evals")
+    evals: Any = sys.modules.get("evals")
+    data: Any = sys.modules.get("data")
     if hasattr(evals, "EVALUATOR_REGISTRY"):
         evals.EVALUATOR_REGISTRY = _Registry(evals.EVALUATOR_REGISTRY, _make_evaluator)
+    if hasattr(data, "DATASET_REGISTRY"):
+        data.DATASET_REGISTRY = _Registry(data.DATASET_REGISTRY, _make_dataset)
 
 
 class _Registry(dict[str, Any]):
@@ -83,3 +86,9 @@ def _make_evaluator(name: str, registry: dict[str, Any]) -> type:
     from retainfirst_open_unlearning.rwku import make_evaluator
 
     return make_evaluator(name, registry)
+
+
+def _make_dataset(name: str, registry: dict[str, Any]) -> type:
+    from retainfirst_open_unlearning.rwku_data import make_dataset
+
+    return make_dataset(name, registry)
