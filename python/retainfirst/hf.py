@@ -44,7 +44,8 @@ class TwoTaskTraining:
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients.
+        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients; or
+            several processes, DeepSpeed or FSDP.
     """
 
     def __init__(
@@ -61,6 +62,11 @@ class TwoTaskTraining:
         if "lomo" in optim:
             raise RetainFirstError(
                 f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
+            )
+        if me.accelerator.num_processes > 1 or me.is_deepspeed_enabled or me.is_fsdp_enabled:
+            raise RetainFirstError(
+                f"{type(self).__name__}: several processes, DeepSpeed and FSDP are not supported in this version; run one"
+                " process, without an accelerate configuration for them"
             )
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False

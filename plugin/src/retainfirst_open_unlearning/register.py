@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -21,7 +20,7 @@ _NOT_UNLEARNING = ("Trainer", "FinetuneTrainer")
 _logger = logging.getLogger(__name__)
 
 
-def register(framework: ModuleType, search_path: ConfigSearchPath) -> None:
+def register(framework: Any, search_path: ConfigSearchPath) -> None:
     """Make trainers, evaluators, data sets and configs known to a running open-unlearning.
 
     Args:

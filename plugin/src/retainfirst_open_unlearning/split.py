@@ -14,8 +14,9 @@ from types import CodeType
 from typing import Any
 
 import torch
-from retainfirst.errors import RetainFirstError
 from torch import Tensor, nn
+
+from retainfirst.errors import RetainFirstError
 
 __all__ = ["SplitLoss", "loss_hook", "reason_against"]
 
@@ -47,7 +48,7 @@ class SplitLoss:
         if not self._alone:
             return super().compute_retain_loss(*arguments, **options)  # type: ignore[misc]
         self._asked = arguments, options
-        model = options.get("model", arguments[0] if arguments else None)
+        model: Any = options.get("model", arguments[0] if arguments else None)
         return torch.zeros((), device=next(model.parameters()).device)
 
     @contextmanager

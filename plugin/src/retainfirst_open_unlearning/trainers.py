@@ -7,12 +7,12 @@ import logging
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from retainfirst import available_combiners, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.scope import check_scope
-from torch import Tensor
-
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, reason_against
 
@@ -42,7 +42,9 @@ def make_trainer(name: str, registry: dict[str, Any]) -> type:
     base = own[wanted]
     reason = reason_against(base)
     if reason is not None:
-        raise RetainFirstError(f"{name}: the loss of {wanted} cannot be split into a forget and a retain loss: {reason}")
+        raise RetainFirstError(
+            f"{name}: the loss of {wanted} cannot be split into a forget and a retain loss: {reason}"
+        )
     bases = [RetainFirstTraining, base]
     if hasattr(base, "final_loss_value"):
         bases.insert(0, _Scalarised)
@@ -94,7 +96,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         known: set[str] = set()
         for base in type(self).__mro__:
             if "__init__" in vars(base):
-                known |= _parameters(base.__init__)
+                known |= _parameters(vars(base)["__init__"])
         for option in options:
             if option not in known | {"tokenizer", "processing_class"}:
                 name = type(self).__name__
@@ -119,7 +121,7 @@ class _Scalarised:
     def final_loss_value(self, losses: list[Tensor]) -> Tensor:
         """As the trainer does; the forget loss while that is taken alone."""
         me: Any = self
-        return losses[0] if me._alone else super().final_loss_value(losses)  # type: ignore[misc, no-any-return]
+        return losses[0] if me._alone else super().final_loss_value(losses)  # type: ignore[misc]
 
     def forget_loss(self, model: Any, inputs: Any) -> Tensor:
         """The forget loss, whose gradient is weighted by its preference."""
@@ -155,7 +157,9 @@ def _check_scope(combiner: str, scope: str) -> None:
 def _refuse_missing_data(dataset: Any) -> None:
     for part in ("forget", "retain"):
         if hasattr(dataset, "forget") and hasattr(dataset, "retain") and not getattr(dataset, part):
-            raise RetainFirstError(f"the training data have no {part!r} part; set data.{part} to a data set of the framework")
+            raise RetainFirstError(
+                f"the training data have no {part!r} part; set data.{part} to a data set of the framework"
+            )
 
 
 def _parameters(function: Any) -> set[str]:

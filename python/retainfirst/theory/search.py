@@ -140,6 +140,9 @@ def _not_finite(judge: Judge, raw: bool) -> str | None:
     """NaN made of finite gradients is against every statement; so is infinity, unless bits or weights may make one."""
     if not isinstance(judge, Stored) or judge.is_finite:
         return None
+    # A projection's coefficient, about as large as |f| / |r|, may then leave float64, and shows that it did.
+    if judge.pair.sums.retain_square > 0 and judge.stretch > 1e300:
+        return None
     may_overflow = raw or max(judge.pair.alpha, judge.pair.gamma) > 1
     bad = np.isnan(judge.update) if may_overflow else ~np.isfinite(judge.update)
     if not bad.any():

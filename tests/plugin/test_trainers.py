@@ -1,0 +1,208 @@
+"""Every kind of trainer with every combiner, against a stand-in for the framework's contract; names, configs, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+
+import framework_stand_in as framework
+import retainfirst as rf
+import tiny
+from retainfirst.errors import RetainFirstError
+from retainfirst_open_unlearning.register import PREFIX, register
+
+SPLITTABLE = ("GradDiff", "Referenced", "Dual", "GradAscent", "Renamed")
+
+
+class SearchPath(ConfigSearchPath):
+    def __init__(self):
+        self.added = []
+
+    def append(self, provider, path, anchor=None):
+        self.added.append((provider, path))
+
+    def get_path(self):
+        return []
+
+    def prepend(self, provider, path, anchor=None):
+        raise AssertionError("the framework's own configs come first")
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    module = framework.install(monkeypatch)
+    path = SearchPath()
+    register(module, path)
+    assert path.added == [("retainfirst", "pkg://retainfirst_open_unlearning.conf")]
+    return module.TRAINER_REGISTRY
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self, forget=True, retain=True):
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(3, 20, (2, 8, 6), generator=generator)
+        row = lambda x: {"input_ids": x, "attention_mask": torch.ones_like(x), "labels": x}  # noqa: E731
+        self.forget = [row(x) for x in ids[0]] if forget else None
+        self.retain = [row(x) for x in ids[1]] if retain else None
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return {task: rows[i] for task, rows in (("forget", self.forget), ("retain", self.retain)) if rows}
+
+
+def collate(rows):
+    return {task: {key: torch.stack([row[task][key] for row in rows]) for key in rows[0][task]} for task in rows[0]}
+
+
+def make(registry, name, folder, data=None, model=None, training=None, **options):
+    torch.manual_seed(0)
+    return registry.get(name)(
+        model=model or tiny.tiny_llama().double(), train_dataset=data or Pairs(), data_collator=collate,
+        args=framework.arguments(folder, **(training or {})), evaluators=None, template_args=None, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("combiner", rf.available_combiners())
+@pytest.mark.parametrize("name", SPLITTABLE)
+def test_every_trainer_with_every_combiner(registry, name, combiner, tmp_path):
+    trainer = make(registry, PREFIX + name, tmp_path, combiner=combiner)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    logs = [log for log in trainer.state.log_history if "forget_loss" in log and "loss" in log]
+    assert len(logs) == 2
+    for log in logs:
+        assert {
+            *rf.Geometry(torch.zeros(1, 11).double(), torch.zeros(1).long(), ["x"]).as_dict(),
+            "retain_loss",
+        } <= set(log)
+        assert log["retain_loss"] > 0
+        assert (log["forget_loss"] < 0) == (name != "Referenced")
+    assert trainer.combiner.name == combiner
+
+
+@pytest.mark.parametrize("name", ["GradDiff", "Referenced"])
+def test_the_two_gradients_are_those_of_the_whole_loss(registry, name, tmp_path):
+    """Gamma times the one and alpha times the other are the gradient of the trainer's own loss, to rounding.
+
+    Llama computes norms and loss in float32 whatever its weights are: a few hundred roundings of 2^-24 of the largest element.
+    """
+    trainer = make(registry, PREFIX + name, tmp_path, alpha=0.3, gamma=2.0)
+    model, batch = trainer.model.eval(), collate([Pairs()[i] for i in range(4)])
+    parameters = list(model.parameters())
+    whole = torch.autograd.grad(framework.__dict__[name].compute_loss(trainer, model, batch), parameters)
+    forget, retain = (torch.autograd.grad(loss(model, batch), parameters) for loss in trainer.task_losses())
+    assert trainer.gamma == 2.0
+    for x, f, r in zip(whole, forget, retain, strict=True):
+        torch.testing.assert_close(2.0 * f + 0.3 * r, x, rtol=0, atol=1e-5 * float(x.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["GradDiff", "Referenced", "Dual"])
+def test_sum_trains_as_the_framework_does(registry, name, tmp_path, monkeypatch):
+    """Two steps of plain SGD with clipping to 1 and learning rate 0.1, with the roundings of the test above."""
+    own = framework.__dict__[name]
+    # transformers from 4.46 on hands the loss an argument that the framework's main branch does not take, and scales by it.
+    monkeypatch.setattr(own, "compute_loss", _tolerant(own.compute_loss))
+    monkeypatch.setattr(framework.FinetuneTrainer, "model_accepts_loss_kwargs", False, raising=False)
+    models = []
+    for cls_name in (name, PREFIX + name):
+        options = {"combiner": "sum"} if cls_name.startswith(PREFIX) else {}
+        trainer = make(registry, cls_name, tmp_path, alpha=0.5, gamma=0.7, **options)
+        trainer.model_accepts_loss_kwargs = False
+        trainer.train()
+        models.append(trainer)
+    for a, b in zip(models[0].model.parameters(), models[1].model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2 * 0.1 * 1e-5)
+    if name == "Dual":
+        assert models[0].preferences == pytest.approx(models[1].preferences, rel=1e-5)
+        assert models[0].preferences[1] != 0.5
+
+
+def _tolerant(compute_loss):
+    def compute(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return compute_loss(self, model, inputs)
+
+    compute.__wrapped__ = compute_loss
+    return compute
+
+
+def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha=0.0)
+    assert trainer.alpha == 0
+    assert 0 < trainer.combiner.alpha < 1e-20
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        (
+            "RetainFirstGradDiff",
+            {"combiner": "sagoo"},
+            "method_args.combiner: unknown combiner 'sagoo'. Did you mean 'sago'",
+        ),
+        ("RetainFirstGradDiff", {"combiner": "pcgrad", "scope": "blok"}, "method_args.scope: Unknown scope 'blok'"),
+        ("RetainFirstReferenced", {"betta": 1.0}, "no option trainer.method_args.betta. Did you mean 'beta'"),
+        ("RetainFirstGradDiff", {"data": Pairs(retain=False)}, "no 'retain' part"),
+        ("RetainFirstGradDiff", {"training": {"optim": "lomo"}}, "lomo"),
+        ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
+        ("RetainFirstOwnRetain", {}, "computes a retain loss itself"),
+        ("RetainFirstUnweighted", {}, "weighs the forget loss by something else"),
+        ("RetainFirstFinetuneTrainer", {}, "no unlearning trainer"),
+    ],
+)
+def test_refusals_at_construction(registry, name, options, text, tmp_path):
+    with pytest.raises(RetainFirstError, match=text):
+        make(registry, name, tmp_path, **options)
+
+
+def test_a_scope_that_changes_nothing_is_taken_and_said(registry, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sago", scope="global")
+    assert "changes nothing" in caplog.text
+    assert trainer.combiner == rf.SAGO()
+    assert make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block").combiner.scope == "block"
+
+
+def test_other_names_are_the_registrys_own(registry):
+    assert registry.get("GradDiff") is framework.GradDiff
+    assert registry.get("Nothing") is None
+    assert registry.get("RetainFirstGradDiff") is registry["RetainFirstGradDiff"]
+    with pytest.raises(KeyError):
+        registry["Nothing"]
+
+
+def test_configs_take_the_frameworks_defaults(registry, tmp_path):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "GradDiff.yaml").write_text(
+        "handler: GradDiff\nmethod_args:\n  gamma: 0.25\n  alpha: 2.0\n"
+    )
+    (tmp_path / "config.yaml").write_text("defaults:\n  - trainer: null\n")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path), version_base=None):
+        found = compose("config", ["trainer=RetainFirstGradDiff", "trainer.method_args.combiner=pcgrad"])
+    assert found.trainer.handler == "RetainFirstGradDiff"
+    assert dict(found.trainer.method_args) == {"gamma": 0.25, "alpha": 2.0, "combiner": "pcgrad", "scope": None}
+    names = {key.removesuffix(".yaml") for key in ConfigStore.instance().repo["trainer"]}
+    assert {PREFIX + name for name in SPLITTABLE} <= names
+    assert "RetainFirstFinetuneTrainer" not in names
+
+
+def test_other_programs_that_use_hydra_load_nothing_of_ours(tmp_path):
+    code = (
+        "import sys; from hydra import initialize_config_dir, compose\n"
+        f"with initialize_config_dir({str(tmp_path)!r}, version_base=None): compose('config')\n"
+        "print(sorted(n for n in sys.modules if n.startswith(('retainfirst', 'torch', 'hydra_plugins.retainfirst'))))"
+    )
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+                           env={"PYTHONPATH": ":".join(p for p in sys.path if p.endswith("plugin/src"))})  # fmt: skip
+    assert found.stdout.strip() == "['hydra_plugins.retainfirst_open_unlearning']"
