@@ -266,3 +266,8 @@ def test_every_config_is_a_file_of_the_package():
     conf = Path(str(resources.files("retainfirst_open_unlearning.conf")))
     assert (conf / "__init__.py").is_file(), "pkg:// needs it"
     assert len(list(conf.rglob("retainfirst_*.yaml"))) == len(EXPERIMENTS) + 2 + 1  # two bases, one evaluator
+
+
+def test_the_page_has_the_table_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "open-unlearning.md").read_text()
+    assert table().strip() in page, "put in what python -m retainfirst_open_unlearning.experiments prints"
