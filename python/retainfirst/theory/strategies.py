@@ -149,8 +149,9 @@ def _exponents(draw: st.DrawFn, dtype: str, domain: str, n: int) -> tuple[int, i
     low = int(math.log2(float(info.smallest_normal))) + 2
     if domain == "small":
         least = (low - 2 - int(math.log2(float(info.eps))) + math.ceil(math.log2(n))) // 2
-        both = draw(st.integers(min(least, -1), 0))
-        return max(low, both + draw(st.integers(0, 3))), max(low, both)
+        high = min(top, 0)
+        both = max(low, draw(st.integers(min(least, high - 1), high)))
+        return min(top, both + draw(st.integers(0, 3))), both
     if domain not in ("strong", "weak"):
         near = st.integers(max(low, -3), min(top, 3))
         return draw(near), draw(near)
