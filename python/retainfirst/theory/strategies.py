@@ -199,4 +199,4 @@ def _subnormal(draw: st.DrawFn, f: Array, r: Array, dtype: str) -> tuple[Array, 
     f_tiny, r_tiny = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     f, r = (np.round(x * 4) * tiny if small else x for x, small in ((f, f_tiny), (r, r_tiny)))
     f, r = f.astype(FORMATS[dtype]), r.astype(FORMATS[dtype])
-    return _with_sign(f, r, -1) if draw(st.booleans()) and r.any() else (f, r)
+    return (-f, r) if draw(st.booleans()) and reference.dot_sign(f, r) > 0 else (f, r)
