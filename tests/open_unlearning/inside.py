@@ -1,0 +1,173 @@
+"""Questions about our trainers beside the framework's own, asked inside the framework, in float64; the answer is a JSON file.
+
+``python inside.py CHECKOUT WORKSPACE ANSWER QUESTION CASE...`` in the framework's environment; a case is the question's arguments
+with colons between them. The answer has an entry a case; one that fails has the traceback in it and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import commands
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+
+HOME, WORKSPACE, ANSWER = (Path(argument) for argument in sys.argv[1:4])
+sys.path.insert(0, str(HOME / "src"))
+framework, data, models, utils = map(importlib.import_module, ("trainer", "data", "model", "trainer.utils"))
+
+PLAIN = ("++trainer.args.weight_decay=0.01", "trainer.args.optim=sgd", "trainer.args.learning_rate=0.05", "trainer.args.num_train_epochs=2",
+         "++trainer.args.max_steps=-1", "++trainer.args.lr_scheduler_type=constant_with_warmup")  # fmt: skip
+SETTINGS = {
+    "plain": ("trainer.args.gradient_accumulation_steps=1", "++trainer.args.max_grad_norm=0"),
+    # Six micro-batches an epoch: a window and a half, then none.
+    "clipped": ("trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0.001"),
+    "short": ("trainer.args.gradient_accumulation_steps=8", "++trainer.args.max_grad_norm=0.001"),
+    "accumulated": ("trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0"),
+    "few": (r"trainer.method_args.trainable_params_regex=['model\.layers\.[01]\.mlp\.down_proj\.weight']",
+            "trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0.001"),
+}
+
+
+def build(name: str, output: str, *more: str):
+    """Make a trainer as the framework's ``train.py`` does, of a model in float64."""
+    with initialize_config_dir(str(HOME / "configs"), version_base=None):
+        overrides = commands.overrides(name, WORKSPACE, WORKSPACE / output, transformers.__version__)
+        config = compose("unlearn.yaml", [*overrides, *PLAIN, *more])
+    utils.seed_everything(0)
+    model, tokenizer = models.get_model(config.model)
+    sets = data.get_data(config.data, mode="unlearn", tokenizer=tokenizer, template_args=config.model.template_args)
+    called = "tokenizer" if "tokenizer" in inspect.signature(framework.load_trainer).parameters else "processing_class"
+    trainer, _ = framework.load_trainer(
+        config.trainer, model=model.double(), train_dataset=sets["train"], evaluators=None, eval_dataset="dummy",
+        data_collator=data.get_collators(config.collator, tokenizer=tokenizer), template_args=None, **{called: tokenizer},
+    )  # fmt: skip
+    utils.seed_everything(0)
+    return trainer
+
+
+def largest(tensors) -> float:
+    return max((float(x.abs().max()) for x in tensors if x is not None), default=0.0)
+
+
+def apart(first, second) -> float:
+    zero = torch.zeros(())
+    return max(
+        largest([(zero if a is None else a) - (zero if b is None else b)]) for a, b in zip(first, second, strict=True)
+    )
+
+
+def gradients(method: str, retain_loss: str) -> dict:
+    """Our two gradients of a batch, and those of the framework's own ``compute_loss`` with one of its weights at 0."""
+    more = (f"trainer.method_args.retain_loss_type={retain_loss}",)
+    ours = build(f"RetainFirst{method}", "gradients", *more)
+    batch = next(iter(ours.get_train_dataloader()))
+    parameters = list(ours.model.train().parameters())
+    # A model that equals its reference has no KL gradient, and RMU's activations would have no distance.
+    changed = [0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=p.dtype) for p in parameters]
+    found = {}
+    for task, loss in zip(("forget", "retain"), ours.task_losses(), strict=True):
+        move(parameters, changed)
+        utils.seed_everything(1)  # RMU draws a vector at its first loss
+        loss(ours.model, batch).backward()
+        found[task] = take(parameters)
+        move(parameters, [-x for x in changed])
+    answer = {}
+    for task, weights in (("forget", (1.0, 0.0)), ("retain", (0.0, 1.0))):
+        own = build(method, "gradients", *more)
+        own.gamma, own.alpha = weights
+        parameters = list(own.model.train().parameters())
+        move(parameters, changed)
+        utils.seed_everything(1)
+        own.compute_loss(own.model, batch).backward()
+        theirs = take(parameters)
+        answer[task] = {"difference": apart(found[task], theirs), "size": largest(theirs)}
+    return answer
+
+
+@torch.no_grad()
+def move(parameters, by) -> None:
+    for p, d in zip(parameters, by, strict=True):
+        p += d
+
+
+def take(parameters) -> list:
+    found = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    return found
+
+
+def sum_beside_own(method: str, setting: str) -> dict:
+    """Train with the framework's trainer and with ours and ``combiner=sum``; how far apart, how far from the start."""
+    own = build(method, "own", *SETTINGS[setting])
+    start = [p.detach().clone() for p in own.model.parameters()]
+    own.train()
+    ours = build(f"RetainFirst{method}", "ours", "trainer.method_args.combiner=sum", *SETTINGS[setting])
+    ours.train()
+    theirs = list(own.model.parameters())
+    return {
+        "difference": apart(theirs, ours.model.parameters()), "moved": apart(theirs, start),
+        "steps": [own.state.global_step, ours.state.global_step],
+    }  # fmt: skip
+
+
+def preferences(update: str) -> dict:
+    """PDU's dual variable after each of its moves, in the framework's trainer and in ours."""
+    moves = {}
+    for name, more in (("PDU", ()), ("RetainFirstPDU", ("trainer.method_args.combiner=sum",))):
+        trainer = build(name, "preferences", f"trainer.method_args.dual_update_upon={update}", *SETTINGS["plain"], *more)
+        trainer.train()
+        moves[name] = [log["retain_preference"] for log in trainer.state.log_history if "retain_preference" in log]
+    return moves
+
+
+def resume(method: str) -> dict:
+    """Train with ours in one go, and once more from the checkpoint in the middle of it."""
+    saving = ("++trainer.args.max_steps=6", "trainer.args.save_strategy=steps", "++trainer.args.save_steps=3",
+              "trainer.args.save_only_model=false", "trainer.args.optim=adamw_torch")  # fmt: skip
+    whole = build(f"RetainFirst{method}", "whole", *saving)
+    whole.train()
+    resumed = build(f"RetainFirst{method}", "whole", *saving)
+    before = [p.detach().clone() for p in resumed.model.parameters()]
+    resumed.train(resume_from_checkpoint=str(WORKSPACE / "whole" / "checkpoint-3"))
+    ends = list(whole.model.parameters())
+    return {"difference": apart(ends, resumed.model.parameters()), "moved": apart(ends, before), "step": resumed.state.global_step}
+
+
+def later(wanted: str) -> dict:
+    """A trainer that the framework does not have yet, registered as the framework registers its own."""
+    from hydra.core.config_store import ConfigStore
+
+    class Later(framework.GradDiff):
+        pass
+
+    class Odd(framework.GradDiff):
+        def compute_loss(self, model, inputs, return_outputs=False):
+            return -model(**inputs["forget"]).loss + model(**inputs["retain"]).loss
+
+        compute_unlearn_loss = compute_loss
+
+    for trainer in (Later, Odd):
+        framework._register_trainer(trainer)
+        node = {"defaults": ["GradDiff", "_self_"], "handler": trainer.__name__}
+        ConfigStore.instance().store(trainer.__name__, node, "trainer")
+    trainer = build(f"RetainFirst{wanted}", "later")
+    trainer.train()
+    return {"logs": trainer.state.log_history, "combiner": trainer.combiner.name}
+
+
+if __name__ == "__main__":
+    question, answers = globals()[sys.argv[4]], {}
+    for case in sys.argv[5:]:
+        try:
+            answers[case] = question(*case.split(":"))
+        except Exception:
+            answers[case] = {"error": traceback.format_exc()}
+    ANSWER.write_text(json.dumps(answers))

@@ -1,0 +1,114 @@
+"""The framework's own command, in an unedited checkout: every trainer, every combiner, and what a user meets around them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+
+import commands
+import pytest
+from rwku_files import write_by_subject
+from safetensors.torch import load_file
+
+LOGGED = {
+    "forget_loss", "retain_loss", "cos_forget_retain", "cos_update_retain", "cos_update_forget", "conflict_fraction", "norm_forget",
+    "norm_retain", "norm_update",
+}  # fmt: skip
+
+
+def logs(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [log for log in history if "loss" in log and "forget_loss" in log]
+
+
+@pytest.mark.parametrize("method", commands.TRAINERS)
+def test_every_trainer_with_every_combiner(framework, method, tmp_path):
+    """By Hydra's own sweep: one process, one job a combiner."""
+    done = framework.train(
+        f"RetainFirst{method}", tmp_path / "${trainer.method_args.combiner}",
+        f"trainer.method_args.combiner={','.join(commands.COMBINERS)}", sweep=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    start = load_file(framework.workspace / "model" / "model.safetensors")
+    for combiner in commands.COMBINERS:
+        assert len(logs(tmp_path / combiner)) == 2
+        for log in logs(tmp_path / combiner):
+            assert LOGGED <= set(log)
+            assert all(math.isfinite(log[key]) for key in LOGGED)
+            if combiner != "sum":
+                assert log["cos_update_retain"] >= 0
+        ends = load_file(tmp_path / combiner / "model.safetensors")
+        assert any(not ends[name].equal(start[name]) for name in ends)
+
+
+def test_every_scope(framework, tmp_path):
+    done = framework.train(
+        "RetainFirstNPO", tmp_path / "${trainer.method_args.scope}", "trainer.method_args.combiner=pcgrad",
+        "trainer.method_args.scope=tensor,module,block,global", sweep=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(len(logs(tmp_path / scope)) == 2 for scope in ("tensor", "module", "block", "global"))
+
+
+def test_our_handler_in_the_frameworks_own_config(framework, tmp_path):
+    more = ("trainer.handler=RetainFirstNPO", "+trainer.method_args.combiner=pcgrad")
+    done = framework.train("NPO", tmp_path, *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(logs(tmp_path)) == 2
+
+
+def test_what_is_logged_goes_where_report_to_says(framework, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = framework.train("RetainFirstSimNPO", tmp_path, "trainer.args.report_to=tensorboard")
+    assert done.returncode == 0, done.stderr[-3000:]
+    events = next(tmp_path.rglob("events.out.tfevents.*"))
+    board = EventAccumulator(str(events.parent))
+    board.Reload()
+    assert {"train/forget_loss", "train/retain_loss", "train/cos_update_retain", "train/norm_update"} <= set(
+        board.Tags()["scalars"]
+    )
+    assert [event.step for event in board.Scalars("train/retain_loss")] == [1, 2]
+
+
+def test_evaluation_during_training_and_checkpoints(framework, tmp_path):
+    write_by_subject(tmp_path / "rwku")
+    more = (
+        "trainer.args.do_eval=true", "trainer.args.eval_on_start=true", "trainer.args.eval_strategy=epoch",
+        "++trainer.args.max_steps=-1", "trainer.args.num_train_epochs=2", "trainer.args.save_strategy=epoch",
+        "eval=retainfirst_rwku", "~eval.tofu", f"eval.rwku.path={tmp_path}/rwku",
+    )  # fmt: skip
+    done = framework.train("RetainFirstGradDiff", tmp_path / "out", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for step in (0, 3, 6):
+        assert (tmp_path / "out" / f"checkpoint-{step}" / "evals" / "RWKU_SUMMARY.json").is_file()
+    for step in (3, 6):
+        assert (tmp_path / "out" / f"checkpoint-{step}" / "model.safetensors").is_file()
+    assert len(logs(tmp_path / "out")) == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["trainer.method_args.combiner=sagoo"], "trainer.method_args.combiner: unknown combiner 'sagoo'"),
+        (["trainer.method_args.combiner=pcgrad", "trainer.method_args.scope=layer"], "trainer.method_args.scope: "),
+        (["+trainer.method_args.betta=1"], "RetainFirstNPO has no option trainer.method_args.betta"),
+        (["~data.retain"], "the training data have no 'retain' part"),
+        (["trainer.args.optim=adalomo"], "updates parameters inside the backward pass"),
+        (["trainer.handler=RetainFirstNPOO"], "open-unlearning has no trainer 'NPOO'"),
+    ],
+)
+def test_bad_input_is_refused_before_the_first_step(framework, more, says, tmp_path):
+    done = framework.train("RetainFirstNPO", tmp_path, *more)
+    assert done.returncode != 0
+    assert says in done.stderr + done.stdout
+    assert not (tmp_path / "trainer_state.json").exists()
+
+
+def test_the_checkout_is_left_as_it_was(framework):
+    """Last in the file; nothing above may have written into the framework's folder."""
+    if not (framework.home / ".git").exists():
+        pytest.skip(f"{framework.home} is no git checkout, so edits to it cannot be seen")
+    status = subprocess.run(["git", "-C", str(framework.home), "status", "--porcelain"], capture_output=True, text=True)
+    assert status.stdout == ""
