@@ -32,9 +32,9 @@ class TwoTaskTraining:
     Everything else stays the trainer's own: data loading, mixed precision, clipping (of the combined gradient), optimiser,
     schedule, checkpoints, resume.
 
-    With every training log go ``forget_loss`` and ``retain_loss`` (means over the micro-batches since the last log, unweighted
-    and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step; the
-    trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``.
+    With every training log go ``forget_loss`` and ``retain_loss`` (means over the micro-batches of all processes since the last
+    log, unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last
+    step; the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``.
 
     Args:
         *args: For the trainer.
@@ -45,7 +45,7 @@ class TwoTaskTraining:
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients; or
-            several processes, DeepSpeed or FSDP.
+            DeepSpeed or FSDP.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class TwoTaskTraining:
             raise RetainFirstError(
                 f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
             )
-        if me.accelerator.num_processes > 1 or me.is_deepspeed_enabled or me.is_fsdp_enabled:
+        if me.is_deepspeed_enabled or me.is_fsdp_enabled:
             raise RetainFirstError(
-                f"{type(self).__name__}: several processes, DeepSpeed and FSDP are not supported in this version; run one"
-                " process, without an accelerate configuration for them"
+                f"{type(self).__name__}: DeepSpeed and FSDP are not supported in this version; use an accelerate configuration"
+                " without them (several processes are fine)"
             )
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
@@ -92,11 +92,12 @@ class TwoTaskTraining:
             self._two_task_step = TwoTaskStep(model, self.combiner)
         step = self._two_task_step
         compute_forget, compute_retain = self.task_losses()
-        with step.forget():
+        last = self._about_to_step()
+        with step.forget(last=last):
             forget_loss = self._backward(model, inputs, compute_forget)
-        with step.retain():
+        with step.retain(last=last):
             retain_loss = self._backward(model, inputs, compute_retain)
-        if self._about_to_step():
+        if last:
             # Under a loss scaler the gradients are that much longer, until the optimiser's step.
             scaler = me.accelerator.scaler
             self._loss_scale = 1.0 if scaler is None else scaler.get_scale()
@@ -125,7 +126,9 @@ class TwoTaskTraining:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the geometry to a training log."""
         if "loss" in logs and self._micro_steps:
-            forget_loss, retain_loss = (self._loss_sum / self._micro_steps).tolist()
+            # Over the processes too, like the trainer's own loss; the trainer logs on all of them at once.
+            losses = getattr(self, "accelerator").reduce(self._loss_sum / self._micro_steps, "mean")  # noqa: B009
+            forget_loss, retain_loss = losses.tolist()
             self._forget_losses()
             logs.update(forget_loss=forget_loss, retain_loss=retain_loss)
             if self.last_geometry is not None:

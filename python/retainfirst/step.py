@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from retainfirst.combiners import Combiner, check_pair, resolve
+from retainfirst.engines import Engine, Gradients, find_engine, unwrapped
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 
 __all__ = ["TwoTaskStep"]
 
 _TASKS = ("forget", "retain")
-_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
 
 
 class TwoTaskStep:
@@ -31,9 +31,13 @@ class TwoTaskStep:
     An exception inside a block discards the whole step, both tasks, and passes on: the model has no ``.grad`` then, and the
     next block starts a new step.
 
+    With several processes each gives its own rows, and gradients are averaged over the processes before they are combined
+    (:mod:`retainfirst.engines`): give the wrapped model or the one inside the wrapper. Each process must call :meth:`combine`
+    equally often; one that has no rows for a task leaves the task out.
+
     Args:
         model: The model, or its parameters, plain or with names; the frozen ones are left alone. Which ones are frozen is
-            looked up at the start of each step.
+            looked up at the start of each step. Wrap it before the first step.
         combiner: A combiner, or a name with its ``options``.
         check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity. Costs a wait
             for the device at each step. Without it such values show in the update, as a loss scaler expects.
@@ -41,7 +45,7 @@ class TwoTaskStep:
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: Nothing to train, or a model that shards or averages gradients over processes by itself.
+        RetainFirstError: Nothing to train, or a model that is distributed in a way that is not supported.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -67,17 +71,24 @@ class TwoTaskStep:
         self.check_finite = check_finite
         self._source = model if isinstance(model, nn.Module) else _named(model)
         self._active: dict[str, nn.Parameter] = {}
-        self._gradients: dict[str, dict[str, Tensor]] = {}
+        self._gradients: dict[str, Gradients] = {}
+        self._averaging: dict[str, Callable[[], Gradients]] = {}
         self._open: str | None = None
-        self._trainable()
+        self._engine = self._find_engine()
+        self._first = True
 
-    def forget(self) -> AbstractContextManager[None]:
-        """Return the block in which backward passes belong to the forget loss (one that is minimised)."""
-        return self._block("forget")
+    def forget(self, *, last: bool = False) -> AbstractContextManager[None]:
+        """Return the block in which backward passes belong to the forget loss (one that is minimised).
 
-    def retain(self) -> AbstractContextManager[None]:
-        """Return the block in which backward passes belong to the retain loss."""
-        return self._block("retain")
+        Args:
+            last: No block of this task follows in this step, so that averaging its gradients over processes may begin when the
+                block ends and go on during the other task's passes. The same on every process.
+        """
+        return self._block("forget", last)
+
+    def retain(self, *, last: bool = False) -> AbstractContextManager[None]:
+        """Return the block in which backward passes belong to the retain loss; ``last`` as in :meth:`forget`."""
+        return self._block("retain", last)
 
     def combine(self) -> Geometry:
         """Combine what the blocks collected and write the update to ``.grad``.
@@ -92,15 +103,17 @@ class TwoTaskStep:
                 is after any error in the combination itself.
         """
         self._refuse_open("combine()")
-        for task in _TASKS:
-            if not self._gradients.get(task):
+        if not self._active:
+            self._start()
+        self._refuse_stale()
+        forget, retain = self._averages()
+        parameters = self._active
+        self.reset()
+        for task, gradients in (("forget", forget), ("retain", retain)):
+            if not gradients:
                 raise RetainFirstError(
                     f"combine(): no {task} gradient was collected in this step; run loss.backward() inside `with step.{task}():`"
                 )
-        self._refuse_stale()
-        forget, retain = (self._gradients[task] for task in _TASKS)
-        parameters = self._active
-        self.reset()
         names = [name for name in parameters if name in forget or name in retain]
         for name in names:
             if name not in retain:
@@ -119,27 +132,50 @@ class TwoTaskStep:
 
     def reset(self) -> None:
         """Discard what the blocks of the current step have collected."""
-        self._active, self._gradients = {}, {}
+        self._active, self._gradients, self._averaging = {}, {}, {}
+
+    def _start(self) -> None:
+        """Look up what is trained now: a model may be unfrozen or given adapters between two steps."""
+        trainable = self._trainable()
+        # At the first step once more: the model may have been wrapped since the construction.
+        if self._first or not _same(trainable, self._engine.parameters):
+            self._engine, self._first = self._find_engine(), False
+        self._active = self._engine.parameters
 
     @contextmanager
-    def _block(self, task: str) -> Iterator[None]:
+    def _block(self, task: str, last: bool) -> Iterator[None]:
         self._refuse_open(f"{task}()")
         if not self._active:
-            self._active = self._trainable()
+            self._start()
         self._refuse_stale()
+        if task in self._averaging:
+            raise RetainFirstError(f"{task}(): a block of this step was the last one already, as its last=True said")
         collected = self._gradients.setdefault(task, {})
         for name, gradient in collected.items():
             self._active[name].grad = gradient
         self._open = task
         try:
-            yield
+            with self._engine.passes():
+                yield
             self._collect(task, collected)
+            if last:
+                self._averaging[task] = self._engine.average(collected)
         except BaseException:
             self._clear()
             self.reset()
             raise
         finally:
             self._open = None
+
+    def _averages(self) -> tuple[Gradients, Gradients]:
+        try:
+            for task in _TASKS:
+                if task not in self._averaging:
+                    self._averaging[task] = self._engine.average(self._gradients.get(task, {}))
+            return self._averaging["forget"](), self._averaging["retain"]()
+        except BaseException:
+            self.reset()
+            raise
 
     def _collect(self, task: str, collected: dict[str, Tensor]) -> None:
         for name, parameter in self._active.items():
@@ -171,21 +207,15 @@ class TwoTaskStep:
                     " The current step was discarded."
                 )
 
+    def _find_engine(self) -> Engine:
+        return find_engine(self._source if isinstance(self._source, nn.Module) else None, self._trainable())
+
     def _trainable(self) -> dict[str, nn.Parameter]:
-        """Look up what is trained now: a model may be unfrozen, wrapped or given adapters between two steps."""
-        if isinstance(self._source, nn.Module):
-            _refuse_distributed(self._source)
-            everything = dict(self._source.named_parameters())
-        else:
-            everything = self._source
+        source = self._source
+        everything = dict(unwrapped(source).named_parameters()) if isinstance(source, nn.Module) else source
         trainable = {name: p for name, p in everything.items() if p.requires_grad}
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
-        for name, parameter in trainable.items():
-            if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
-                raise RetainFirstError(
-                    f"{name}: sharded parameters (FSDP2, DeepSpeed) are not supported in this version"
-                )
         return trainable
 
 
@@ -217,13 +247,8 @@ def _named(
     return named
 
 
-def _refuse_distributed(model: nn.Module) -> None:
-    kind = next((t.__name__ for t in type(model).__mro__ if t.__name__ in _WRAPPERS), None)
-    if kind is not None:
-        raise RetainFirstError(
-            f"TwoTaskStep: {kind} averages or shards gradients by itself, which is not supported in this version; give the model"
-            " on one device"
-        )
+def _same(left: dict[str, nn.Parameter], right: dict[str, nn.Parameter]) -> bool:
+    return left.keys() == right.keys() and all(right[name] is parameter for name, parameter in left.items())
 
 
 def _check_finite(geometry: Geometry, names: list[str]) -> None:

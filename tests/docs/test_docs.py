@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LIGHT = (
     "combiners",
+    "engines",
     "errors",
     "geometry",
     "kernels",

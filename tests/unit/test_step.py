@@ -340,9 +340,9 @@ def test_nothing_to_train():
         rf.TwoTaskStep(two, "sum")
 
 
-def test_wrappers_that_average_by_themselves_are_refused():
-    class DistributedDataParallel(nn.Linear):
+def test_unsupported_wrappers_are_refused():
+    class FullyShardedDataParallel(nn.Linear):
         pass
 
-    with pytest.raises(rf.RetainFirstError, match="DistributedDataParallel"):
-        rf.TwoTaskStep(DistributedDataParallel(1, 1), "sum")
+    with pytest.raises(rf.RetainFirstError, match="FullyShardedDataParallel"):
+        rf.TwoTaskStep(FullyShardedDataParallel(1, 1), "sum")

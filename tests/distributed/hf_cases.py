@@ -1,0 +1,89 @@
+"""The transformers trainer and the plugin's, on several processes, beside one process that accumulates over the same rows."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+from transformers import TrainingArguments
+
+import cases
+import framework_stand_in as framework
+import tiny
+from retainfirst.data import EncodedSet, PairedCollator, PairedDataset
+from retainfirst.hf import TwoTaskTrainer
+from retainfirst_open_unlearning.trainers import make_trainer
+
+FOLDER = Path.cwd()  # a fresh one for each run
+
+
+def make_pairs(rows):
+    def encoded(seed):
+        batch = tiny.tiny_batch((8,) * rows, seed=seed)
+        return EncodedSet([{key: value[i].tolist() for key, value in batch.items()} for i in range(rows)], name="tiny")
+
+    return PairedDataset(encoded(1), encoded(2))
+
+
+def arguments(**options):
+    defaults = {
+        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 1,
+        "max_grad_norm": 0.5, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
+        "disable_tqdm": True, "ddp_find_unused_parameters": False,
+    }  # fmt: skip
+    return TrainingArguments(output_dir=str(FOLDER / "out"), **{**defaults, **options})
+
+
+class InOrder(TwoTaskTrainer):
+    def _get_train_sampler(self, *_):
+        return None
+
+
+def train(rows=8, combiner="sago", dtype=torch.float64, resume=None, **options):
+    trainer = InOrder(
+        model=tiny.tiny_llama(dtype=dtype), args=arguments(**options), train_dataset=make_pairs(rows),
+        data_collator=PairedCollator(0), objective="ga", combiner=combiner,
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def report(trainer):
+    keys = ("loss", "forget_loss", "retain_loss", "grad_norm", "cos_update_retain", "norm_update")
+    logs = [{key: entry[key] for key in keys} for entry in trainer.state.log_history if "forget_loss" in entry]
+    parameters = torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()])
+    return {"parameters": parameters.tolist(), "logs": logs}
+
+
+def case(accumulate=1, **options):
+    """The rows of a step are the same for any number of processes: one process accumulates over more micro-batches."""
+    accumulate *= 2 // dist.get_world_size()
+    return report(train(gradient_accumulation_steps=accumulate, **options))
+
+
+def plugin(name):
+    """A trainer of the framework, which hands the wrapped model on to its own loss functions."""
+    kind = make_trainer(f"RetainFirst{name}", {name: vars(framework)[name]})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trainer = kind(
+            model=tiny.tiny_llama(dtype=torch.float64), train_dataset=make_pairs(8), data_collator=PairedCollator(0),
+            combiner="sago", args=arguments(max_steps=2, gradient_accumulation_steps=4 // dist.get_world_size()),
+        )  # fmt: skip
+        trainer.train()
+    return report(trainer)
+
+
+CASES = {
+    "sago": partial(case, max_steps=3),
+    "pcgrad": partial(case, max_steps=3, combiner="pcgrad"),
+    "accumulation": partial(case, accumulate=2, max_steps=2),
+    "an epoch that ends within a window": partial(case, accumulate=2, rows=12, num_train_epochs=2),
+    "plugin, GradDiff": partial(plugin, "GradDiff"),
+    "plugin, Referenced": partial(plugin, "Referenced"),
+}
+
+if __name__ == "__main__":
+    cases.main(CASES)
