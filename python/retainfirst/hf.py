@@ -89,7 +89,7 @@ class TwoTaskTraining:
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
         if self._two_task_step is None:
-            self._two_task_step = TwoTaskStep(model, self.combiner)
+            self._two_task_step = TwoTaskStep(model, self.combiner, trained=self._in_optimizer(model))
         step = self._two_task_step
         compute_forget, compute_retain = self.task_losses()
         last = self._about_to_step()
@@ -146,6 +146,11 @@ class TwoTaskTraining:
         # The mean over micro-batches is taken once: by accelerate up to transformers 4.45, by the trainer itself later.
         me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
         return loss.detach()
+
+    def _in_optimizer(self, model: nn.Module) -> set[nn.Parameter] | None:
+        """Return what the optimiser changes; None where it holds copies of its own."""
+        groups = getattr(self, "optimizer").param_groups  # noqa: B009
+        return {p for group in groups for p in group["params"]} & set(model.parameters()) or None
 
     def _micro_batches(self) -> int:
         """How many micro-batches the trainer averages in this step; recent versions know that the last one is shorter."""

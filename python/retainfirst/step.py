@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retainfirst.combiners import Combiner, check_pair, resolve
+from retainfirst.combiners import Combiner, Sum, check_pair, resolve
 from retainfirst.engines import Engine, Gradients, find_engine, unwrapped
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
@@ -39,6 +39,8 @@ class TwoTaskStep:
         model: The model, or its parameters, plain or with names; the frozen ones are left alone. Which ones are frozen is
             looked up at the start of each step. Wrap it before the first step.
         combiner: A combiner, or a name with its ``options``.
+        trained: The parameters that the optimiser changes, where these are not all that require a gradient. The others take no
+            part in the rule and its geometry, and their ``.grad`` is the weighted sum, for what looks at it (clipping, for one).
         check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity. Costs a wait
             for the device at each step. Without it such values show in the update, as a loss scaler expects.
         **options: ``alpha``, ``gamma``, ``scope``, ``aggregator``; only with a name.
@@ -64,11 +66,13 @@ class TwoTaskStep:
         model: nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
         combiner: str | Combiner = "sago",
         *,
+        trained: Iterable[nn.Parameter] | None = None,
         check_finite: bool = False,
         **options: Any,
     ) -> None:
         self.combiner = resolve(combiner, **options)
         self.check_finite = check_finite
+        self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else _named(model)
         self._active: dict[str, nn.Parameter] = {}
         self._gradients: dict[str, Gradients] = {}
@@ -121,11 +125,13 @@ class TwoTaskStep:
             elif name not in forget:
                 forget[name] = torch.zeros_like(retain[name])
             check_pair(self.combiner.name, name, forget[name], retain[name])
-        geometry = self.combiner.combine_named_(
-            [forget[name] for name in names], [retain[name] for name in names], self.combiner.group(names)
-        )
+        trained = [name for name in names if self._trained is None or parameters[name] in self._trained]
+        geometry = _combine_(self.combiner, trained, forget, retain)
+        if len(trained) < len(names):
+            others = [name for name in names if name not in set(trained)]
+            _combine_(Sum(self.combiner.alpha, self.combiner.gamma), others, forget, retain)
         if self.check_finite:
-            _check_finite(geometry, names)
+            _check_finite(geometry, trained)
         for name in names:
             parameters[name].grad = retain[name]
         return geometry
@@ -217,6 +223,10 @@ class TwoTaskStep:
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
         return trainable
+
+
+def _combine_(rule: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
+    return rule.combine_named_([forget[name] for name in names], [retain[name] for name in names], rule.group(names))
 
 
 def _named(

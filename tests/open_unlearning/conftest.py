@@ -61,7 +61,9 @@ class Framework:
 def framework(tmp_path_factory):
     given = os.environ.get("OPEN_UNLEARNING_HOME")
     if not given:
-        pytest.skip("OPEN_UNLEARNING_HOME names no checkout of open-unlearning, so nothing ran against the real framework")
+        pytest.skip(
+            "OPEN_UNLEARNING_HOME names no checkout of open-unlearning, so nothing ran against the real framework"
+        )
     tofu = os.environ.get("TOFU_HOME")
     workspace = tmp_path_factory.mktemp("open_unlearning")
     commands.write_rows(workspace, Path(tofu).resolve() if tofu else None)

@@ -22,16 +22,20 @@ HOME, WORKSPACE, ANSWER = (Path(argument) for argument in sys.argv[1:4])
 sys.path.insert(0, str(HOME / "src"))
 framework, data, models, utils = map(importlib.import_module, ("trainer", "data", "model", "trainer.utils"))
 
-PLAIN = ("++trainer.args.weight_decay=0.01", "trainer.args.optim=sgd", "trainer.args.learning_rate=0.05", "trainer.args.num_train_epochs=2",
-         "++trainer.args.max_steps=-1", "++trainer.args.lr_scheduler_type=constant_with_warmup")  # fmt: skip
+PLAIN = (
+    "++trainer.args.weight_decay=0.01", "trainer.args.optim=sgd", "trainer.args.learning_rate=0.05",
+    "trainer.args.num_train_epochs=2", "++trainer.args.max_steps=-1", "++trainer.args.lr_scheduler_type=constant_with_warmup",
+)  # fmt: skip
 SETTINGS = {
     "plain": ("trainer.args.gradient_accumulation_steps=1", "++trainer.args.max_grad_norm=0"),
     # Six micro-batches an epoch: a window and a half, then none.
     "clipped": ("trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0.001"),
     "short": ("trainer.args.gradient_accumulation_steps=8", "++trainer.args.max_grad_norm=0.001"),
-    "accumulated": ("trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0"),
-    "few": (r"trainer.method_args.trainable_params_regex=['model\.layers\.[01]\.mlp\.down_proj\.weight']",
-            "trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0.001"),
+    "few": (
+        r"trainer.method_args.trainable_params_regex=['model\.layers\.[01]\.mlp\.down_proj\.weight']",
+        "trainer.args.gradient_accumulation_steps=4",
+        "++trainer.args.max_grad_norm=0.001",
+    ),
 }
 
 
@@ -70,7 +74,9 @@ def gradients(method: str, retain_loss: str) -> dict:
     batch = next(iter(ours.get_train_dataloader()))
     parameters = list(ours.model.train().parameters())
     # A model that equals its reference has no KL gradient, and RMU's activations would have no distance.
-    changed = [0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=p.dtype) for p in parameters]
+    changed = [
+        0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=p.dtype) for p in parameters
+    ]
     found = {}
     for task, loss in zip(("forget", "retain"), ours.task_losses(), strict=True):
         move(parameters, changed)
@@ -122,7 +128,9 @@ def preferences(update: str) -> dict:
     """PDU's dual variable after each of its moves, in the framework's trainer and in ours."""
     moves = {}
     for name, more in (("PDU", ()), ("RetainFirstPDU", ("trainer.method_args.combiner=sum",))):
-        trainer = build(name, "preferences", f"trainer.method_args.dual_update_upon={update}", *SETTINGS["plain"], *more)
+        trainer = build(
+            name, "preferences", f"trainer.method_args.dual_update_upon={update}", *SETTINGS["plain"], *more
+        )
         trainer.train()
         moves[name] = [log["retain_preference"] for log in trainer.state.log_history if "retain_preference" in log]
     return moves
@@ -138,7 +146,11 @@ def resume(method: str) -> dict:
     before = [p.detach().clone() for p in resumed.model.parameters()]
     resumed.train(resume_from_checkpoint=str(WORKSPACE / "whole" / "checkpoint-3"))
     ends = list(whole.model.parameters())
-    return {"difference": apart(ends, resumed.model.parameters()), "moved": apart(ends, before), "step": resumed.state.global_step}
+    return {
+        "difference": apart(ends, resumed.model.parameters()),
+        "moved": apart(ends, before),
+        "step": resumed.state.global_step,
+    }
 
 
 def later(wanted: str) -> dict:

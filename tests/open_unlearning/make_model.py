@@ -2,8 +2,9 @@
 
 import sys
 
-import tiny
 import transformers
+
+import tiny
 
 model = tiny.tiny_llama()
 model.config.max_position_embeddings = 2048

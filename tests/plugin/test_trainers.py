@@ -152,6 +152,7 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
         ("RetainFirstGradDiff", {"combiner": "pcgrad", "scope": "blok"}, "method_args.scope: Unknown scope 'blok'"),
         ("RetainFirstReferenced", {"betta": 1.0}, "no option trainer.method_args.betta. Did you mean 'beta'"),
         ("RetainFirstGradDiff", {"data": Pairs(retain=False)}, "no 'retain' part"),
+        ("RetainFirstGradDiff", {"data": Pairs().forget}, "no 'forget' part"),
         ("RetainFirstGradDiff", {"training": {"optim": "lomo"}}, "lomo"),
         ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
         ("RetainFirstOwnRetain", {}, "computes a retain loss itself"),
@@ -162,6 +163,29 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
 def test_refusals_at_construction(registry, name, options, text, tmp_path):
     with pytest.raises(RetainFirstError, match=text):
         make(registry, name, tmp_path, **options)
+
+
+def test_what_the_optimiser_does_not_hold_has_no_say_in_a_group(registry, tmp_path, monkeypatch):
+    """As in RMU, which makes its optimiser of a few parameters and then lets all of them have gradients."""
+
+    def of_a_few(trainer):
+        few = [p for name, p in trainer.model.named_parameters() if "down_proj" in name]
+        trainer.optimizer = torch.optim.SGD(few, lr=0.1)
+
+    monkeypatch.setattr(framework.GradDiff, "create_optimizer", of_a_few)
+    found = {}
+    for scope in ("global", "tensor"):
+        trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope=scope)
+        clipped = []
+        clip = trainer.accelerator.clip_grad_norm_
+        trainer.accelerator.clip_grad_norm_ = lambda p, *a, clip=clip, seen=clipped: (
+            seen.append([q.grad for q in p]) or clip(p, *a)
+        )
+        trainer.train()
+        found[scope] = trainer.last_geometry, sum(g is not None for g in clipped[0])
+    assert set(found["tensor"][0].per_group()) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
+    assert found["global"][0].as_dict().keys() == found["tensor"][0].as_dict().keys()
+    assert found["global"][1] == len(list(trainer.model.parameters()))
 
 
 def test_a_scope_that_changes_nothing_is_taken_and_said(registry, tmp_path, caplog):

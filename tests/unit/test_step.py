@@ -160,6 +160,27 @@ def test_what_is_frozen_is_looked_up_at_each_step(model):
     assert model.trunk.bias.grad is not None
 
 
+def test_what_the_optimiser_does_not_train_has_no_say_and_is_added(model):
+    f = alone(model, [lambda m: -m(data(1), "forget")])
+    r = alone(model, [lambda m: m(data(11), "retain")])
+    trained = ["trunk.weight", "retain_head.weight"]
+    parameters = dict(model.named_parameters())
+    rule = rf.PCGrad(alpha=0.5, gamma=2.0, scope="global")
+    step = rf.TwoTaskStep(model, rule, trained=[parameters[name] for name in trained])
+    collect(step, model)
+    geometry = step.combine()
+    zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    f, r = ({name: zeros[name] if x is None else x for name, x in task.items()} for task in (f, r))
+    alone_update = rf.combine({name: f[name] for name in trained}, {name: r[name] for name in trained}, rule)
+    assert geometry.norm_retain == pytest.approx(
+        sum(float(r[name].square().sum()) for name in trained) ** 0.5, rel=1e-6
+    )
+    for name in trained:
+        assert torch.equal(parameters[name].grad, alone_update[name])
+    for name in ("trunk.bias", "forget_head.weight"):
+        assert torch.equal(parameters[name].grad, 0.5 * r[name] + 2.0 * f[name])
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_update(reentrant):
     updates = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -155,10 +156,18 @@ def _check_scope(combiner: str, scope: str) -> None:
 
 
 def _refuse_missing_data(dataset: Any) -> None:
+    if hasattr(dataset, "forget") and hasattr(dataset, "retain"):
+        parts = {part for part in ("forget", "retain") if getattr(dataset, part)}
+    elif hasattr(dataset, "__getitem__") and len(dataset):
+        with torch.random.fork_rng(devices=[]):  # a row may be drawn
+            row = dataset[0]
+        parts = set(row) if isinstance(row, Mapping) else set()
+    else:
+        return
     for part in ("forget", "retain"):
-        if hasattr(dataset, "forget") and hasattr(dataset, "retain") and not getattr(dataset, part):
+        if part not in parts:
             raise RetainFirstError(
-                f"the training data have no {part!r} part; set data.{part} to a data set of the framework"
+                f"the training data have no {part!r} part; set data.{part} to a data set of the framework, and data.anchor"
             )
 
 
