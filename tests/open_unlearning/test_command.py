@@ -90,19 +90,22 @@ def test_evaluation_during_training_and_checkpoints(framework, tmp_path):
 
 
 LAUNCHERS = {
-    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29511"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
-                   "--dynamo_backend=no", "--main_process_port=29512"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    # On CPUs accelerate itself starts several processes by MPI only.
+    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "--num_machines=1",
+                   "--mixed_precision=no", "--dynamo_backend=no"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes(framework, launcher, tmp_path):
+def test_launchers(framework, launcher, tmp_path):
     more = ("trainer.method_args.combiner=pcgrad", "trainer.args.ddp_find_unused_parameters=false")
     done = framework.train("RetainFirstNPO", tmp_path, *more, launch=LAUNCHERS[launcher])
     assert done.returncode == 0, done.stderr[-3000:]
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["max_steps"] == 2
+    # Two steps of two micro-batches of four rows; each of two processes has 12 of the 24.
+    assert state["epoch"] == pytest.approx(4 / 3 if launcher == "torchrun" else 4 / 6)
     assert all(math.isfinite(log[key]) for log in logs(tmp_path) for key in LOGGED)
     assert len(logs(tmp_path)) == 2
 
