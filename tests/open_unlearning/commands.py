@@ -43,7 +43,7 @@ def overrides(trainer: str, workspace: Path, output: Path | str, transformers: s
         output: Where the run writes.
         transformers: Its version in the framework's environment.
     """
-    method = trainer.removeprefix("RetainFirst")
+    method = trainer.removeprefix("RetainFirst").removesuffix("WithSurgery")  # as the authors' fork calls theirs
     experiment, forget = ("idk", "TOFU_QA_forget_idk") if method == "DPO" else ("default", "TOFU_QA_forget")
     return [
         f"experiment=unlearn/tofu/{experiment}", f"trainer={trainer}", f"paths.output_dir={output}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -41,6 +42,8 @@ SETTINGS = {
 
 def build(name: str, output: str, *more: str):
     """Make a trainer as the framework's ``train.py`` does, of a model in float64."""
+    # The authors' fork has no configs for TOFU; the framework's serve.
+    more = (*more, f"hydra.searchpath=[file://{os.environ['OPEN_UNLEARNING_HOME']}/configs]")
     with initialize_config_dir(str(HOME / "configs"), version_base=None):
         overrides = commands.overrides(name, WORKSPACE, WORKSPACE / output, transformers.__version__)
         config = compose("unlearn.yaml", [*overrides, *PLAIN, *more])
@@ -151,6 +154,30 @@ def resume(method: str) -> dict:
         "moved": apart(ends, before),
         "step": resumed.state.global_step,
     }
+
+
+AUTHORS = {
+    "sago_prefer_retain": ("sago_keep_retain", None), "pcgrad": ("pcgrad", "tensor"), "pcgrad_global": ("pcgrad", "global"),
+    "blur": ("blur", "global"),
+}  # fmt: skip
+
+
+def beside_authors(method: str, strategy: str) -> dict:
+    """In the paper authors' fork: train with their trainer and with ours; how far apart, how far from the start."""
+    combiner, scope = AUTHORS.get(strategy, (strategy, None))
+    more = ("trainer.method_args.alpha=0.5", "trainer.method_args.gamma=2.0", "++trainer.args.max_grad_norm=0.5",
+            "trainer.args.gradient_accumulation_steps=2")  # fmt: skip
+    theirs = build(f"{method}WithSurgery", "theirs", f"trainer.method_args.surgery_strategy={strategy}", *more)
+    start = [p.detach().clone() for p in theirs.model.parameters()]
+    # The fork gives a way to log to the first model in a process only.
+    theirs.model.report_metrics = lambda **_: None
+    theirs.train()
+    scopes = (f"trainer.method_args.scope={scope}",) if scope else ()
+    ours = build(f"RetainFirst{method}", "ours", f"trainer.method_args.combiner={combiner}", *scopes, *more)
+    ours.model.report_metrics = lambda **_: None
+    ours.train()
+    ends = list(theirs.model.parameters())
+    return {"difference": apart(ends, ours.model.parameters()), "moved": apart(ends, start)}
 
 
 def later(wanted: str) -> dict:
