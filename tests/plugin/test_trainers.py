@@ -204,6 +204,15 @@ def test_other_names_are_the_registrys_own(registry):
         registry["Nothing"]
 
 
+def test_registering_again_changes_nothing(registry):
+    made = registry["RetainFirstGradDiff"]
+    module = sys.modules["trainer"]
+    register(module, SearchPath())
+    assert module.TRAINER_REGISTRY is registry
+    assert registry["RetainFirstGradDiff"] is made
+    assert not any(key.startswith(PREFIX * 2) for key in ConfigStore.instance().repo["trainer"])
+
+
 def test_configs_take_the_frameworks_defaults(registry, tmp_path):
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "GradDiff.yaml").write_text(
@@ -222,7 +231,9 @@ def test_configs_take_the_frameworks_defaults(registry, tmp_path):
 
 def test_other_programs_that_use_hydra_load_nothing_of_ours(tmp_path):
     code = (
-        "import sys; from hydra import initialize_config_dir, compose\n"
+        "import sys, types; from hydra import initialize_config_dir, compose\n"
+        "sys.modules['trainer'] = types.ModuleType('trainer')\n"
+        "sys.modules['trainer'].TRAINER_REGISTRY = {'mine': object}\n"
         f"with initialize_config_dir({str(tmp_path)!r}, version_base=None): compose('config')\n"
         "print(sorted(n for n in sys.modules if n.startswith(('retainfirst', 'torch', 'hydra_plugins.retainfirst'))))"
     )

@@ -24,20 +24,23 @@ def register(framework: Any, search_path: ConfigSearchPath) -> None:
     """Make trainers, evaluators, data sets and configs known to a running open-unlearning.
 
     Args:
-        framework: Its module ``trainer``.
+        framework: Its module ``trainer``; ``evals`` and ``data`` are found beside it.
         search_path: Where Hydra looks for configs; the framework's own come first.
     """
     search_path.append("retainfirst", "pkg://retainfirst_open_unlearning.conf")
     for name, trainer in framework.TRAINER_REGISTRY.items():
-        if name not in _NOT_UNLEARNING:
+        if name not in _NOT_UNLEARNING and not name.startswith(PREFIX):
             ConfigStore.instance().store(PREFIX + name, _config(name, trainer), "trainer", provider="retainfirst")
-    framework.TRAINER_REGISTRY = _Registry(framework.TRAINER_REGISTRY, _make_trainer)
-    evals: Any = sys.modules.get("evals")
-    data: Any = sys.modules.get("data")
-    if hasattr(evals, "EVALUATOR_REGISTRY"):
-        evals.EVALUATOR_REGISTRY = _Registry(evals.EVALUATOR_REGISTRY, _make_evaluator)
-    if hasattr(data, "DATASET_REGISTRY"):
-        data.DATASET_REGISTRY = _Registry(data.DATASET_REGISTRY, _make_dataset)
+    _extend(framework, "TRAINER_REGISTRY", _make_trainer)
+    _extend(sys.modules.get("evals"), "EVALUATOR_REGISTRY", _make_evaluator)
+    _extend(sys.modules.get("data"), "DATASET_REGISTRY", _make_dataset)
+
+
+def _extend(module: Any, registry: str, make: Callable[[str, dict[str, Any]], Any]) -> None:
+    """Replace a registry by one that makes our entries too, unless it does already: a process may read configs twice."""
+    entries = getattr(module, registry, None)
+    if isinstance(entries, dict) and not isinstance(entries, _Registry):
+        setattr(module, registry, _Registry(entries, make))
 
 
 class _Registry(dict[str, Any]):

@@ -12,7 +12,8 @@ class RetainFirstSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra once, before it reads any config."""
         framework = sys.modules.get("trainer")
-        if hasattr(framework, "TRAINER_REGISTRY"):
+        registry = getattr(framework, "TRAINER_REGISTRY", None)
+        if isinstance(registry, dict) and "GradDiff" in registry:
             from retainfirst_open_unlearning.register import register
 
             register(framework, search_path)
