@@ -70,7 +70,7 @@ class TwoTaskStep:
         self.combiner = resolve(combiner, **options)
         self.check_finite = check_finite
         self._source = model if isinstance(model, nn.Module) else _named(model)
-        self._active: dict[str, nn.Parameter] = {}
+        self._started = False
         self._gradients: dict[str, Gradients] = {}
         self._averaging: dict[str, Callable[[], Gradients]] = {}
         self._open: str | None = None
@@ -103,18 +103,17 @@ class TwoTaskStep:
                 is after any error in the combination itself.
         """
         self._refuse_open("combine()")
-        if not self._active:
+        if not self._started:
             self._start()
         self._refuse_stale()
         forget, retain = self._averages()
-        parameters = self._active
         self.reset()
         for task, gradients in (("forget", forget), ("retain", retain)):
             if not gradients:
                 raise RetainFirstError(
                     f"combine(): no {task} gradient was collected in this step; run loss.backward() inside `with step.{task}():`"
                 )
-        names = [name for name in parameters if name in forget or name in retain]
+        names = [name for name in self._engine.parameters if name in forget or name in retain]
         for name in names:
             if name not in retain:
                 retain[name] = torch.zeros_like(forget[name])
@@ -122,17 +121,19 @@ class TwoTaskStep:
                 forget[name] = torch.zeros_like(retain[name])
             check_pair(self.combiner.name, name, forget[name], retain[name])
         geometry = self.combiner.combine_named_(
-            [forget[name] for name in names], [retain[name] for name in names], self.combiner.group(names)
+            [forget[name] for name in names],
+            [retain[name] for name in names],
+            self.combiner.group(names),
+            self._engine.reduce,
         )
         if self.check_finite:
-            _check_finite(geometry, names)
-        for name in names:
-            parameters[name].grad = retain[name]
+            _check_finite(geometry.all_reduce(), names)
+        self._engine.write(retain)
         return geometry
 
     def reset(self) -> None:
         """Discard what the blocks of the current step have collected."""
-        self._active, self._gradients, self._averaging = {}, {}, {}
+        self._started, self._gradients, self._averaging = False, {}, {}
 
     def _start(self) -> None:
         """Look up what is trained now: a model may be unfrozen or given adapters between two steps."""
@@ -140,28 +141,25 @@ class TwoTaskStep:
         # At the first step once more: the model may have been wrapped since the construction.
         if self._first or not _same(trainable, self._engine.parameters):
             self._engine, self._first = self._find_engine(), False
-        self._active = self._engine.parameters
+        self._started = True
 
     @contextmanager
     def _block(self, task: str, last: bool) -> Iterator[None]:
         self._refuse_open(f"{task}()")
-        if not self._active:
+        if not self._started:
             self._start()
         self._refuse_stale()
         if task in self._averaging:
             raise RetainFirstError(f"{task}(): a block of this step was the last one already, as its last=True said")
         collected = self._gradients.setdefault(task, {})
-        for name, gradient in collected.items():
-            self._active[name].grad = gradient
         self._open = task
         try:
-            with self._engine.passes():
+            with self._engine.block(task, collected):
                 yield
-            self._collect(task, collected)
             if last:
                 self._averaging[task] = self._engine.average(collected)
         except BaseException:
-            self._clear()
+            self._engine.clear()
             self.reset()
             raise
         finally:
@@ -177,35 +175,19 @@ class TwoTaskStep:
             self.reset()
             raise
 
-    def _collect(self, task: str, collected: dict[str, Tensor]) -> None:
-        for name, parameter in self._active.items():
-            before, found = collected.get(name), parameter.grad
-            # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
-            if before is not None and found is not before and not (found is not None and found.requires_grad):
-                raise StaleGradient(
-                    f"{name}: its .grad was cleared inside `with step.{task}():`, which loses micro-batches of this step; call"
-                    " zero_grad() and optimizer.step() only after combine()"
-                )
-            if found is not None:
-                collected[name], parameter.grad = found, None
-
-    def _clear(self) -> None:
-        for parameter in self._active.values():
-            parameter.grad = None
-
     def _refuse_open(self, call: str) -> None:
         if self._open is not None:
             raise RetainFirstError(f"{call} inside `with step.{self._open}():`; leave that block first")
 
     def _refuse_stale(self) -> None:
-        for name, parameter in self._active.items():
-            if parameter.grad is not None:
-                self.reset()
-                raise StaleGradient(
-                    f"{name}: .grad is set outside the blocks of TwoTaskStep, so it would be lost or counted for the wrong task."
-                    " Call optimizer.zero_grad(set_to_none=True) after optimizer.step(), and backward() only inside a block."
-                    " The current step was discarded."
-                )
+        name = self._engine.stale()
+        if name is not None:
+            self.reset()
+            raise StaleGradient(
+                f"{name}: .grad is set outside the blocks of TwoTaskStep, so it would be lost or counted for the wrong task."
+                " Call optimizer.zero_grad(set_to_none=True) after optimizer.step(), and backward() only inside a block."
+                " The current step was discarded."
+            )
 
     def _find_engine(self) -> Engine:
         return find_engine(self._source if isinstance(self._source, nn.Module) else None, self._trainable())
