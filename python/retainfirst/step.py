@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retainfirst.combiners import Combiner, check_pair, resolve
 from retainfirst.engines import Engine, Gradients, find_engine, unwrapped

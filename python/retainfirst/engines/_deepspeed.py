@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from retainfirst.engines._local import Engine, Gradients
 from retainfirst.engines._tables import over_processes
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["ZeroEngine"]
+__all__ = ["ZeroEngine", "check_zero_config"]
 
 
 class ZeroEngine(Engine):
@@ -146,13 +146,35 @@ class ZeroEngine(Engine):
         return padding
 
 
-def _refuse_special(stage: int, optimizer: Any) -> None:
+def check_zero_config(config: Mapping[str, Any]) -> None:
+    """Refuse a DeepSpeed configuration that cannot work, before an engine is made of it.
+
+    Args:
+        config: DeepSpeed's configuration.
+
+    Raises:
+        RetainFirstError: ZeRO is off, or the optimiser is offloaded.
+    """
+    zero = config.get("zero_optimization") or {}
+    device = (zero.get("offload_optimizer") or {}).get("device") or "none"
+    _refuse(int(zero.get("stage", 0)), offload=str(device) != "none")
+
+
+def _refuse(stage: int, *, offload: bool) -> None:
     if stage == 0:
-        raise RetainFirstError("TwoTaskStep: DeepSpeed without ZeRO (stage 0) is not supported; use stage 1, 2 or 3, or DDP")
-    if getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False):
         raise RetainFirstError(
-            "TwoTaskStep: DeepSpeed's offload_optimizer keeps gradients elsewhere, which is not supported; set its device to none"
+            "DeepSpeed without ZeRO (stage 0) is not supported; use stage 1, 2 or 3, or several processes without it"
         )
+    if offload:
+        raise RetainFirstError(
+            "DeepSpeed's offload_optimizer keeps gradients elsewhere, which is not supported; set its device to none"
+        )
+
+
+def _refuse_special(stage: int, optimizer: Any) -> None:
+    _refuse(
+        stage, offload=bool(getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False))
+    )
     names = [kind.__name__ for kind in type(optimizer).__mro__]
     plain = "DeepSpeedZeroOptimizer" in names or names[0] == "DeepSpeedZeroOptimizer_Stage3"
     if not plain or any(getattr(optimizer, "is_moe_param_group", ())) or getattr(optimizer, "zenflow", False):

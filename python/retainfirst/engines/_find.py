@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import Any
+from typing import Any, cast
 
 from torch import distributed as dist
 from torch import nn
@@ -44,8 +44,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside a wrapper, whose parameters have the names that they have on one device."""
     deepspeed = _deepspeed()
     wrapped = isinstance(model, DistributedDataParallel) or (deepspeed is not None and isinstance(model, deepspeed))
-    inside: nn.Module = model.module if wrapped else model
-    return inside
+    return cast(nn.Module, model.module) if wrapped else model
 
 
 def _holding(kind: type, model: nn.Module | None, parameters: dict[str, nn.Parameter]) -> list[Any]:
@@ -74,6 +73,6 @@ def _refuse_unsupported(model: nn.Module | None, parameters: dict[str, nn.Parame
     for name, parameter in parameters.items():
         if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
             raise RetainFirstError(
-                f"TwoTaskStep: {name} is sharded (FSDP2, tensor parallelism, or DeepSpeed without its engine), which is not supported"
-                " in this version; use DistributedDataParallel, or give the DeepSpeed engine"
+                f"TwoTaskStep: {name} is sharded (FSDP2, tensor parallelism, or DeepSpeed without its engine), which is not"
+                " supported in this version; use DistributedDataParallel, or give the DeepSpeed engine"
             )
