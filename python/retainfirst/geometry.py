@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retainfirst import moments as m
+from retainfirst.errors import RetainFirstError
 
 __all__ = ["FIELDS", "Geometry"]
 
@@ -31,22 +32,44 @@ class Geometry:
         conflict_fraction: Share of coordinates, in [0, 1], where ``f`` and ``r`` have opposite signs (a zero never conflicts).
 
     A cosine with a zero vector is undefined and reported as NaN, never as 0 or 1.
+
+    Where gradients are sharded over processes (FSDP, DeepSpeed), each process has measured its own part. Reading the whole takes
+    a collective call, and one that began when a number is read would hang a process that reads alone: so call
+    :meth:`all_reduce` on every process first. Everywhere else that does nothing.
     """
 
-    def __init__(self, table: Tensor, index: Tensor, names: Sequence[str]) -> None:
+    def __init__(self, table: Tensor, index: Tensor, names: Sequence[str], reduce: m.Reduce | None = None) -> None:
         """Wrap a table of moments.
 
         Args:
             table: Shape ``[n, 11]``, one row a tensor (:mod:`retainfirst.moments`).
             index: Shape ``[n]``, int64, the group of each tensor.
             names: The groups' names.
+            reduce: Adds up the tables of all processes, if this one's is of its shards only.
         """
-        self._table, self._index, self._names = table, index, tuple(names)
+        self._table, self._index, self._names, self._reduce = table, index, tuple(names), reduce
+
+    def all_reduce(self) -> Geometry:
+        """Add up what the processes measured, where gradients are sharded; every process must call it, and may again.
+
+        Returns:
+            This geometry.
+        """
+        if self._reduce is not None:
+            self._table, self._reduce = self._reduce(self._table), None
+        return self
+
+    def _whole(self) -> Tensor:
+        if self._reduce is not None:
+            raise RetainFirstError(
+                "Geometry: this process has measured its shards only; call geometry.all_reduce() on every process before reading"
+            )
+        return self._table
 
     @cached_property
     def _row(self) -> list[float]:
         everything = torch.zeros_like(self._index)
-        row: list[float] = m.reduce_rows(self._table, everything, 1)[0].tolist()
+        row: list[float] = m.reduce_rows(self._whole(), everything, 1)[0].tolist()
         return row
 
     @property
@@ -91,12 +114,12 @@ class Geometry:
     def per_group(self) -> dict[str, Geometry]:
         """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
         one = torch.zeros(1, dtype=torch.int64)
-        table = m.reduce_rows(self._table, self._index, len(self._names)).cpu()
+        table = m.reduce_rows(self._whole(), self._index, len(self._names)).cpu()
         return {name: Geometry(row.unsqueeze(0), one, [name]) for name, row in zip(self._names, table, strict=True)}
 
     def not_finite(self) -> dict[int, list[str]]:
         """Return which tensors held NaN or infinity: their index, and ``"forget"``, ``"retain"`` or both."""
-        bad = ~self._table[:, [m.FF, m.RR]].isfinite()
+        bad = ~self._whole()[:, [m.FF, m.RR]].isfinite()
         return {
             i: [task for task, found in zip(("forget", "retain"), row, strict=True) if found]
             for i, row in enumerate(bad.tolist())
@@ -104,6 +127,8 @@ class Geometry:
         }
 
     def __repr__(self) -> str:
+        if self._reduce is not None:
+            return "Geometry(of this process's shards; call all_reduce() on every process)"
         return "Geometry(" + ", ".join(f"{name}={value:.4g}" for name, value in self.as_dict().items()) + ")"
 
     def _cosine(self, dot: int, left: int, right: int) -> float:

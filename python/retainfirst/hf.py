@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retainfirst.combiners import Combiner, resolve
+from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.geometry import Geometry
 from retainfirst.objectives import get_objective
@@ -45,7 +46,7 @@ class TwoTaskTraining:
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients; or
-            DeepSpeed or FSDP.
+            FSDP, or DeepSpeed without ZeRO or with offloading.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class TwoTaskTraining:
             raise RetainFirstError(
                 f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
             )
-        if me.is_deepspeed_enabled or me.is_fsdp_enabled:
+        if me.is_fsdp_enabled:
             raise RetainFirstError(
-                f"{type(self).__name__}: DeepSpeed and FSDP are not supported in this version; use an accelerate configuration"
-                " without them (several processes are fine)"
+                f"{type(self).__name__}: FSDP is not supported in this version; use an accelerate configuration for several"
+                " processes or for DeepSpeed"
             )
+        if me.is_deepspeed_enabled:
+            check_zero_config(me.accelerator.state.deepspeed_plugin.deepspeed_config)
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
@@ -99,8 +102,8 @@ class TwoTaskTraining:
             retain_loss = self._backward(model, inputs, compute_retain)
         if last:
             # Under a loss scaler the gradients are that much longer, until the optimiser's step.
-            scaler = me.accelerator.scaler
-            self._loss_scale = 1.0 if scaler is None else scaler.get_scale()
+            scaler, zero = me.accelerator.scaler, getattr(model, "optimizer", None)
+            self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
             self.last_geometry = step.combine()
         self._loss_sum = self._loss_sum.to(forget_loss.device) + torch.stack([forget_loss, retain_loss]).float()
         self._micro_steps += 1
@@ -132,7 +135,7 @@ class TwoTaskTraining:
             self._forget_losses()
             logs.update(forget_loss=forget_loss, retain_loss=retain_loss)
             if self.last_geometry is not None:
-                for name, value in self.last_geometry.as_dict().items():
+                for name, value in self.last_geometry.all_reduce().as_dict().items():
                     logs[name] = value / self._loss_scale if name.startswith("norm") else value
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
@@ -143,8 +146,11 @@ class TwoTaskTraining:
         me: Any = self
         with me.compute_loss_context_manager():
             loss = compute(model, inputs).mean()
-        # The mean over micro-batches is taken once: by accelerate up to transformers 4.45, by the trainer itself later.
-        me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
+        if me.is_deepspeed_enabled:
+            me.accelerator.backward(loss / self._micro_batches(), scale_wrt_gas=False)
+        else:
+            # The mean over micro-batches is taken once: by accelerate up to transformers 4.45, by the trainer itself later.
+            me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
         return loss.detach()
 
     def _in_optimizer(self, model: nn.Module) -> set[nn.Parameter] | None:

@@ -7,13 +7,18 @@ counts, and a power-of-two exponent for each of the three. The sums are those of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-__all__ = ["COLUMNS", "reduce_rows"]
+__all__ = ["COLUMNS", "Reduce", "reduce_rows"]
 
 COLUMNS = ("ff", "rr", "uu", "fr", "ur", "uf", "conflicts", "count", "ef", "er", "eu")
 FF, RR, UU, FR, UR, UF, CONFLICTS, COUNT, EF, ER, EU = range(len(COLUMNS))
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds up the tables of processes that each hold a part of every tensor; all of them must call it."""
 
 # Below every exponent of a float64, and a number whose difference to any of them exp2 still takes to a clean zero.
 _NO_EXPONENT = -10_000.0

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retainfirst.combiners import Combiner, Sum, check_pair, resolve
 from retainfirst.engines import Engine, Gradients, find_engine, unwrapped
@@ -74,7 +74,7 @@ class TwoTaskStep:
         self.check_finite = check_finite
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else _named(model)
-        self._active: dict[str, nn.Parameter] = {}
+        self._started = False
         self._gradients: dict[str, Gradients] = {}
         self._averaging: dict[str, Callable[[], Gradients]] = {}
         self._open: str | None = None
@@ -107,38 +107,37 @@ class TwoTaskStep:
                 is after any error in the combination itself.
         """
         self._refuse_open("combine()")
-        if not self._active:
+        if not self._started:
             self._start()
         self._refuse_stale()
         forget, retain = self._averages()
-        parameters = self._active
         self.reset()
         for task, gradients in (("forget", forget), ("retain", retain)):
             if not gradients:
                 raise RetainFirstError(
                     f"combine(): no {task} gradient was collected in this step; run loss.backward() inside `with step.{task}():`"
                 )
-        names = [name for name in parameters if name in forget or name in retain]
+        names = [name for name in self._engine.parameters if name in forget or name in retain]
         for name in names:
             if name not in retain:
                 retain[name] = torch.zeros_like(forget[name])
             elif name not in forget:
                 forget[name] = torch.zeros_like(retain[name])
             check_pair(self.combiner.name, name, forget[name], retain[name])
+        parameters = self._engine.parameters
         trained = [name for name in names if self._trained is None or parameters[name] in self._trained]
-        geometry = _combine_(self.combiner, trained, forget, retain)
-        if len(trained) < len(names):
-            others = [name for name in names if name not in set(trained)]
-            _combine_(Sum(self.combiner.alpha, self.combiner.gamma), others, forget, retain)
+        geometry = self._combine_(self.combiner, trained, forget, retain)
+        if self._trained is not None and len(trained) < len(names):
+            others = [name for name in names if parameters[name] not in self._trained]
+            self._combine_(Sum(self.combiner.alpha, self.combiner.gamma), others, forget, retain)
         if self.check_finite:
-            _check_finite(geometry, trained)
-        for name in names:
-            parameters[name].grad = retain[name]
+            _check_finite(geometry.all_reduce(), trained)
+        self._engine.write(retain)
         return geometry
 
     def reset(self) -> None:
         """Discard what the blocks of the current step have collected."""
-        self._active, self._gradients, self._averaging = {}, {}, {}
+        self._started, self._gradients, self._averaging = False, {}, {}
 
     def _start(self) -> None:
         """Look up what is trained now: a model may be unfrozen or given adapters between two steps."""
@@ -146,28 +145,25 @@ class TwoTaskStep:
         # At the first step once more: the model may have been wrapped since the construction.
         if self._first or not _same(trainable, self._engine.parameters):
             self._engine, self._first = self._find_engine(), False
-        self._active = self._engine.parameters
+        self._started = True
 
     @contextmanager
     def _block(self, task: str, last: bool) -> Iterator[None]:
         self._refuse_open(f"{task}()")
-        if not self._active:
+        if not self._started:
             self._start()
         self._refuse_stale()
         if task in self._averaging:
             raise RetainFirstError(f"{task}(): a block of this step was the last one already, as its last=True said")
         collected = self._gradients.setdefault(task, {})
-        for name, gradient in collected.items():
-            self._active[name].grad = gradient
         self._open = task
         try:
-            with self._engine.passes():
+            with self._engine.block(task, collected):
                 yield
-            self._collect(task, collected)
             if last:
                 self._averaging[task] = self._engine.average(collected)
         except BaseException:
-            self._clear()
+            self._engine.clear()
             self.reset()
             raise
         finally:
@@ -183,35 +179,23 @@ class TwoTaskStep:
             self.reset()
             raise
 
-    def _collect(self, task: str, collected: dict[str, Tensor]) -> None:
-        for name, parameter in self._active.items():
-            before, found = collected.get(name), parameter.grad
-            # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
-            if before is not None and found is not before and not (found is not None and found.requires_grad):
-                raise StaleGradient(
-                    f"{name}: its .grad was cleared inside `with step.{task}():`, which loses micro-batches of this step; call"
-                    " zero_grad() and optimizer.step() only after combine()"
-                )
-            if found is not None:
-                collected[name], parameter.grad = found, None
-
-    def _clear(self) -> None:
-        for parameter in self._active.values():
-            parameter.grad = None
+    def _combine_(self, rule: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
+        mine = [forget[name] for name in names], [retain[name] for name in names]
+        return rule.combine_named_(*mine, rule.group(names), self._engine.reduce)
 
     def _refuse_open(self, call: str) -> None:
         if self._open is not None:
             raise RetainFirstError(f"{call} inside `with step.{self._open}():`; leave that block first")
 
     def _refuse_stale(self) -> None:
-        for name, parameter in self._active.items():
-            if parameter.grad is not None:
-                self.reset()
-                raise StaleGradient(
-                    f"{name}: .grad is set outside the blocks of TwoTaskStep, so it would be lost or counted for the wrong task."
-                    " Call optimizer.zero_grad(set_to_none=True) after optimizer.step(), and backward() only inside a block."
-                    " The current step was discarded."
-                )
+        name = self._engine.stale()
+        if name is not None:
+            self.reset()
+            raise StaleGradient(
+                f"{name}: .grad is set outside the blocks of TwoTaskStep, so it would be lost or counted for the wrong task."
+                " Call optimizer.zero_grad(set_to_none=True) after optimizer.step(), and backward() only inside a block."
+                " The current step was discarded."
+            )
 
     def _find_engine(self) -> Engine:
         return find_engine(self._source if isinstance(self._source, nn.Module) else None, self._trainable())
@@ -223,10 +207,6 @@ class TwoTaskStep:
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
         return trainable
-
-
-def _combine_(rule: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
-    return rule.combine_named_([forget[name] for name in names], [retain[name] for name in names], rule.group(names))
 
 
 def _named(

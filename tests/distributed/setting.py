@@ -65,7 +65,8 @@ def make_model(dtype: torch.dtype = torch.float64) -> Model:
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    # Without weight decay, since sharded optimisers step on what no gradient has reached as well.
+    return torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.01, weight_decay=0.0)
 
 
 class Data:

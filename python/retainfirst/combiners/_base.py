@@ -90,15 +90,26 @@ class Combiner(ABC):
         return self.combine_named_(forget, retain, named)
 
     def combine_named_(
-        self, forget: Sequence[Tensor], retain: Sequence[Tensor], groups: dict[str, list[int]]
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        groups: dict[str, list[int]],
+        reduce: m.Reduce | None = None,
     ) -> Geometry:
-        """As :meth:`combine_`, with named groups, for tensors that have been checked already."""
+        """As :meth:`combine_`, with named groups, for tensors that have been checked already.
+
+        Args:
+            forget: See :meth:`combine_`.
+            retain: Likewise.
+            groups: Group name to indices.
+            reduce: Adds up tables of moments over the processes that hold the other parts of these tensors.
+        """
         device = retain[0].device if retain else torch.device("cpu")
         index = _group_index(self.name, groups, len(retain)).to(device)
         if not retain:
             return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
         with torch.no_grad():
-            return Geometry(self._update(forget, retain, index, len(groups)), index, list(groups))
+            return Geometry(self._update(forget, retain, index, len(groups), reduce), index, list(groups), reduce)
 
     def group_without_names(self, count: int) -> dict[str, list[int]]:
         """Group ``count`` nameless tensors, where the scope allows it."""
@@ -111,14 +122,23 @@ class Combiner(ABC):
         return {"global": list(range(count))} if scope == "global" else {str(i): [i] for i in range(count)}
 
     @abstractmethod
-    def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:
+    def _update(
+        self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
+    ) -> Tensor:
         """Write the update into ``retain`` and return the table of moments, one row a tensor."""
 
 
 class ElementwiseCombiner(Combiner):
     """A rule that looks at one coordinate at a time: it needs no group, and no communication when gradients are sharded."""
 
-    def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:  # noqa: ARG002
+    def _update(
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        index: Tensor,  # noqa: ARG002
+        groups: int,  # noqa: ARG002
+        reduce: m.Reduce | None,  # noqa: ARG002
+    ) -> Tensor:
         return kernels.elementwise_(self.name, forget, retain, self.alpha, self.gamma)
 
 
@@ -149,9 +169,12 @@ class ProjectionCombiner(Combiner):
             Two tensors of shape ``[g]`` on the same device: ``c_r`` and ``c_f``.
         """
 
-    def _update(self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int) -> Tensor:
+    def _update(
+        self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
+    ) -> Tensor:
         table = kernels.moments(forget, retain)
-        c_retain, c_forget = self.coefficients(m.reduce_rows(table, index, groups))
+        rows = m.reduce_rows(table, index, groups)
+        c_retain, c_forget = self.coefficients(rows if reduce is None else reduce(rows))
         toward_retain = getattr(self, "round_toward_retain", False)
         written = kernels.linear_(forget, retain, c_retain[index], c_forget[index], toward_retain)
         update_columns = [m.UU, m.UR, m.UF, m.EU]

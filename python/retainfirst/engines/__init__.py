@@ -4,7 +4,8 @@ A rule must see gradients that are averaged over the processes already: signs an
 signs and projections. Each engine says in its docstring where gradients live, when they are averaged and how many bytes it sends.
 """
 
+from retainfirst.engines._deepspeed import check_zero_config
 from retainfirst.engines._find import find_engine, unwrapped
 from retainfirst.engines._local import Engine, Gradients
 
-__all__ = ["Engine", "Gradients", "find_engine", "unwrapped"]
+__all__ = ["Engine", "Gradients", "check_zero_config", "find_engine", "unwrapped"]

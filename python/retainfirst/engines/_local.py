@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import Tensor, nn
+
+from retainfirst.errors import StaleGradient
+from retainfirst.moments import Reduce
 
 __all__ = ["Engine", "Gradients"]
 
@@ -19,23 +22,70 @@ class Engine:
 
     Args:
         parameters: What is trained, by name.
+
+    Attributes:
+        reduce: Adds up tables of moments over the processes, where each holds only a part of every gradient; else None.
     """
+
+    reduce: Reduce | None = None
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
 
+    @contextmanager
+    def block(self, task: str, collected: Gradients) -> Iterator[None]:
+        """Return the context in which forward and backward passes of a task run.
+
+        Args:
+            task: ``"forget"`` or ``"retain"``.
+            collected: The task's gradients by parameter name; what the passes give is added to them when the context ends. Only
+                this engine knows what they are before :meth:`average` has returned them.
+        """
+        for name, gradient in collected.items():
+            self.parameters[name].grad = gradient
+        with self.passes():
+            yield
+        for name, parameter in self.parameters.items():
+            before, found = collected.get(name), parameter.grad
+            # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
+            if before is not None and found is not before and not (found is not None and found.requires_grad):
+                raise StaleGradient(
+                    f"{name}: its .grad was cleared inside `with step.{task}():`, which loses micro-batches of this step; call"
+                    " zero_grad() and optimizer.step() only after combine()"
+                )
+            if found is not None:
+                collected[name], parameter.grad = found, None
+
     def passes(self) -> AbstractContextManager[None]:
-        """Return the context in which forward and backward passes of a task run."""
+        """Return the context that keeps a distributed model from averaging in its own way."""
         return nullcontext()
+
+    def stale(self) -> str | None:
+        """Return the name of a parameter that has a gradient outside the blocks; None if there is none."""
+        return next((name for name, parameter in self.parameters.items() if parameter.grad is not None), None)
+
+    def clear(self) -> None:
+        """Drop what an interrupted block has left behind."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def average(self, gradients: Gradients) -> Callable[[], Gradients]:
         """Begin to average a task's gradients over the processes; every process must call it, whatever it has collected.
 
         Args:
-            gradients: By parameter name; a parameter that no pass on this process has reached is absent. May be used up.
+            gradients: As collected; may be used up.
 
         Returns:
-            A function that waits for the averages and returns them. A parameter that some process has reached is in them on
-            every process.
+            A function that waits for the averages and returns what this process holds of them, by parameter name: the same names
+            on every process, without the parameters that no pass on any process has reached.
         """
         return lambda: gradients
+
+    def write(self, update: Gradients) -> None:
+        """Leave the update where the optimiser looks for gradients.
+
+        Args:
+            update: By parameter name, in the memory of the averaged retain gradients.
+        """
+        for name, gradient in update.items():
+            self.parameters[name].grad = gradient

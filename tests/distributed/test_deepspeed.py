@@ -1,0 +1,76 @@
+"""DeepSpeed ZeRO 1, 2 and 3 on two processes, beside one process on all rows."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import pytest
+
+import processes
+
+if importlib.util.find_spec("deepspeed") is None:
+    pytest.skip("DeepSpeed is not installed; see docs/engines.md", allow_module_level=True)
+
+import os
+
+os.environ |= {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}
+
+import deepspeed_cases
+import hf_deepspeed_cases
+
+NAMES = {
+    kind: [name for name in deepspeed_cases.CASES if name.startswith(kind)] for kind in ("equal", "bf16", "refused")
+}
+
+
+@cache
+def found(script, world):
+    return processes.run(script, world)
+
+
+def results(name):
+    each = [rank[name] for rank in found("deepspeed_cases.py", 2)]
+    for result in each:
+        assert "raised" not in result, result["raised"]
+    return each
+
+
+@pytest.mark.parametrize("name", NAMES["equal"])
+def test_equal_to_one_process(name):
+    for result in results(name):
+        # float32: sums over rows, micro-batches and processes in another order, two steps of at most 0.01 an element.
+        assert result["error"] <= 1e-6
+        assert result["geometry"] <= 2e-6
+
+
+@pytest.mark.parametrize("name", NAMES["bf16"])
+def test_bf16_trains_and_the_processes_agree(name):
+    first, second = results(name)
+    assert first["changed"]
+    assert first["sum"] == second["sum"]
+    assert first["cosine"] == second["cosine"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("refused, stage 0", "use stage 1, 2 or 3"),
+        ("refused, offloading", "set its device to none"),
+        ("refused, geometry of one process", "geometry.all_reduce"),
+    ],
+)
+def test_every_process_refuses(name, text):
+    assert all(text in result["refused"] for result in results(name))
+
+
+@pytest.mark.parametrize("name", hf_deepspeed_cases.CASES)
+def test_the_trainer_on_two_processes_trains_as_on_one(name):
+    [one], two = ([rank[name] for rank in found("hf_deepspeed_cases.py", world)] for world in (1, 2))
+    for result in (one, *two):
+        assert "raised" not in result, result["raised"]
+    for result in two:
+        assert result["parameters"] == pytest.approx(one["parameters"], rel=1e-5, abs=1e-6)
+        for mine, theirs in zip(result["logs"], one["logs"], strict=True):
+            for key in ("forget_loss", "retain_loss", "grad_norm", "cos_update_retain", "norm_update"):
+                assert mine[key] == pytest.approx(theirs[key], rel=1e-4), key
