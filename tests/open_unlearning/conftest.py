@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import commands
@@ -30,7 +30,8 @@ class Framework:
     home: Path
     python: str
     workspace: Path
-    transformers: str
+    transformers: str = ""
+    accelerate: str = ""
 
     def train(self, trainer: str, output: Path, *more: str, launch: Sequence[str] = (), sweep: bool = False) -> Done:
         """Run the framework's own command in its folder; a sweep runs a job for each of the values that an override lists."""
@@ -50,7 +51,7 @@ class Framework:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.workspace / "cache"), "TOKENIZERS_PARALLELISM": "false",
-            "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         return subprocess.run(
             [self.python, *arguments], cwd=self.home, env=environment, capture_output=True, text=True, timeout=1800
@@ -68,7 +69,8 @@ def framework(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("open_unlearning")
     commands.write_rows(workspace, Path(tofu).resolve() if tofu else None)
     home = Path(given).resolve()
-    made = Framework(home, os.environ.get("OPEN_UNLEARNING_PYTHON", sys.executable), workspace, "")
+    made = Framework(home, os.environ.get("OPEN_UNLEARNING_PYTHON", sys.executable), workspace)
     done = made.call(str(HERE / "make_model.py"), str(workspace / "model"))
     assert done.returncode == 0, done.stderr[-3000:]
-    return Framework(made.home, made.python, workspace, done.stdout.split()[-1])
+    transformers, accelerate = done.stdout.split()[-2:]
+    return replace(made, transformers=transformers, accelerate=accelerate)

@@ -1,7 +1,8 @@
-"""Save a tiny model in the framework's environment, in the form that its transformers reads, and print their version."""
+"""Save a tiny model in the framework's environment, in the form that its transformers reads, and print the libraries' versions."""
 
 import sys
 
+import accelerate
 import transformers
 
 import tiny
@@ -10,4 +11,4 @@ model = tiny.tiny_llama()
 model.config.max_position_embeddings = 2048
 model.save_pretrained(sys.argv[1])
 tiny.tiny_tokenizer(chat=True).save_pretrained(sys.argv[1])
-print(transformers.__version__)
+print(transformers.__version__, accelerate.__version__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 
 import commands
@@ -110,6 +111,22 @@ def test_launchers(framework, launcher, tmp_path):
     assert state["epoch"] == pytest.approx(4 / 3 if launcher == "torchrun" else 4 / 6)
     assert all(math.isfinite(log[key]) for log in logs(tmp_path) for key in LOGGED)
     assert len(logs(tmp_path)) == 2
+
+
+@pytest.mark.skipif(not shutil.which("numactl"), reason="DeepSpeed needs the system's numactl on a CPU")
+@pytest.mark.parametrize("method", ["NPO", "RMU"])
+def test_deepspeed_as_the_framework_configures_it(framework, method, tmp_path):
+    """ZeRO-3 and bfloat16, over two processes; both methods have a reference model."""
+    # Without a GPU, older accelerate takes DeepSpeed only without use_cpu, and newer only with it.
+    more = (
+        "++trainer.args.deepspeed=configs/accelerate/zero_stage3_offload_config.json", "trainer.args.bf16=true",
+        f"++trainer.args.use_cpu={str(int(framework.accelerate.split('.')[0]) >= 1).lower()}",
+        "trainer.args.ddp_find_unused_parameters=false", "trainer.method_args.combiner=pcgrad",
+    )  # fmt: skip
+    done = framework.train(f"RetainFirst{method}", tmp_path, *more, launch=LAUNCHERS["torchrun"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(logs(tmp_path)) == 2
+    assert all(math.isfinite(log["norm_update"]) for log in logs(tmp_path))
 
 
 @pytest.mark.parametrize(
