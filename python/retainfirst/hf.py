@@ -46,7 +46,7 @@ class TwoTaskTraining:
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients; or
-            FSDP, or DeepSpeed without ZeRO or with offloading.
+            FSDP without ``use_orig_params``, or DeepSpeed without ZeRO or with offloading.
     """
 
     def __init__(
@@ -64,10 +64,11 @@ class TwoTaskTraining:
             raise RetainFirstError(
                 f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
             )
-        if me.is_fsdp_enabled:
+        fsdp = getattr(me.accelerator.state, "fsdp_plugin", None)
+        if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
             raise RetainFirstError(
-                f"{type(self).__name__}: FSDP is not supported in this version; use an accelerate configuration for several"
-                " processes or for DeepSpeed"
+                f"{type(self).__name__}: FSDP keeps no single parameters with use_orig_params=false; set it to true, or use"
+                " version 2"
             )
         if me.is_deepspeed_enabled:
             check_zero_config(me.accelerator.state.deepspeed_plugin.deepspeed_config)

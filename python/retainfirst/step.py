@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from retainfirst.combiners import Combiner, Sum, check_pair, resolve
-from retainfirst.engines import Engine, Gradients, find_engine, unwrapped
+from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 
@@ -202,7 +202,7 @@ class TwoTaskStep:
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         source = self._source
-        everything = dict(unwrapped(source).named_parameters()) if isinstance(source, nn.Module) else source
+        everything = named_parameters(source) if isinstance(source, nn.Module) else source
         trainable = {name: p for name, p in everything.items() if p.requires_grad}
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")

@@ -50,11 +50,11 @@ def train(rows=8, combiner="sago", dtype=torch.float64, resume=None, **options):
     return trainer
 
 
-def report(trainer):
+def report(trainer, parameters=True):
     keys = ("loss", "forget_loss", "retain_loss", "grad_norm", "cos_update_retain", "norm_update")
     logs = [{key: entry[key] for key in keys} for entry in trainer.state.log_history if "forget_loss" in entry]
-    parameters = torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()])
-    return {"parameters": parameters.tolist(), "logs": logs}
+    whole = torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()]) if parameters else torch.empty(0)
+    return {"parameters": whole.tolist(), "logs": logs}
 
 
 def case(accumulate=1, **options):

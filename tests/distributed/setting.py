@@ -99,7 +99,9 @@ class Data:
         return -share if task == "forget" else share
 
 
-def on_one_process(data: Data, name: str, dtype: torch.dtype = torch.float64) -> tuple[Model, list[dict[str, float]]]:
+def on_one_process(
+    data: Data, name: str, dtype: torch.dtype = torch.float64, clip: float = CLIP
+) -> tuple[Model, list[dict[str, float]]]:
     """Train by hand on all rows at once: plain autograd, one gradient after the other, and the pure function."""
     model = make_model(dtype)
     optimizer = make_optimizer(model)
@@ -116,7 +118,7 @@ def on_one_process(data: Data, name: str, dtype: torch.dtype = torch.float64) ->
         for key, p in model.named_parameters():
             p.grad = update[key]
         geometries.append(measured(*found, update))
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
     return model, geometries

@@ -48,10 +48,12 @@ class Framework:
 
     def call(self, *arguments: str) -> Done:
         paths = [ROOT / "plugin/src", ROOT / "python", HERE.parent]
+        programs = f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.workspace / "cache"), "TOKENIZERS_PARALLELISM": "false",
-            "PATH": f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "1",
+            "PATH": programs, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1",
+            "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.workspace / "cache"),
+            "TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HYDRA_FULL_ERROR": "1",
+            "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         return subprocess.run(
             [self.python, *arguments], cwd=self.home, env=environment, capture_output=True, text=True, timeout=1800

@@ -359,11 +359,3 @@ def test_nothing_to_train():
     two = [*nn.Linear(1, 1).named_parameters(), *nn.Linear(1, 1).named_parameters()]
     with pytest.raises(rf.RetainFirstError, match="named 'weight'"):
         rf.TwoTaskStep(two, "sum")
-
-
-def test_unsupported_wrappers_are_refused():
-    class FullyShardedDataParallel(nn.Linear):
-        pass
-
-    with pytest.raises(rf.RetainFirstError, match="FullyShardedDataParallel"):
-        rf.TwoTaskStep(FullyShardedDataParallel(1, 1), "sum")

@@ -12,10 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from retainfirst.engines._ddp import DDPEngine
 from retainfirst.engines._deepspeed import ZeroEngine
+from retainfirst.engines._fsdp import FSDP1Engine, FSDP2Engine
 from retainfirst.engines._local import Engine
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["find_engine", "unwrapped"]
+__all__ = ["find_engine", "named_parameters"]
+
+# Where these classes are if their libraries are loaded. torch 2.4 and 2.5 have fully_shard elsewhere than later versions.
+_ZERO = ("DeepSpeedEngine", "deepspeed.runtime.engine")
+_FSDP1 = ("FullyShardedDataParallel", "torch.distributed.fsdp")
+_FSDP2 = ("FSDPModule", "torch.distributed.fsdp", "torch.distributed._composable.fsdp")
 
 
 def find_engine(model: nn.Module | None, parameters: dict[str, nn.Parameter]) -> Engine:
@@ -28,51 +34,52 @@ def find_engine(model: nn.Module | None, parameters: dict[str, nn.Parameter]) ->
     Raises:
         RetainFirstError: The model is distributed in a way that is not supported.
     """
-    deepspeed = _deepspeed()
-    if deepspeed is not None:
-        engines = _holding(deepspeed, model, parameters)
-        if len(engines) > 1:
-            raise RetainFirstError("TwoTaskStep: the parameters are in several DeepSpeed engines; give it the engine")
-        if engines:
-            return ZeroEngine(parameters, engines[0])
-    _refuse_unsupported(model, parameters)
-    wrappers = _holding(DistributedDataParallel, model, parameters)
-    return DDPEngine(parameters, wrappers) if wrappers else Engine(parameters)
+    engines = _holding(_loaded(*_ZERO), model, parameters)
+    if len(engines) > 1 or (not engines and any(hasattr(p, "ds_id") for p in parameters.values())):
+        raise RetainFirstError(
+            f"TwoTaskStep: the parameters are in {len(engines)} DeepSpeed engines; give it their engine"
+        )
+    if engines:
+        return ZeroEngine(parameters, engines[0])
+    if any(hasattr(p, "device_mesh") for p in parameters.values()):
+        return FSDP2Engine(parameters, _holding(_loaded(*_FSDP2), model, parameters))
+    if wrappers := _holding(_loaded(*_FSDP1), model, parameters):
+        return FSDP1Engine(parameters, wrappers)
+    if wrappers := _holding(DistributedDataParallel, model, parameters):
+        return DDPEngine(parameters, wrappers)
+    return Engine(parameters)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside a wrapper, whose parameters have the names that they have on one device."""
-    deepspeed = _deepspeed()
-    wrapped = isinstance(model, DistributedDataParallel) or (deepspeed is not None and isinstance(model, deepspeed))
-    return cast(nn.Module, model.module) if wrapped else model
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a model's parameters by the names that they have on one device, sharded where they are."""
+    for module in _holding(_loaded(*_FSDP2), model, {}):
+        # After a forward pass without a backward pass, fully_shard may show whole parameters.
+        module.reshard()
+    wrapped = isinstance(model, (DistributedDataParallel, _loaded(*_ZERO)))
+    inside = cast(nn.Module, model.module) if wrapped else model
+    return {name.replace("_fsdp_wrapped_module.", ""): parameter for name, parameter in inside.named_parameters()}
 
 
 def _holding(kind: type, model: nn.Module | None, parameters: dict[str, nn.Parameter]) -> list[Any]:
     """Return what wraps the parameters: in the model itself, or else around it, where only the garbage collector sees it."""
     inside = [module for module in model.modules() if isinstance(module, kind)] if model is not None else []
-    if inside or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if inside or not parameters or not several or kind is _Nothing:
         return inside
     trained = set(parameters.values())
     # By type, not isinstance, which asks some objects for their __class__ and may run code of theirs.
     around: list[Any] = [one for one in gc.get_objects() if issubclass(type(one), kind)]
-    return [wrapper for wrapper in around if not trained.isdisjoint(wrapper.module.parameters())]
+    return [wrapper for wrapper in around if not trained.isdisjoint(wrapper.parameters())]
 
 
-def _deepspeed() -> type | None:
-    """Return the class of DeepSpeed's engines, if DeepSpeed is loaded at all."""
-    module = sys.modules.get("deepspeed.runtime.engine")
-    return getattr(module, "DeepSpeedEngine", None)
+def _loaded(name: str, *modules: str) -> type:
+    """Return a class of a library if that is loaded; else one that has no instances."""
+    for module in modules:
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type):
+            return kind
+    return _Nothing
 
 
-def _refuse_unsupported(model: nn.Module | None, parameters: dict[str, nn.Parameter]) -> None:
-    for module in model.modules() if model is not None else ():
-        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
-            raise RetainFirstError(
-                "TwoTaskStep: FullyShardedDataParallel is not supported in this version; use DistributedDataParallel or DeepSpeed"
-            )
-    for name, parameter in parameters.items():
-        if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
-            raise RetainFirstError(
-                f"TwoTaskStep: {name} is sharded (FSDP2, tensor parallelism, or DeepSpeed without its engine), which is not"
-                " supported in this version; use DistributedDataParallel, or give the DeepSpeed engine"
-            )
+class _Nothing:
+    """Stands for the class of a library that is not loaded."""
