@@ -1,6 +1,6 @@
 # Every target makes the environment in .venv first, if it is not there, and may be called again at any time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check verify bench clean
+.PHONY: help demo test test-oldest test-deepspeed check verify bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,6 +45,17 @@ test-oldest: .venv-oldest/.installed ## Run the trainer's tests on the oldest su
 	PYTHONPATH=.venv-oldest $(BIN)/python -m pytest -p no:cacheprovider tests/unit/test_hf.py tests/unit/test_objectives.py \
 	  tests/unit/test_data.py tests/end_to_end/test_unlearn.py
 
+# DeepSpeed on the CPU: nothing of it is compiled, and none of its other dependencies is needed.
+.venv-deepspeed/.installed: .venv/.built
+	@echo "== Installing DeepSpeed beside the environment"
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --upgrade \
+	  --target .venv-deepspeed deepspeed==0.19.8 einops hjson msgpack ninja py-cpuinfo
+	@touch $@
+
+test-deepspeed: .venv-deepspeed/.installed ## Run the tests of the DeepSpeed engine, on two processes
+	PYTHONPATH=.venv-deepspeed DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -p no:cacheprovider \
+	  tests/distributed/test_deepspeed.py
+
 check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -61,4 +72,4 @@ bench: .venv/.built ## Step time and memory, beside plain addition of the two lo
 	$(BIN)/python benchmarks/step.py
 
 clean: ## Remove the environments and what was built
-	rm -rf .venv .venv-oldest target outputs
+	rm -rf .venv .venv-oldest .venv-deepspeed target outputs

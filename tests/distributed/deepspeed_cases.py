@@ -10,22 +10,12 @@ from torch import distributed as dist
 
 import cases
 import retainfirst as rf
-from setting import CLIP, MICRO_BATCHES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
+from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
 
 # A kernel for shared memory, which would be compiled at the first use; gloo does without it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 STAGES = (1, 2, 3)
-TESTED = (
-    "sum",
-    "sago",
-    "sago_keep_retain",
-    "pcgrad tensor",
-    "pcgrad module",
-    "pcgrad block",
-    "pcgrad global",
-    "blur global",
-)
 
 
 def make_engine(stage, **options):
@@ -109,7 +99,7 @@ def read_alone():
 
 
 CASES = {
-    **{f"equal, stage {stage}, {name}": partial(train, stage, name) for stage in STAGES for name in TESTED},
+    **{f"equal, stage {stage}, {name}": partial(train, stage, name) for stage in STAGES for name in RULES},
     **{
         f"equal, stage {stage}, one task after the other": partial(train, stage, "sago", interleaved=False)
         for stage in STAGES

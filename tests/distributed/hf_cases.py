@@ -41,8 +41,8 @@ class InOrder(TwoTaskTrainer):
         return None
 
 
-def train(rows=8, combiner="sago", dtype=torch.float64, resume=None, **options):
-    trainer = InOrder(
+def train(rows=8, combiner="sago", dtype=torch.float64, resume=None, kind=InOrder, **options):
+    trainer = kind(
         model=tiny.tiny_llama(dtype=dtype), args=arguments(**options), train_dataset=make_pairs(rows),
         data_collator=PairedCollator(0), objective="ga", combiner=combiner,
     )  # fmt: skip
@@ -61,6 +61,22 @@ def case(accumulate=1, **options):
     """The rows of a step are the same for any number of processes: one process accumulates over more micro-batches."""
     accumulate *= 2 // dist.get_world_size()
     return report(train(gradient_accumulation_steps=accumulate, **options))
+
+
+def resumed(**options):
+    """Two steps of four, from a checkpoint, after the four without a break."""
+    options |= {
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-3,
+    }
+    whole, again = (
+        train(kind=TwoTaskTrainer, resume=resume, **options) for resume in (None, str(FOLDER / "out/checkpoint-2"))
+    )
+    pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
+    return {"equal": all(torch.equal(p, q) for p, q in pairs), "step": again.state.global_step}
 
 
 def plugin(name):
@@ -86,4 +102,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    cases.main(CASES)
+    cases.main({**CASES, "resumed": resumed})

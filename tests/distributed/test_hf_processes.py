@@ -30,3 +30,9 @@ def test_two_processes_train_as_one(name):
             assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-4)  # rounded to four digits
             # The two losses are added up in float32.
             assert [mine[key] for key in NUMBERS] == pytest.approx([theirs[key] for key in NUMBERS], rel=1e-5)
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does():
+    for rank in found(2):
+        assert "raised" not in rank["resumed"], rank["resumed"]
+        assert rank["resumed"] == {"equal": True, "step": 4}
