@@ -1,8 +1,8 @@
 """Exactness, inside the real framework: gradients, training by sum, PDU's dual variable, resume, trainers to come.
 
-The models are in float64, but transformers takes norms in float32, whose unit roundoff is 6e-8. The two gradients come from the same
-operations with weights of 1, so they are equal bit by bit. In training the framework rounds weighted gradients at each operation, and
-ours are weighted once at the end: that is worth 6e-8 of what a step moves, over 12 steps.
+The models are in float64, but transformers takes norms in float32, whose unit roundoff is 6e-8. The two gradients come from
+the same operations with weights of 1, so they are equal bit by bit. In training the framework rounds weighted gradients at each
+operation, and ours are weighted once at the end: that is worth 6e-8 of what a step moves, over 12 steps.
 """
 
 from __future__ import annotations
