@@ -11,7 +11,6 @@ from transformers import LlamaForCausalLM
 
 import processes
 
-
 # Far below the hour or so after which a launcher's default time limit would end a hang, and far above a few seconds of work.
 LIMIT = 100
 
