@@ -103,7 +103,8 @@ class TwoTaskTraining:
             retain_loss = self._backward(model, inputs, compute_retain)
         if last:
             # Under a loss scaler the gradients are that much longer, until the optimiser's step.
-            scaler, zero = me.accelerator.scaler, getattr(model, "optimizer", None)
+            scaler: Any = me.accelerator.scaler
+            zero: Any = model.optimizer if me.is_deepspeed_enabled else None
             self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
             self.last_geometry = step.combine()
         self._loss_sum = self._loss_sum.to(forget_loss.device) + torch.stack([forget_loss, retain_loss]).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import peft
 import torch
 from torch import distributed as dist
 from transformers import TrainingArguments
@@ -41,13 +42,22 @@ class InOrder(TwoTaskTrainer):
         return None
 
 
-def train(rows=8, combiner="sago", dtype=torch.float64, resume=None, kind=InOrder, **options):
+def train(
+    rows=8, combiner="sago", dtype=torch.float64, resume=None, kind=InOrder, adapt=lambda model: model, **options
+):
     trainer = kind(
-        model=tiny.tiny_llama(dtype=dtype), args=arguments(**options), train_dataset=make_pairs(rows),
+        model=adapt(tiny.tiny_llama(dtype=dtype)), args=arguments(**options), train_dataset=make_pairs(rows),
         data_collator=PairedCollator(0), objective="ga", combiner=combiner,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def with_adapters(model):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+        return peft.get_peft_model(model, config).double()
 
 
 def report(trainer, parameters=True):
@@ -97,6 +107,8 @@ CASES = {
     "pcgrad": partial(case, max_steps=3, combiner="pcgrad"),
     "accumulation": partial(case, accumulate=2, max_steps=2),
     "an epoch that ends within a window": partial(case, accumulate=2, rows=12, num_train_epochs=2),
+    "adapters": partial(case, max_steps=2, adapt=with_adapters),
+    "checkpointing": partial(case, max_steps=2, gradient_checkpointing=True),
     "plugin, GradDiff": partial(plugin, "GradDiff"),
     "plugin, Referenced": partial(plugin, "Referenced"),
 }
