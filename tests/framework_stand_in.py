@@ -107,10 +107,61 @@ class Renamed(GradDiff):
         return self.compute_unlearn_loss(model, inputs, **kwargs)
 
 
+class Extended(Referenced):
+    """Leaves its loss to the class that it extends, as a method of one's own may."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return super().compute_loss(model, inputs)
+
+
+class Helped(GradDiff):
+    """Does part of its work in a method of its own."""
+
+    def __init__(self, *args, **kwargs):
+        self.sharpness = kwargs.pop("sharpness", 1.0)
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return self.gamma * -model(**model_inputs(inputs["forget"])).loss + self.weighted(model, inputs)
+
+    def weighted(self, model, inputs):
+        return self.alpha * self.compute_retain_loss(model, model_inputs(inputs["retain"]))
+
+
+class Overridden(Renamed):
+    """Goes back to the older way: its own loss counts, not the one that it inherits under the later name."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        forget_loss = model(**model_inputs(inputs["forget"])).logits.square().mean()
+        return self.gamma * forget_loss + self.alpha * self.compute_retain_loss(model, model_inputs(inputs["retain"]))
+
+
+def _odd(name, combine):
+    """A trainer whose code looks as if it could be split, and whose loss cannot."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        retain = lambda: self.compute_retain_loss(model, model_inputs(inputs["retain"]))  # noqa: E731
+        return combine(self.gamma, self.alpha, -model(**model_inputs(inputs["forget"])).loss, retain)
+
+    return type(name, (GradDiff,), {"compute_loss": compute_loss, "__module__": __name__})
+
+
+ODD = {
+    "Twice": ("more than once", lambda gamma, alpha, forget, retain: gamma * forget + alpha * (retain() + retain())),
+    "Tenfold": ("the retain loss by", lambda gamma, alpha, forget, retain: gamma * forget + 10 * alpha * retain()),
+    "Squared": ("the forget loss by", lambda gamma, alpha, forget, retain: gamma**2 * forget + alpha * retain()),
+    "Third": ("a third part", lambda gamma, alpha, forget, retain: gamma * forget + alpha * retain() + forget**2),
+}
+ODD_TRAINERS = [_odd(name, combine) for name, (_, combine) in ODD.items()]
+
+
 def install(monkeypatch) -> ModuleType:
     """Put a module ``trainer`` with a registry where the plugin looks for the framework's."""
     module = ModuleType("trainer")
-    classes = (Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, OwnRetain, Unweighted, Renamed)
+    classes = [
+        Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, OwnRetain, Unweighted, Renamed, Extended, Helped,
+        Overridden, *ODD_TRAINERS,
+    ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}
     monkeypatch.setitem(sys.modules, "trainer", module)
     return module

@@ -18,6 +18,7 @@ from retainfirst.objectives import get_objective
 from retainfirst.step import TwoTaskStep
 
 transformers: Any = require("transformers", "hf")
+has_length = transformers.trainer_utils.has_length
 
 __all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin", "TwoTaskTraining"]
 
@@ -45,8 +46,8 @@ class TwoTaskTraining:
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO): it never shows two gradients; or
-            FSDP without ``use_orig_params``, or DeepSpeed without ZeRO or with offloading.
+        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones): it never shows
+            two gradients; or FSDP without ``use_orig_params``, or DeepSpeed without ZeRO or with offloading.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class TwoTaskTraining:
         super().__init__(*args, **kwargs)
         me: Any = self
         optim = str(getattr(me.args.optim, "value", me.args.optim))
-        if "lomo" in optim:
+        if "lomo" in optim or "layerwise" in optim:
             raise RetainFirstError(
                 f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
             )
@@ -172,9 +173,8 @@ class TwoTaskTraining:
             return True
         # transformers 4.45 steps at the end of an epoch shorter than the accumulation, and says so only afterwards.
         loader = state.active_dataloader
-        return bool(
-            state.end_of_dataloader and loader is not None and len(loader) <= accelerator.gradient_accumulation_steps
-        )
+        short = has_length(loader) and len(loader) <= accelerator.gradient_accumulation_steps
+        return bool(state.end_of_dataloader and short)
 
 
 class TwoTaskTrainerMixin(TwoTaskTraining):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -18,7 +19,7 @@ import tiny
 from retainfirst.errors import RetainFirstError
 from retainfirst_open_unlearning.register import PREFIX, register
 
-SPLITTABLE = ("GradDiff", "Referenced", "Dual", "GradAscent", "Renamed")
+SPLITTABLE = ("GradDiff", "Referenced", "Dual", "GradAscent", "Renamed", "Extended", "Helped", "Overridden")
 
 
 class SearchPath(ConfigSearchPath):
@@ -86,7 +87,7 @@ def test_every_trainer_with_every_combiner(registry, name, combiner, tmp_path):
             "retain_loss",
         } <= set(log)
         assert log["retain_loss"] > 0
-        assert (log["forget_loss"] < 0) == (name != "Referenced")
+        assert (log["forget_loss"] < 0) == (name not in ("Referenced", "Extended", "Overridden"))
     assert trainer.combiner.name == combiner
 
 
@@ -154,6 +155,21 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
         ("RetainFirstGradDiff", {"data": Pairs(retain=False)}, "no 'retain' part"),
         ("RetainFirstGradDiff", {"data": Pairs().forget}, "no 'forget' part"),
         ("RetainFirstGradDiff", {"training": {"optim": "lomo"}}, "lomo"),
+        (
+            "RetainFirstGradDiff",
+            {
+                "training": {
+                    "optim": "galore_adamw_layerwise",
+                    "gradient_accumulation_steps": 1,
+                    "optim_target_modules": ["mlp"],
+                }
+            },
+            "layerwise",
+        ),
+        ("RetainFirstGradDiff", {"alpha": -1.0}, "alpha must be a finite number above 0, not -1.0"),
+        ("RetainFirstGradDiff", {"alpha": "0.5"}, "trainer.method_args.alpha: '0.5' is not a number"),
+        ("RetainFirstGradDiff", {"gamma": None}, "trainer.method_args.gamma: None is not a number"),
+        ("RetainFirstGradDiff", {"combiner_options": {"alpha": 3.0}}, "no option trainer.method_args.combiner_options"),
         ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
         ("RetainFirstOwnRetain", {}, "computes a retain loss itself"),
         ("RetainFirstUnweighted", {}, "weighs the forget loss by something else"),
@@ -163,6 +179,44 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
 def test_refusals_at_construction(registry, name, options, text, tmp_path):
     with pytest.raises(RetainFirstError, match=text):
         make(registry, name, tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", framework.ODD)
+def test_a_loss_that_only_looks_like_the_sum_is_refused_at_the_first_batch(registry, name, tmp_path):
+    trainer = make(registry, PREFIX + name, tmp_path)
+    with pytest.raises(RetainFirstError, match=f"{PREFIX}{name}: the loss cannot be split.*{framework.ODD[name][0]}"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    assert (trainer.gamma, trainer.alpha) == (1.0, 1.0)
+
+
+def test_an_option_that_a_trainer_takes_by_name_alone(registry, tmp_path):
+    assert make(registry, "RetainFirstHelped", tmp_path, sharpness=2.0).sharpness == 2.0
+
+
+def test_weights_that_change_during_training_count_from_the_next_step_on(registry, tmp_path):
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block")
+
+    class Stronger(transformers.TrainerCallback):
+        def on_step_end(self, *_, **__):
+            trainer.gamma = 3.0
+
+    trainer.add_callback(Stronger())
+    trainer.train()
+    assert trainer.combiner == rf.PCGrad(alpha=1.0, gamma=3.0, scope="block")
+    assert trainer._two_task_step.combiner is trainer.combiner
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        pairs = Pairs()
+        return (pairs[i] for i in range(len(pairs)))
+
+
+def test_a_stream_of_pairs(registry, tmp_path):
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, data=Stream())
+    trainer.train()
+    assert trainer.state.global_step == 2
 
 
 def test_what_the_optimiser_does_not_hold_has_no_say_in_a_group(registry, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ for is kept, so that the retain loss can be computed afterwards, on its own grap
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from types import CodeType
 from typing import Any
 
@@ -18,21 +18,38 @@ from torch import Tensor, nn
 
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["SplitLoss", "loss_hook", "reason_against"]
+__all__ = ["CANNOT_BE_SPLIT", "SplitLoss", "loss_hook", "reason_against"]
+
+CANNOT_BE_SPLIT = "cannot be split into a forget and a retain loss"
 
 
 class SplitLoss:
     """Goes before a trainer of the framework in a class's bases."""
 
-    _alone = False
+    _split_is_known = False
+    """Whether the loss is known to be ``gamma * forget_loss + alpha * compute_retain_loss(...)``; else the first one is asked."""
+
+    _alone: Tensor | None = None  # what stands for the retain loss while the forget loss is taken alone
     _asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def forget_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the forget loss of a batch, unweighted, and keep what the retain loss would have been asked for."""
+        """Return the forget loss of a batch, unweighted, and keep what the retain loss would have been asked for.
+
+        Raises:
+            RetainFirstError: The loss is no such sum. The first batch of a training shows it.
+        """
         me: Any = self
         self._asked = None
-        with self._forget_alone():
+        ask = not self._split_is_known and torch.is_grad_enabled()
+        device = next(model.parameters()).device
+        weight = torch.ones((), device=device, requires_grad=True) if ask else 1.0
+        gamma, me.gamma, self._alone = me.gamma, weight, torch.zeros((), device=device, requires_grad=ask)
+        try:
             loss: Tensor = getattr(me, loss_hook(type(me)))(model, inputs)
+            if isinstance(weight, Tensor):
+                self._check_split(loss, weight, self._alone)
+        finally:
+            me.gamma, self._alone = gamma, None
         return loss
 
     def retain_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
@@ -45,41 +62,54 @@ class SplitLoss:
 
     def compute_retain_loss(self, *arguments: Any, **options: Any) -> Any:
         """As the trainer does; 0 while the forget loss is taken alone."""
-        if not self._alone:
+        if self._alone is None:
             return super().compute_retain_loss(*arguments, **options)  # type: ignore[misc]
+        if self._asked is not None:
+            raise self._refusal("it calls compute_retain_loss more than once")
         self._asked = arguments, options
-        model: Any = options.get("model", arguments[0] if arguments else None)
-        return torch.zeros((), device=next(model.parameters()).device)
+        return self._alone
 
-    @contextmanager
-    def _forget_alone(self) -> Iterator[None]:
-        me: Any = self
-        gamma, me.gamma, self._alone = me.gamma, 1.0, True
-        try:
-            yield
-        finally:
-            me.gamma, self._alone = gamma, False
+    def _check_split(self, loss: Tensor, gamma: Tensor, retain: Tensor) -> None:
+        """Compare the loss's derivatives to both weights' places with what they are in the sum; they cost no backward pass."""
+        of_gamma, of_retain = torch.autograd.grad(loss, (gamma, retain), retain_graph=True, allow_unused=True)
+        if of_retain is None:
+            raise self._refusal("it does not call compute_retain_loss, so the retain loss cannot be taken out of it")
+        if of_gamma is None:
+            raise self._refusal("it does not weigh the forget loss by self.gamma")
+        value, of_forget, weight = loss.item(), of_gamma.item(), of_retain.item()
+        if not math.isfinite(value):
+            return  # and nothing can be told from it
+        # Loose enough for a loss in bfloat16.
+        if not math.isclose(of_forget, value, rel_tol=0.02):
+            raise self._refusal("it weighs the forget loss by something else than self.gamma, or has a third part")
+        if not math.isclose(weight, getattr(self, "alpha"), rel_tol=0.02):  # noqa: B009
+            raise self._refusal("it weighs the retain loss by something else than self.alpha")
+        self._split_is_known = True
+
+    def _refusal(self, reason: str) -> RetainFirstError:
+        return RetainFirstError(f"{type(self).__name__}: the loss {CANNOT_BE_SPLIT}: {reason}")
 
 
 def loss_hook(trainer: type) -> str:
     """Return the name of the method that computes an unlearning trainer's loss; later versions of the framework renamed it."""
-    return "compute_unlearn_loss" if hasattr(trainer, "compute_unlearn_loss") else "compute_loss"
+    for base in trainer.__mro__:
+        for name in ("compute_unlearn_loss", "compute_loss"):
+            if name in vars(base):
+                return name
+    raise RetainFirstError(f"{trainer.__name__} has no compute_loss: it is no trainer")
 
 
 def reason_against(trainer: type) -> str | None:
-    """Return why a trainer's loss cannot be taken apart; None if it can.
+    """Return why a trainer's loss cannot be taken apart, as far as its code tells; None if nothing speaks against it.
 
     Args:
         trainer: A class of the framework's registry.
     """
     hook = loss_hook(trainer)
-    code = getattr(inspect.unwrap(getattr(trainer, hook)), "__code__", None)
-    if code is None:
-        return f"its {hook} is no plain function, so what it does cannot be seen"
-    names, constants = _mentioned(code)
+    names, constants = _seen(trainer, hook)
     if hasattr(trainer, "compute_retain_loss"):
         if "compute_retain_loss" not in names:
-            return f"its {hook} does not call compute_retain_loss, so the retain loss cannot be taken out of it"
+            return f"its {hook} is not seen to call compute_retain_loss, so the retain loss cannot be taken out of it"
         if not ("gamma" in names or "final_loss_value" in names):
             return f"its {hook} weighs the forget loss by something else than self.gamma"
         return None
@@ -90,8 +120,29 @@ def reason_against(trainer: type) -> str | None:
     return None
 
 
-def _mentioned(code: CodeType) -> tuple[set[str], set[Any]]:
-    """Return the names and constants of a function and of what is defined inside it."""
+def _seen(trainer: type, hook: str) -> tuple[set[str], set[str]]:
+    """Return the names and texts in a method, in what it extends, and in the trainer's own methods that it calls."""
+    names: set[str] = set()
+    constants: set[str] = set()
+    wanted, looked = [hook], set()
+    while wanted:
+        method = wanted.pop()
+        looked.add(method)
+        for base in trainer.__mro__:
+            code = getattr(inspect.unwrap(vars(base).get(method, None)), "__code__", None)
+            if code is None:
+                continue
+            found, texts = _mentioned(code)
+            names, constants = names | found, constants | texts
+            if "super" not in found:
+                break
+        own = {name for base in trainer.__mro__ if base.__module__ == trainer.__module__ for name in vars(base)}
+        wanted += [name for name in names & own if name not in looked and name not in wanted]
+    return names, constants
+
+
+def _mentioned(code: CodeType) -> tuple[set[str], set[str]]:
+    """Return the names and texts of a function and of what is defined inside it."""
     names, constants = set(code.co_names), {one for one in code.co_consts if isinstance(one, str)}
     for inner in code.co_consts:
         if isinstance(inner, CodeType):

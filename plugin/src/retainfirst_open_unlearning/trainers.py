@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.scope import check_scope
 from retainfirst_open_unlearning.register import PREFIX
-from retainfirst_open_unlearning.split import SplitLoss, reason_against
+from retainfirst_open_unlearning.split import CANNOT_BE_SPLIT, SplitLoss, reason_against
 
 __all__ = ["RetainFirstTraining", "make_trainer"]
 
@@ -43,15 +45,17 @@ def make_trainer(name: str, registry: dict[str, Any]) -> type:
     base = own[wanted]
     reason = reason_against(base)
     if reason is not None:
-        raise RetainFirstError(
-            f"{name}: the loss of {wanted} cannot be split into a forget and a retain loss: {reason}"
-        )
+        raise RetainFirstError(f"{name}: the loss of {wanted} {CANNOT_BE_SPLIT}: {reason}")
     bases = [RetainFirstTraining, base]
     if hasattr(base, "final_loss_value"):
         bases.insert(0, _Scalarised)
-    if not hasattr(base, "compute_retain_loss"):
-        bases.append(own["GradDiff"])  # which brings a retain loss and its options to a trainer that only forgets
-    return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
+    # A trainer that only forgets gets a retain loss and its options from GradDiff.
+    borrows = not hasattr(base, "compute_retain_loss")
+    if borrows:
+        bases.append(own["GradDiff"])
+    known = borrows or _Scalarised in bases
+    content = {"__module__": __name__, "__doc__": f"{wanted} with two gradients.", "_split_is_known": known}
+    return type(name, tuple(bases), content)
 
 
 class RetainFirstTraining(SplitLoss, TwoTaskTraining):
@@ -79,14 +83,31 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         if "tokenizer" in kwargs and "tokenizer" not in _parameters(transformers.Trainer.__init__):
             kwargs["processing_class"] = kwargs.pop("tokenizer")  # its name from transformers 5 on
         super().__init__(*args, combiner="sum", **kwargs)
-        me: Any = self
         grouped = scope is not None and "scope" in _parameters(type(make_combiner(combiner)).__init__)
-        options = {"scope": scope} if grouped else {}
-        if me.alpha == 0:
+        self._weights = self._current_weights()
+        if self._weights[0] == SMALLEST_WEIGHT:
             _logger.warning("alpha is 0: the retain gradient steers the combination, but is not added itself")
-        self.combiner = make_combiner(
-            combiner, alpha=max(float(me.alpha), SMALLEST_WEIGHT), gamma=float(me.gamma), **options
-        )
+        alpha, gamma = self._weights
+        self.combiner = make_combiner(combiner, alpha=alpha, gamma=gamma, **({"scope": scope} if grouped else {}))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As always; a callback may have changed ``alpha`` or ``gamma``, which the framework reads at each step."""
+        if (weights := self._current_weights()) != self._weights:
+            self._weights = weights
+            self.combiner = replace(self.combiner, alpha=weights[0], gamma=weights[1])
+            if self._two_task_step is not None:
+                self._two_task_step.combiner = self.combiner
+        return super().training_step(*args, **kwargs)
+
+    def _current_weights(self) -> tuple[float, float]:
+        me: Any = self
+        for name in ("alpha", "gamma"):
+            value = getattr(me, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise RetainFirstError(
+                    f"trainer.method_args.{name}: {value!r} is not a number; give one without quotes"
+                )
+        return (float(me.alpha) or SMALLEST_WEIGHT, float(me.gamma))
 
     def task_losses(self) -> tuple[Any, Any]:
         """See :class:`retainfirst.hf.TwoTaskTraining`."""
@@ -95,13 +116,17 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
     def _refuse_unknown_options(self, options: dict[str, Any]) -> None:
         """The framework hands what a trainer does not know on to transformers, whose error names neither."""
         known: set[str] = set()
+        taken: set[str] = set()  # from **kwargs, by name
         for base in type(self).__mro__:
             if "__init__" in vars(base):
                 known |= _parameters(vars(base)["__init__"])
+                constants = getattr(getattr(vars(base)["__init__"], "__code__", None), "co_consts", ())
+                taken |= {one for one in constants if isinstance(one, str)}
+        known -= {"self", "combiner_options"}
         for option in options:
-            if option not in known | {"tokenizer", "processing_class"}:
+            if option not in known | taken | {"tokenizer", "processing_class"}:
                 name = type(self).__name__
-                hint = did_you_mean(option, sorted(known - {"self", "args", "kwargs"}))
+                hint = did_you_mean(option, sorted(known))
                 raise RetainFirstError(f"{name} has no option trainer.method_args.{option}. {hint}")
 
 
@@ -111,24 +136,21 @@ class _Scalarised:
     The weights go into the losses, at each micro-batch its own, and the combiner's are 1.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        me: Any = self
-        me.combiner = make_combiner(
-            me.combiner.name, **({"scope": me.combiner.scope} if hasattr(me.combiner, "scope") else {})
-        )
-        self._losses: list[Tensor] = []
+    _losses: tuple[Tensor, ...] = ()
+
+    def _current_weights(self) -> tuple[float, float]:
+        return 1.0, 1.0
 
     def final_loss_value(self, losses: list[Tensor]) -> Tensor:
         """As the trainer does; the forget loss while that is taken alone."""
         me: Any = self
-        return losses[0] if me._alone else super().final_loss_value(losses)  # type: ignore[misc]
+        return losses[0] if me._alone is not None else super().final_loss_value(losses)  # type: ignore[misc]
 
     def forget_loss(self, model: Any, inputs: Any) -> Tensor:
         """The forget loss, whose gradient is weighted by its preference."""
         me: Any = self
         loss: Tensor = super().forget_loss(model, inputs)  # type: ignore[misc]
-        self._losses = [loss.detach()]
+        self._losses = (loss.detach(),)
         return _weighted(loss, me.preferences[0])
 
     def retain_loss(self, model: Any, inputs: Any) -> Tensor:
@@ -158,7 +180,7 @@ def _check_scope(combiner: str, scope: str) -> None:
 def _refuse_missing_data(dataset: Any) -> None:
     if hasattr(dataset, "forget") and hasattr(dataset, "retain"):
         parts = {part for part in ("forget", "retain") if getattr(dataset, part)}
-    elif hasattr(dataset, "__getitem__") and len(dataset):
+    elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and len(dataset):
         with torch.random.fork_rng(devices=[]):  # a row may be drawn
             row = dataset[0]
         parts = set(row) if isinstance(row, Mapping) else set()
@@ -172,4 +194,5 @@ def _refuse_missing_data(dataset: Any) -> None:
 
 
 def _parameters(function: Any) -> set[str]:
-    return set(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}

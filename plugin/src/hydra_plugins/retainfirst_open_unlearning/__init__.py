@@ -12,7 +12,9 @@ class RetainFirstSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra once, before it reads any config."""
         framework = sys.modules.get("trainer")
-        registry = getattr(framework, "TRAINER_REGISTRY", None)
+        registry = getattr(framework, "__dict__", {}).get(
+            "TRAINER_REGISTRY"
+        )  # without running any code of the module's
         if isinstance(registry, dict) and "GradDiff" in registry:
             from retainfirst_open_unlearning.register import register
 
