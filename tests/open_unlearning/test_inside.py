@@ -12,9 +12,8 @@ import pytest
 ROUNDING = 12 * 6e-8
 EXACT = ("GradDiff", "NPO", "SimNPO", "DPO", "RMU", "WGA", "SatImp", "UNDIAL")
 APART = [f"{method}:{retain}" for method in EXACT for retain in ("NLL", "KL")] + ["RMU:EMBED_DIFF"]
-# What accumulates also clips: on transformers 4.51 the framework's own gradients are as many times too long as there are
-# micro-batches, which clipping takes back.
-SUMS = [f"{method}:{setting}" for method in (*EXACT, "PDU") for setting in ("plain", "clipped", "short")] + ["RMU:few"]
+SUMS = [f"{method}:{setting}" for method in (*EXACT, "PDU") for setting in ("plain", "clipped", "short")]
+SUMS += ["RMU:few", "GradDiff:accumulated", "PDU:accumulated"]
 
 RESUMED = ["NPO", "UNDIAL"]  # RMU draws its control vector anew, in the framework as well
 
@@ -46,6 +45,8 @@ def test_the_two_gradients_are_those_of_the_framework(gradients, case):
 def test_sum_trains_as_the_framework_does(sums, case):
     found = sums[case]
     assert "error" not in found, found["error"]
+    if found["undivided"] and "accumulated" in case:
+        pytest.skip("this transformers with this framework takes no mean over micro-batches; only clipping hides that")
     assert found["steps"][0] == found["steps"][1]
     assert found["moved"] > 1e-6
     assert found["difference"] <= ROUNDING * found["moved"]

@@ -7,6 +7,7 @@ hub's files; so the rows are read and chosen here, and handed on to those handle
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from retainfirst.errors import RetainFirstError, did_you_mean
 
 __all__ = ["HUB", "PROBES", "instruction", "load_rows", "make_dataset"]
+
+_logger = logging.getLogger(__name__)
 
 HUB = "jinzhuoran/RWKU"
 """Name of the data on the Hugging Face hub (CC BY 4.0)."""
@@ -155,6 +158,8 @@ def _number(folder: Path) -> int:
 def _read(file: Path) -> list[Row]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RetainFirstError(f"RWKU: there is no {file}, though its folder is there; add the file") from error
     except (OSError, ValueError) as error:
         raise RetainFirstError(f"RWKU: {file} cannot be read as JSON: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -215,6 +220,8 @@ def _by_number(asked: str, first: int, last: int, part: str, path: str, numbered
     if not names:
         has = ", ".join(map(str, sorted(numbered)))
         raise RetainFirstError(f"RWKU: subjects {asked}: {part} of {path} has no subject of these numbers, only {has}")
+    if len(names) <= last - first:
+        _logger.warning("RWKU: subjects %s: %s has only %s of them", asked, path, ", ".join(names))
     return names
 
 
