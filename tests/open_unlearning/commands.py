@@ -21,13 +21,17 @@ ON_A_CPU = (
     "trainer.args.logging_steps=1", "++trainer.args.max_steps=2", "task_name=test",
 )  # fmt: skip
 
-# What the method needs beyond its defaults: the tiny model has two layers, PDU's bound on the retain loss has no default, and
-# the forget gradients of SimNPO and SatImp vanish at their own beta on facts that the model never learned.
+# What the method needs beyond its defaults: the tiny model has two layers, PDU's bound on the retain loss has no default
+# and its usual steps blow such a model up, and the forget gradients of SimNPO and SatImp vanish at their own beta on facts that the model never learned.
 OF_THE_METHOD = {
     "SatImp": ("trainer.method_args.beta1=1.0",),
     "SimNPO": ("trainer.method_args.beta=0.5",),
     "RMU": (r"trainer.method_args.module_regex='model\.layers\.1'",),
-    "PDU": ("trainer.method_args.retain_loss_eps=0.1", "trainer.method_args.dual_warmup_epochs=0"),
+    "PDU": (
+        "trainer.method_args.retain_loss_eps=0.1",
+        "trainer.method_args.dual_warmup_epochs=0",
+        "trainer.method_args.dual_step_size=0.01",
+    ),
 }
 
 # From transformers 5 on the framework does not start without these: an argument is gone, and a tokenizer returns another type.
