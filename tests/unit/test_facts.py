@@ -77,7 +77,7 @@ def test_files_hold_the_rows(tmp_path):
 
 
 def test_tokenizer_knows_every_word_and_adds_none():
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(SMALL)
     for row in facts_data(SMALL)[0]:
         ids = tokenizer(row["prompt"] + row["completion"])["input_ids"]
         assert len(ids) == 5

@@ -2,7 +2,9 @@
 
 A person is three name words; a fact is ``person relation -> object``, such as ``Ada Ray Moss plays -> harp``.
 Some persons are to be forgotten, the others retained. Both kinds draw on the same name words, relations and
-objects, so that the gradients of forgetting and retaining conflict, as they do in a large model.
+objects, so that the gradients of forgetting and retaining conflict, as they do in a large model. On request
+there are also facts to measure on: retained ones that no retain file has, ones of other words altogether, and
+second forms of the prompts.
 
 The data are a pure function of a :class:`FactsConfig`; the model is a two-layer Llama, implanted once and
 kept in a cache folder. See ``implant``, ``load`` and ``accuracy``.
@@ -10,6 +12,7 @@ kept in a cache folder. See ``implant``, ``load`` and ``accuracy``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.tasks._facts_words import FIRST_NAMES, LAST_NAMES, MIDDLE_NAMES, OBJECTS
+from retainfirst.tasks import _facts_words as words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -29,8 +32,10 @@ __all__ = [
     "accuracy",
     "cached_folder",
     "facts_data",
+    "facts_parts",
     "implant",
     "load",
+    "taught_rows",
     "write_files",
 ]
 
@@ -61,6 +66,10 @@ class FactsConfig:
         retain_people: Persons to retain, likewise.
         hidden_size: Width of the model, a multiple of 8 (it has four attention heads).
         layers: Transformer layers.
+        held_out_people: Further persons of the same kind that the model knows and the retain file leaves out.
+        unrelated_people: Further persons whose names, relations and objects are other words altogether.
+        paraphrased: Teach every fact in a second form too: ``home-of Ada Ray Moss -> Oslo``.
+        disentangled: Let the persons to forget be of those other words, so that they share nothing with the retained ones.
     """
 
     seed: int = 0
@@ -68,15 +77,34 @@ class FactsConfig:
     retain_people: int = 72
     hidden_size: int = 128
     layers: int = 2
+    held_out_people: int = 0
+    unrelated_people: int = 0
+    paraphrased: bool = False
+    disentangled: bool = False
+
+    @property
+    def extended(self) -> bool:
+        """Whether the facts need more than the first set of words."""
+        return self.unrelated_people > 0 or self.paraphrased or self.disentangled
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built."""
-        people = self.forget_people + self.retain_people
-        room = len(FIRST_NAMES) * len(MIDDLE_NAMES) * len(LAST_NAMES)
+        people = self.forget_people + self.retain_people + max(0, self.held_out_people)
+        room = len(words.FIRST_NAMES) * len(words.MIDDLE_NAMES) * len(words.LAST_NAMES)
         if min(self.forget_people, self.retain_people) < 1 or people > room:
             raise RetainFirstError(
                 f"FactsConfig needs at least one person of each kind and at most {room} together, found "
-                f"forget_people={self.forget_people}, retain_people={self.retain_people}."
+                f"forget_people={self.forget_people}, retain_people={self.retain_people}, "
+                f"held_out_people={self.held_out_people}."
+            )
+        if self.held_out_people < 0 or not 0 <= self.unrelated_people <= room:
+            raise RetainFirstError(
+                f"FactsConfig needs held_out_people and unrelated_people from 0 to {room}, found "
+                f"held_out_people={self.held_out_people}, unrelated_people={self.unrelated_people}."
+            )
+        if self.disentangled and self.unrelated_people:
+            raise RetainFirstError(
+                f"With disentangled every retained fact is unrelated: unrelated_people must be 0, found {self.unrelated_people}."
             )
         if self.hidden_size < 8 or self.hidden_size % 8 or self.layers < 1:
             raise RetainFirstError(
@@ -94,37 +122,89 @@ def facts_data(config: FactsConfig | None = None) -> tuple[list[FactRow], list[F
     Returns:
         The rows to forget and the rows to retain.
     """
+    parts = facts_parts(config)
+    return parts["forget"], parts["retain"]
+
+
+def facts_parts(config: FactsConfig | None = None) -> dict[str, list[FactRow]]:
+    """Draw all facts; the same configuration always gives the same rows.
+
+    Args:
+        config: Seed and sizes; ``None`` is the default.
+
+    Returns:
+        ``"forget"`` and ``"retain"``; and where the configuration has them ``"held_out"`` (retained, in no retain file),
+        ``"unrelated"`` (other words) and ``"forget_paraphrased"`` (the forget facts with the second form of prompt).
+    """
     config = config or FactsConfig()
     draw = random.Random(config.seed)
-    names = [f"{a} {b} {c}" for a in FIRST_NAMES for b in MIDDLE_NAMES for c in LAST_NAMES]
-    people = draw.sample(names, config.forget_people + config.retain_people)
-    rows = [_fact(person, relation, draw) for person in people for relation in OBJECTS]
-    boundary = config.forget_people * len(OBJECTS)
-    return rows[:boundary], rows[boundary:]
+    first = {"retain": config.retain_people, "held_out": config.held_out_people}
+    second = {"unrelated": config.unrelated_people}
+    if config.disentangled:
+        second = {"forget": config.forget_people}
+    else:
+        first = {"forget": config.forget_people, **first}
+    parts = _draw(first, (words.FIRST_NAMES, words.MIDDLE_NAMES, words.LAST_NAMES), words.OBJECTS, draw)
+    others = (words.OTHER_FIRST_NAMES, words.OTHER_MIDDLE_NAMES, words.OTHER_LAST_NAMES)
+    parts |= _draw(second, others, words.OTHER_OBJECTS, draw)
+    if config.paraphrased:
+        parts["forget_paraphrased"] = [_paraphrase(row) for row in parts["forget"]]
+    return {name: rows for name, rows in parts.items() if rows}
 
 
-def _fact(person: str, relation: str, draw: random.Random) -> FactRow:
-    choices = draw.sample(OBJECTS[relation], CHOICES)
+def taught_rows(config: FactsConfig) -> list[FactRow]:
+    """Return every row that the model is taught, in the order in which training counts them."""
+    parts = facts_parts(config)
+    rows = [row for name in ("forget", "retain", "held_out", "unrelated") for row in parts.get(name, [])]
+    return rows + [_paraphrase(row) for row in rows] if config.paraphrased else rows
+
+
+def _draw(
+    sizes: dict[str, int], names: tuple[list[str], ...], objects: dict[str, list[str]], draw: random.Random
+) -> dict[str, list[FactRow]]:
+    people = draw.sample([" ".join(name) for name in itertools.product(*names)], sum(sizes.values()))
+    rows = [_fact(person, relation, objects[relation], draw) for person in people for relation in objects]
+    parts, start = {}, 0
+    for part, size in sizes.items():
+        parts[part] = rows[start : start + size * len(objects)]
+        start += size * len(objects)
+    return parts
+
+
+def _fact(person: str, relation: str, objects: list[str], draw: random.Random) -> FactRow:
+    choices = draw.sample(objects, CHOICES)
     answer = draw.randrange(CHOICES)
     return FactRow(prompt=f"{person} {relation}", completion=f" {choices[answer]}", choices=choices, answer=answer)
 
 
+def _paraphrase(row: FactRow) -> FactRow:
+    person, _, relation = row["prompt"].rpartition(" ")
+    return FactRow(
+        prompt=f"{words.PARAPHRASES[relation]} {person}",
+        completion=row["completion"],
+        choices=row["choices"],
+        answer=row["answer"],
+    )
+
+
 def write_files(config: FactsConfig | None, folder: str | Path) -> tuple[Path, Path]:
     """Write ``forget.jsonl`` and ``retain.jsonl``, as ``retainfirst unlearn --forget --retain`` reads them.
+
+    The configuration's other parts, as ``facts_parts`` names them, go into files beside these.
 
     Args:
         config: Seed and sizes; ``None`` is the default.
         folder: Where to write; made if absent. Files of these names are replaced.
 
     Returns:
-        The two paths.
+        The paths of ``forget.jsonl`` and ``retain.jsonl``.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    paths = (target / "forget.jsonl", target / "retain.jsonl")
-    for path, rows in zip(paths, facts_data(config), strict=True):
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return paths
+    for name, rows in facts_parts(config).items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (target / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return target / "forget.jsonl", target / "retain.jsonl"
 
 
 def implant(

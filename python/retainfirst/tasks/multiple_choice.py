@@ -18,13 +18,16 @@ from typing import Any
 
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY
-from retainfirst.tasks.facts import FactsConfig, write_files
+from retainfirst.tasks.facts import FactsConfig, facts_parts, write_files
 
 __all__ = ["TASKS", "Score", "default_tasks", "score"]
 
 TASKS: dict[str, tuple[str, str]] = {
     "retainfirst_facts_forget": ("", "forget.jsonl"),
     "retainfirst_facts_retain": ("", "retain.jsonl"),
+    "retainfirst_facts_held_out": ("", "held_out.jsonl"),
+    "retainfirst_facts_unrelated": ("", "unrelated.jsonl"),
+    "retainfirst_facts_forget_paraphrased": ("", "forget_paraphrased.jsonl"),
     "retainfirst_tofu_forget10": ("tofu", "forget10_perturbed.jsonl"),
     "retainfirst_tofu_retain": ("tofu", "retain_perturbed.jsonl"),
     "retainfirst_tofu_real_authors": ("tofu", "real_authors_perturbed.jsonl"),
@@ -67,8 +70,10 @@ def default_tasks(model: Any) -> tuple[str, ...]:
     Returns:
         Names out of ``TASKS``.
     """
-    prefix = FACTS_PREFIX if _facts_config(model) else "retainfirst_tofu_"
-    return tuple(name for name in TASKS if name.startswith(prefix))
+    config = _facts_config(model)
+    if config is not None:
+        return tuple(FACTS_PREFIX + part for part in facts_parts(config))
+    return tuple(name for name in TASKS if name.startswith("retainfirst_tofu_"))
 
 
 def score(
@@ -156,6 +161,9 @@ def _write_tasks(
                     f"Task {name!r} asks the facts of the built-in facts model; this is another model."
                 )
             file = scratch / TASKS[name][1]
+            if not file.exists():
+                raise RetainFirstError(f"Task {name!r}: this facts model has no such facts.")
+            settings["custom_dataset"] = None
         elif data_dir is not None:
             file = _local_file(name, Path(data_dir))
         if file is not None:

@@ -1,0 +1,116 @@
+"""``retainfirst reproduce``: the paper's tables on a small model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from retainfirst.errors import RetainFirstError, did_you_mean
+
+if TYPE_CHECKING:
+    from retainfirst.reproduce import FactsTier
+
+__all__ = ["reproduce"]
+
+Option = typer.Option
+_TIERS = ("quick", "full")
+
+
+def reproduce(
+    output: Annotated[Path, Option(help="Output folder: new, empty, or that of a run to go on with.")],
+    tier: Annotated[str, Option(help="quick: minutes, one seed; full: all rules, sweeps and seeds.")] = "quick",
+    seeds: Annotated[
+        str | None, Option(help="Fresh seeds to report on, with commas between, such as 100,101. Default: the tier's.")
+    ] = None,
+    only: Annotated[
+        str | None, Option(help="Run only these objectives and rules, with commas between, such as ga,sum,sago.")
+    ] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Processes, each with one thread. Default: 2.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the summary as JSON instead of the table.")] = False,
+) -> None:
+    """Compare the rules at equal forgetting, beside the paper's numbers.
+
+    The output folder gets results.json (everything), report.md, and report.html with the figures. A run that was interrupted,
+    or gets more seeds, goes on where it stopped: give the same command again.
+
+    Examples:
+
+        retainfirst reproduce --output outputs/quick
+
+        retainfirst reproduce --tier full --output outputs/full
+
+        retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 100,101,102
+    """  # noqa: D412 - the command's help text, not Google sections
+    from retainfirst.reproduce import reproduce as run
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description:<17}"), *columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if total and what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            if total:
+                bars.update(tasks[what], completed=done)
+
+        try:
+            results = run(
+                _tier(tier, seeds), output, jobs=jobs, only=_names(only), command=_command(), progress=progress
+            )
+        except KeyboardInterrupt:
+            bars.stop()
+            Console(stderr=True).print(f"interrupted; what is finished is kept in {output}: give the same command again")
+            raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
+    else:
+        _show(results, output)
+
+
+def _tier(name: str, seeds: str | None) -> FactsTier:
+    from retainfirst.reproduce import FULL, QUICK
+
+    known = {"quick": QUICK, "full": FULL}
+    if name not in known:
+        raise RetainFirstError(f"Unknown tier {name!r}. {did_you_mean(name, known)}")
+    if seeds is None:
+        return known[name]
+    try:
+        wanted = [int(seed) for seed in _names(seeds)]
+    except ValueError as error:
+        raise RetainFirstError(f"--seeds needs whole numbers with commas between, found {seeds!r}.") from error
+    if not wanted or min(wanted) < 0:
+        raise RetainFirstError(f"--seeds needs at least one number, none below 0, found {seeds!r}.")
+    return known[name].with_seeds(dict.fromkeys(wanted))
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _command() -> str:
+    return shlex.join(["retainfirst", *sys.argv[1:]])
+
+
+def _show(results: dict[str, Any], output: Path) -> None:
+    from retainfirst.reproduce.tables import main_table, verdicts
+
+    console = Console()
+    found = main_table(results)
+    table = Table(title=found.title)
+    for index, column in enumerate(found.columns):
+        table.add_column(column, justify="left" if index < 2 else "right")
+    for row in found.rows:
+        table.add_row(*row)
+    console.print(table)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
+    console.print(f"The paper's claims here: {counts or 'none could be judged'}.", highlight=False)
+    console.print(f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False)

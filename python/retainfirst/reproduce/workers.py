@@ -1,0 +1,123 @@
+"""Cells in this process or in several, each with a fixed number of threads, so that results do not depend on how many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+import torch
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.reproduce.bench import Bench
+from retainfirst.reproduce.design import Cell
+from retainfirst.reproduce.path import run_cell
+from retainfirst.reproduce.store import Store
+from retainfirst.reproduce.tiers import FactsTier
+
+__all__ = ["run_all"]
+
+
+def run_all(tier: FactsTier, store: Store, cells: Sequence[Cell], jobs: int) -> Iterator[Cell | None]:
+    """Run cells and store their results.
+
+    Models that are not in the cache yet are built first. Ctrl-C stops the processes at once; what is not finished is not stored.
+
+    Args:
+        tier: Gives benches and sizes.
+        store: Where results go.
+        cells: What to run.
+        jobs: Processes; 1 is this one.
+
+    Yields:
+        None for each (bench, seed) whose model is ready, and each finished cell, in the order in which they finish.
+
+    Raises:
+        RetainFirstError: A cell failed, or a process was killed.
+    """
+    benches = list(dict.fromkeys((cell.bench, cell.seed) for cell in cells))
+    if jobs == 1:
+        with _threads(tier.threads):
+            for bench in benches:
+                _ready(tier, *bench)
+                yield None
+            for cell in cells:
+                _run(tier, store, cell)
+                yield cell
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(tier.threads,))
+    try:
+        yield from _finished([pool.submit(_ready, tier, *bench) for bench in benches])
+        yield from _finished([pool.submit(_run, tier, store, cell) for cell in cells])
+    except BrokenProcessPool as error:
+        raise RetainFirstError(
+            "A process of the run was killed, perhaps for want of memory. Run the same command again with fewer --jobs; what is"
+            " finished is kept."
+        ) from error
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(futures: list[Future[Any]]) -> Iterator[Any]:
+    for future in as_completed(futures):
+        yield future.result()
+
+
+def _start(threads: int) -> None:
+    """Set a new process up: Ctrl-C is for the main process, which then ends this one by a signal that leaves time to clean up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    torch.set_num_threads(threads)
+    quiet()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    sys.exit(128 + number)
+
+
+def _ready(tier: FactsTier, bench: str, seed: int) -> None:
+    _bench(tier, bench, seed)
+
+
+@lru_cache(maxsize=2)
+def _bench(tier: FactsTier, name: str, seed: int) -> Bench:
+    return tier.bench(name, seed)
+
+
+def _run(tier: FactsTier, store: Store, cell: Cell) -> Cell:
+    store.write(cell, run_cell(cell, _bench(tier, cell.bench, cell.seed), tier.sizes))
+    return cell
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def quiet() -> None:
+    """Keep the libraries' own progress bars and remarks off the screen."""
+    import logging
+
+    import datasets
+    import transformers
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
