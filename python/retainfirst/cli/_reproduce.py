@@ -16,17 +16,20 @@ from rich.table import Table
 from retainfirst.errors import RetainFirstError, did_you_mean
 
 if TYPE_CHECKING:
-    from retainfirst.reproduce import FactsTier
+    from retainfirst.reproduce import Tier
 
 __all__ = ["reproduce"]
 
 Option = typer.Option
-_TIERS = ("quick", "full")
+_TIERS = ("quick", "full", "smollm2")
 
 
 def reproduce(
     output: Annotated[Path, Option(help="Output folder: new, empty, or that of a run to go on with.")],
-    tier: Annotated[str, Option(help="quick: minutes, one seed; full: all rules, sweeps and seeds.")] = "quick",
+    tier: Annotated[
+        str,
+        Option(help="quick: minutes, one seed; full: all rules, sweeps and seeds; smollm2: a real small model, hours."),
+    ] = "quick",
     seeds: Annotated[
         str | None, Option(help="Fresh seeds to report on, with commas between, such as 100,101. Default: the tier's.")
     ] = None,
@@ -34,6 +37,16 @@ def reproduce(
         str | None, Option(help="Run only these objectives and rules, with commas between, such as ga,sum,sago.")
     ] = None,
     jobs: Annotated[int | None, Option(min=1, help="Processes, each with one thread. Default: 2.")] = None,
+    budget: Annotated[
+        float | None, Option(help="Minutes for the smollm2 tier; below 90 a smaller size is run. Default: 150.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        Option(help="For smollm2: folder or hub name of the model to teach. Default: SmolLM2-135M from PyPI."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, Option(help="For smollm2: folder with the local files of TOFU and ARC, instead of the hub.")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the summary as JSON instead of the table.")] = False,
 ) -> None:
     """Compare the rules at equal forgetting, beside the paper's numbers.
@@ -48,9 +61,12 @@ def reproduce(
         retainfirst reproduce --tier full --output outputs/full
 
         retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 100,101,102
+
+        retainfirst reproduce --tier smollm2 --output outputs/smollm2 --budget 30
     """  # noqa: D412 - the command's help text, not Google sections
     from retainfirst.reproduce import reproduce as run
 
+    chosen = _tier(tier, seeds, {"minutes": budget, "model": model, "data_dir": data_dir})
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description:<17}"), *columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
@@ -62,12 +78,12 @@ def reproduce(
                 bars.update(tasks[what], completed=done)
 
         try:
-            results = run(
-                _tier(tier, seeds), output, jobs=jobs, only=_names(only), command=_command(), progress=progress
-            )
+            results = run(chosen, output, jobs=jobs, only=_names(only), command=_command(), progress=progress)
         except KeyboardInterrupt:
             bars.stop()
-            Console(stderr=True).print(f"interrupted; what is finished is kept in {output}: give the same command again")
+            Console(stderr=True).print(
+                f"interrupted; what is finished is kept in {output}: give the same command again"
+            )
             raise typer.Exit(130) from None
     if as_json:
         print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
@@ -75,21 +91,24 @@ def reproduce(
         _show(results, output)
 
 
-def _tier(name: str, seeds: str | None) -> FactsTier:
-    from retainfirst.reproduce import FULL, QUICK
+def _tier(name: str, seeds: str | None, options: dict[str, Any]) -> Tier:
+    from retainfirst.reproduce import FULL, QUICK, SmolTier
 
-    known = {"quick": QUICK, "full": FULL}
-    if name not in known:
-        raise RetainFirstError(f"Unknown tier {name!r}. {did_you_mean(name, known)}")
+    if name not in _TIERS:
+        raise RetainFirstError(f"Unknown tier {name!r}. {did_you_mean(name, _TIERS)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    if given and name != "smollm2":
+        raise RetainFirstError(f"--budget, --model and --data-dir belong to the tier smollm2, not to {name}.")
+    tier: Tier = SmolTier(**given) if name == "smollm2" else {"quick": QUICK, "full": FULL}[name]
     if seeds is None:
-        return known[name]
+        return tier
     try:
         wanted = [int(seed) for seed in _names(seeds)]
     except ValueError as error:
         raise RetainFirstError(f"--seeds needs whole numbers with commas between, found {seeds!r}.") from error
     if not wanted or min(wanted) < 0:
         raise RetainFirstError(f"--seeds needs at least one number, none below 0, found {seeds!r}.")
-    return known[name].with_seeds(dict.fromkeys(wanted))
+    return tier.with_seeds(dict.fromkeys(wanted))
 
 
 def _names(text: str | None) -> list[str]:
@@ -101,16 +120,18 @@ def _command() -> str:
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
-    from retainfirst.reproduce.tables import main_table, verdicts
+    from retainfirst.reproduce.tables import terminal_table, verdicts
 
     console = Console()
-    found = main_table(results)
+    found = terminal_table(results)
     table = Table(title=found.title)
     for index, column in enumerate(found.columns):
-        table.add_column(column, justify="left" if index < 2 else "right")
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in found.rows:
         table.add_row(*row)
     console.print(table)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
     console.print(f"The paper's claims here: {counts or 'none could be judged'}.", highlight=False)
-    console.print(f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False)
+    console.print(
+        f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False
+    )

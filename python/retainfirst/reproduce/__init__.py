@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from retainfirst.reproduce.run import reproduce
-from retainfirst.reproduce.tiers import FULL, QUICK, FactsTier
+from retainfirst.reproduce.tiers import FULL, QUICK, FactsTier, SmolTier, Tier
 
-__all__ = ["FULL", "QUICK", "FactsTier", "reproduce"]
+__all__ = ["FULL", "QUICK", "FactsTier", "SmolTier", "Tier", "reproduce"]

@@ -40,3 +40,6 @@ class Bench(Protocol):
 
     def judge(self, model: Any) -> dict[str, float]:
         """Return accuracies as lm-eval finds them, by measure."""
+
+    def judged_target(self) -> dict[str, float]:
+        """Return the same of the target model."""

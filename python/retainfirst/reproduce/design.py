@@ -120,6 +120,7 @@ class Sizes:
         evaluate_every: Steps between two points of the path.
         relearn_rows: Forget facts that the relearning is trained on.
         relearn_steps: Steps of the relearning.
+        relearn_every: Steps of the relearning between two looks at the other facts.
         relearn_rate: Learning rate of the relearning.
     """
 
@@ -129,6 +130,7 @@ class Sizes:
     evaluate_every: int = 2
     relearn_rows: int = 16
     relearn_steps: int = 50
+    relearn_every: int = 1
     relearn_rate: float = 3e-4
 
 

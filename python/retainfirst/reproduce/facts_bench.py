@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+from contextlib import redirect_stderr
 from typing import Any
 
 from retainfirst.data import encode_rows, pad_token_id
@@ -47,6 +49,7 @@ class FactsBench:
         self.forget = self._encode(forget, "forget")
         self.retain = self._encode(self._parts["retain"], "retain")
         self.relearn = self._encode([row for i, row in enumerate(forget) if i in shown], "relearn")
+        self._judged_target: dict[str, float] | None = None
         self._remaining = [row for i, row in enumerate(forget) if i not in shown]
 
     def _encode(self, rows: Any, name: str) -> Any:
@@ -71,5 +74,12 @@ class FactsBench:
         from retainfirst.tasks.multiple_choice import score
 
         tasks = {f"retainfirst_facts_{part}": _NAMES.get(part, part) for part in self._parts}
-        scores = score(model, self.tokenizer, list(tasks), batch_size=256)
+        with redirect_stderr(io.StringIO()):  # its progress bars
+            scores = score(model, self.tokenizer, list(tasks), batch_size=256)
         return {tasks[one.task]: one.value for one in scores if one.metric == "acc"}
+
+    def judged_target(self) -> dict[str, float]:
+        """Return the same of the target model."""
+        if self._judged_target is None:
+            self._judged_target = self.judge(self.model())
+        return self._judged_target

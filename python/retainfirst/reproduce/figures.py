@@ -32,12 +32,14 @@ def figures(results: Results) -> dict[str, str]:
     """Return all figures that the run has data for: caption to SVG text."""
     require("matplotlib", "plot")
     made = {
-        "Accuracy on retained facts against accuracy on the facts to forget, along each path: the upper left corner is the aim."
+        "Accuracy on retained facts against accuracy on the facts to forget, along each path: the upper right corner is the aim."
         " Lines are means over seeds of the best retain accuracy reached at or below each forget accuracy, bands the range over"
         " seeds. The dotted line is the forget accuracy at which results are compared.": frontier_figure(results),
         "Cosine of the update and the retain gradient. Above: all rules on the same two gradients, at the states of the naive"
         " path. Below: along each rule's own path. Means over seeds, bands: the range.": cosine_figure(results),
-        "Retain loss and forget loss (as minimised) over the steps. Means over seeds, bands: the range.": loss_figure(results),
+        "Retain loss and forget loss (as minimised) over the steps. Means over seeds, bands: the range.": loss_figure(
+            results
+        ),
         "Retain accuracy at equal forgetting by the ratio of the weights; means over seeds, bars: the range.": sweep_figure(
             results
         ),
@@ -69,9 +71,7 @@ def cosine_figure(results: Results) -> Figure:
     for column, objective in enumerate(OBJECTIVES):
         for rule in STYLES:
             own = [_series(one["path"][1:], "cos_update_retain") for one in _cells(results, objective, rule)]
-            same = [
-                _series(one["states"], rule) for one in _cells(results, objective, "sum") if one.get("states")
-            ]
+            same = [_series(one["states"], rule) for one in _cells(results, objective, "sum") if one.get("states")]
             for row, found in enumerate((same, own)):
                 _band_of_series(axes[row][column], found, rule)
         for row, title in enumerate(("same states", "own path")):
@@ -95,7 +95,11 @@ def loss_figure(results: Results) -> Figure:
 def sweep_figure(results: Results) -> Figure | None:
     """Draw retain accuracy at equal forgetting over gamma/alpha; None if the run has no sweep."""
     rate = results["common"]["learning_rate"]
-    rows = [row for row in results["summary"]["all"] if row["bench"] == "facts" and row["learning_rate"] == rate]
+    rows = [
+        row
+        for row in results["summary"]["all"]
+        if row["bench"] == results["main_bench"] and row["learning_rate"] == rate
+    ]
     if len({row["gamma"] for row in rows}) < 3:
         return None
     measures = {"covered": "covered", "held_out": "held out"}
@@ -107,7 +111,7 @@ def sweep_figure(results: Results) -> Figure | None:
                 points: dict[float, list[float]] = {}
                 for one in results["cells"]:
                     if (one["role"], one["bench"], one["objective"], one["rule"], one["learning_rate"], one["reached"]) == (
-                        "report", "facts", objective, rule, rate, True,
+                        "report", results["main_bench"], objective, rule, rate, True,
                     ):  # fmt: skip
                         points.setdefault(one["gamma"], []).append(one["retain_accuracy"][measure])
                 if points:
@@ -117,7 +121,9 @@ def sweep_figure(results: Results) -> Figure | None:
                         [mean - min(points[gamma]) for mean, gamma in zip(means, gammas, strict=True)],
                         [max(points[gamma]) - mean for mean, gamma in zip(means, gammas, strict=True)],
                     ]
-                    at = [gamma * 1.05 ** (shift - 1.5) for gamma in gammas]  # side by side, so that the bars can be seen
+                    at = [
+                        gamma * 1.05 ** (shift - 1.5) for gamma in gammas
+                    ]  # side by side, so that the bars can be seen
                     panel.errorbar(at, means, spread, label=NAMES[rule], capsize=2, markersize=4, **STYLES[rule])
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter("{x:g}")
@@ -142,7 +148,9 @@ def _panels(rows: int, label: str, *, share_x: bool = True, share_y: bool = True
 
 
 def _finish(figure: Figure, axes: Any) -> Figure:
-    found = {label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    found = {
+        label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     if found:
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found), frameon=False)
     return figure
@@ -150,7 +158,7 @@ def _finish(figure: Figure, axes: Any) -> Figure:
 
 def _cells(results: Results, objective: str, rule: str) -> list[Mapping[str, Any]]:
     """The cells at common settings, one a seed."""
-    wanted = ("report", "facts", objective, rule, *results["common"].values())
+    wanted = ("report", results["main_bench"], objective, rule, *results["common"].values())
     names = ("role", "bench", "objective", "rule", "gamma", "learning_rate")
     return [one for one in results["cells"] if tuple(one[name] for name in names) == wanted]
 
@@ -183,7 +191,9 @@ def _band(panel: Any, at: Any, values: Sequence[Sequence[float]], rule: str, **s
     at, array = at[known], array[:, known]
     panel.plot(at, array.mean(axis=0), label=NAMES[rule], **{**STYLES[rule], **style})
     if len(array) > 1:
-        panel.fill_between(at, array.min(axis=0), array.max(axis=0), color=STYLES[rule]["color"], alpha=0.15, linewidth=0)
+        panel.fill_between(
+            at, array.min(axis=0), array.max(axis=0), color=STYLES[rule]["color"], alpha=0.15, linewidth=0
+        )
 
 
 def _svg(figure: Figure) -> str:

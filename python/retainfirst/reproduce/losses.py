@@ -22,11 +22,13 @@ OPTIONS: dict[str, dict[str, float]] = {"ga": {}, "npo": {"beta": 0.1}, "simnpo"
 """Options of the objectives. SimNPO's usual beta of 4.5 is too steep for answers of one token: their weight is gone before they
 are forgotten, so that plain addition never reaches the target; 1.0 is the largest of the paper's."""
 
-RMU_COEFFICIENT = 5.0
+RMU_COEFFICIENT = 10.0
 """Length of the control vector, in mean lengths of the hidden states that it replaces."""
 
 
-def make_losses(objective: str, model: nn.Module, forget: EncodedSet, pad_token_id: int, seed: int) -> tuple[Loss, Loss]:
+def make_losses(
+    objective: str, model: nn.Module, forget: EncodedSet, pad_token_id: int, seed: int
+) -> tuple[Loss, Loss]:
     """Return the forget loss and the retain loss, both to be minimised.
 
     Args:
@@ -44,7 +46,7 @@ def make_losses(objective: str, model: nn.Module, forget: EncodedSet, pad_token_
     return partial(get_objective("forget", objective), **OPTIONS[objective]), nll
 
 
-def rmu(model: nn.Module, forget: Sequence[Mapping[str, Tensor]], seed: int, layer: int = 1) -> tuple[Loss, Loss]:
+def rmu(model: Any, forget: Sequence[Mapping[str, Tensor]], seed: int, layer: int = 1) -> tuple[Loss, Loss]:
     """Representation misdirection: steer the forget rows' hidden states to a random vector, hold the retain rows' in place.
 
     Source: Li et al., "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning", 2024, arXiv 2403.03218. Mean
@@ -58,7 +60,7 @@ def rmu(model: nn.Module, forget: Sequence[Mapping[str, Tensor]], seed: int, lay
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     lengths = torch.cat([_hidden(frozen, batch, layer).norm(dim=-1) for batch in forget])
-    direction = torch.rand(frozen.config.hidden_size, generator=torch.Generator().manual_seed(seed))  # type: ignore[union-attr]
+    direction = torch.rand(frozen.config.hidden_size, generator=torch.Generator().manual_seed(seed))
     control = direction / direction.norm() * RMU_COEFFICIENT * lengths.mean()
 
     def steer(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

@@ -36,10 +36,11 @@ def facts_of_the_run(results: Mapping[str, Any]) -> dict[str, str]:
         "date": results["date"],
         "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
         "machine": f"{results['machine']['processor']}, {results['machine']['cores']} cores,"
-        f" {results['machine']['threads']} thread(s) a run",
+        f" {results['machine']['threads'] or 'all'} thread(s) a run",
         "seeds reported on": ", ".join(map(str, results["seeds"])),
         "seeds to choose settings on": ", ".join(map(str, results["development_seeds"])) or "none: common settings",
-        "runs": f"{len(results['cells'])}, of which {unfinished} did not reach the target and are left out of the comparisons",
+        "runs": f"{len(results['cells'])} of {results['planned']}, of which {unfinished} did not reach the target and"
+        " are left out of the comparisons",
         "lm-eval": "judged every end model; largest difference from the accuracies along the path:"
         f" {results['lm_eval_difference']:g}",
         "wall time of the last call": f"{results['wall_seconds'] / 60:.1f} minutes",

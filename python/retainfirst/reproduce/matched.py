@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 __all__ = ["at_forgetting", "frontier", "frontier_area"]
 
@@ -22,7 +23,7 @@ def at_forgetting(path: Sequence[Point], target: float) -> dict[str, float] | No
     Returns:
         The numbers that both points have, or None if the path never gets there.
     """
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in pairwise(path):
         if after["forget"] <= target < before["forget"]:
             share = (before["forget"] - target) / (before["forget"] - after["forget"])
             both = [name for name in after if name in before]

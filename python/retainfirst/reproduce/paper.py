@@ -87,7 +87,19 @@ CLAIMS = (
     Claim("SAGO retains more than BLUR", "sago", "blur", "covered"),
     Claim("PCGrad's update is closer to the retain gradient than the sum", "pcgrad", "sum", "cos_update_retain"),
     Claim("SAGO's update is closer to the retain gradient than PCGrad's", "sago", "pcgrad", "cos_update_retain"),
-    Claim("PCGrad's update is further from the forget gradient than the sum", "pcgrad", "sum", "cos_update_forget", "lower"),
-    Claim("SAGO's update is further from the forget gradient than PCGrad's", "sago", "pcgrad", "cos_update_forget", "lower"),
+    Claim(
+        "PCGrad's update is further from the forget gradient than the sum",
+        "pcgrad",
+        "sum",
+        "cos_update_forget",
+        "lower",
+    ),
+    Claim(
+        "SAGO's update is further from the forget gradient than PCGrad's",
+        "sago",
+        "pcgrad",
+        "cos_update_forget",
+        "lower",
+    ),
 )
 """What the paper reports, each held against our comparisons."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from retainfirst.checkpoint import load_checkpoint, save_checkpoint
 from retainfirst.data import EncodedSet, collate
 from retainfirst.geometry import FIELDS
 from retainfirst.reproduce.bench import Bench
@@ -26,7 +29,7 @@ _COSINES = FIELDS[:3]
 _MAX_GRAD_NORM = 1.0
 
 
-def run_cell(cell: Cell, bench: Bench, sizes: Sizes) -> dict[str, Any]:
+def run_cell(cell: Cell, bench: Bench, sizes: Sizes, checkpoint: Path | None = None) -> dict[str, Any]:
     """Run a cell to its end.
 
     The path ends at the first point whose forget accuracy is at most the target, at the last step, or where a loss is no
@@ -36,11 +39,13 @@ def run_cell(cell: Cell, bench: Bench, sizes: Sizes) -> dict[str, Any]:
         cell: Its settings.
         bench: Its model and facts.
         sizes: What all cells share.
+        checkpoint: A file that is written at every point of the path, and gone on from if it is there; None: no such file.
 
     Returns:
         ``path``: points with ``step``, ``seconds``, one accuracy for each measure, and (means over the steps since the last
         point) losses and cosines; ``same_state``: for the naive rule, the geometry of every rule at the states of its path;
-        ``lm_eval``: accuracies of the end model; ``relearning``: see :func:`~retainfirst.reproduce.relearning.relearn`.
+        ``lm_eval``: accuracies of the target model and the end model; ``relearning``: see
+        :func:`~retainfirst.reproduce.relearning.relearn`.
     """
     model = bench.model()
     known = bench.remaining(model)
@@ -48,31 +53,34 @@ def run_cell(cell: Cell, bench: Bench, sizes: Sizes) -> dict[str, Any]:
     batches = [Batches(rows, sizes.batch_size, bench.pad_token_id, cell.seed) for rows in (bench.forget, bench.retain)]
     step = TwoTaskStep(model, cell.combiner())
     optimizer = torch.optim.AdamW(model.parameters(), lr=cell.learning_rate, weight_decay=0.0)
-    path: list[dict[str, float]] = [{"step": 0, "seconds": 0.0, **bench.accuracies(model)}]
-    geometries: list[dict[str, Any]] = []
-    since: list[dict[str, float]] = []
-    seconds = 0.0
-    for number in range(1, sizes.max_steps + 1):
-        pair = [part[number - 1] for part in batches]
-        if cell.rule == "sum" and cell.objective != "rmu" and (number - 1) % sizes.evaluate_every == 0:
-            geometries.append({"step": number - 1, **same_state(model, losses, pair, cell)})
-        start = time.perf_counter()
-        since.append(_train(model, step, optimizer, losses, pair))
-        seconds += time.perf_counter() - start
-        broken = not all(abs(value) < float("inf") for name, value in since[-1].items() if name.endswith("loss"))
-        if number % sizes.evaluate_every == 0 or broken:
-            means = {name: fmean(entry[name] for entry in since) for name in since[0]}
-            path.append({"step": number, "seconds": seconds, **bench.accuracies(model), **means})
-            since = []
-            if broken or path[-1]["forget"] <= sizes.target:
-                break
-    judged = bench.judge(model)
-    return {
-        "path": path,
-        "same_state": geometries,
-        "lm_eval": judged,
-        "relearning": relearn(model, bench, sizes, known),
+    progress = load_checkpoint(checkpoint, model, optimizer) or {
+        "path": [{"step": 0, "seconds": 0.0, **bench.accuracies(model)}],
+        "same_state": [],
     }
+    path = progress["path"]
+    seconds = path[-1]["seconds"]
+    while not _ended(path, sizes):
+        first = path[-1]["step"] + 1
+        since: list[dict[str, float]] = []
+        for number in range(first, first + sizes.evaluate_every):
+            pair = [part[number - 1] for part in batches]
+            if number == first and cell.rule == "sum" and cell.objective != "rmu":
+                progress["same_state"].append({"step": number - 1, **same_state(model, losses, pair, cell)})
+            start = time.perf_counter()
+            since.append(_train(model, step, optimizer, losses, pair))
+            seconds += time.perf_counter() - start
+        means = {name: fmean(entry[name] for entry in since) for name in since[0]}
+        path.append({"step": number, "seconds": seconds, **bench.accuracies(model), **means})
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, optimizer, progress)
+    judged = {"target": bench.judged_target(), "end": bench.judge(model)}
+    return {**progress, "lm_eval": judged, "relearning": relearn(model, bench, sizes, known)}
+
+
+def _ended(path: Sequence[Mapping[str, float]], sizes: Sizes) -> bool:
+    last = path[-1]
+    broken = not all(math.isfinite(last.get(name, 0.0)) for name in ("forget_loss", "retain_loss"))
+    return broken or last["forget"] <= sizes.target or last["step"] + sizes.evaluate_every > sizes.max_steps
 
 
 def _train(
@@ -80,7 +88,7 @@ def _train(
     step: TwoTaskStep,
     optimizer: torch.optim.Optimizer,
     losses: tuple[Loss, Loss],
-    pair: list[Mapping[str, Tensor]],
+    pair: Sequence[Mapping[str, Tensor]],
 ) -> dict[str, float]:
     """Take one optimiser step; return its losses and cosines."""
     with step.forget():

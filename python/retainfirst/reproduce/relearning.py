@@ -24,21 +24,22 @@ def relearn(model: Any, bench: Bench, sizes: Sizes, known: float) -> dict[str, A
         known: Accuracy of the target model on the other forget facts.
 
     Returns:
-        ``accuracy``, on the forget facts that are not shown, before and after each step; ``steps`` until half of what was lost
-        of it is back (None if it does not come back within ``relearn_steps``); ``regained``, the share of what was lost that
-        is back after the last step (None if nothing was lost).
+        ``accuracy``, on the forget facts that are not shown, before and after every ``relearn_every`` steps; ``steps`` until
+        half of what was lost of it is back (None if it does not come back within ``relearn_steps``); ``regained``, the share of
+        what was lost that is back after the last step (None if nothing was lost).
     """
     accuracy = [bench.remaining(model)]
     lost = known - accuracy[0]
     batch = collate([bench.relearn[i] for i in range(len(bench.relearn))], bench.pad_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=sizes.relearn_rate, weight_decay=0.0)
-    for _ in range(sizes.relearn_steps):
+    for step in range(1, sizes.relearn_steps + 1):
         nll(model, batch).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        accuracy.append(bench.remaining(model))
-    back = (step for step, value in enumerate(accuracy) if value >= accuracy[0] + lost / 2)
+        if step % sizes.relearn_every == 0:
+            accuracy.append(bench.remaining(model))
+    back = (look * sizes.relearn_every for look, value in enumerate(accuracy) if value >= accuracy[0] + lost / 2)
     return {
         "accuracy": accuracy,
         "steps": next(back, None) if lost > 0 else None,

@@ -58,7 +58,9 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
         "relearning": raw["relearning"],
         "lm_eval": raw["lm_eval"],
         "path": path,
-        "states": [{"step": at["step"], **{rule: at["rules"][rule][COSINES[1]] for rule in at["rules"]}} for at in seen],
+        "states": [
+            {"step": at["step"], **{rule: at["rules"][rule][COSINES[1]] for rule in at["rules"]}} for at in seen
+        ],
     }
 
 

@@ -16,7 +16,7 @@ from retainfirst.reproduce.design import OBJECTIVES, RULES, Cell, Method, Settin
 from retainfirst.reproduce.losses import OPTIONS
 from retainfirst.reproduce.results import Entry, choose, compare, entry, summarise
 from retainfirst.reproduce.store import Store, write_whole
-from retainfirst.reproduce.tiers import COMMON, FactsTier
+from retainfirst.reproduce.tiers import Tier
 from retainfirst.reproduce.workers import quiet, run_all
 from retainfirst.unlearning._report import versions
 
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def reproduce(
-    tier: FactsTier,
+    tier: Tier,
     output: str | Path,
     *,
     jobs: int | None = None,
@@ -73,6 +73,7 @@ def reproduce(
         chosen = choose(development)
         report = run.entries(tier.report(chosen), "runs")
         results = _results(tier, chosen, development, report)
+        results["planned"] = len([cell for cell in tier.report(chosen) if _wanted(cell, only)]) + len(development)
         results |= {"only": list(only), "command": command, "wall_seconds": time.perf_counter() - start}
         _write(store.folder, results)
     except OSError as error:
@@ -83,7 +84,7 @@ def reproduce(
 class _Run:
     """Runs what is missing and reads everything back."""
 
-    def __init__(self, tier: FactsTier, store: Store, jobs: int, only: Sequence[str], progress: Progress) -> None:
+    def __init__(self, tier: Tier, store: Store, jobs: int, only: Sequence[str], progress: Progress) -> None:
         self.tier, self.store, self.jobs, self.only, self.progress = tier, store, jobs, only, progress
 
     def entries(self, cells: Sequence[Cell], what: str) -> list[Entry]:
@@ -95,7 +96,9 @@ class _Run:
             done += finished is not None
             self.progress(what, done, len(cells))
         raw = {cell: self.store.read(cell) for cell in cells}
-        return [entry(cell, found, self.tier.sizes.target, raw.get(_naive(cell))) for cell, found in raw.items() if found]
+        return [
+            entry(cell, found, self.tier.sizes.target, raw.get(_naive(cell))) for cell, found in raw.items() if found
+        ]
 
 
 def _naive(cell: Cell) -> Cell:
@@ -121,10 +124,10 @@ def _wanted(cell: Cell, only: Sequence[str]) -> bool:
 
 
 def _results(
-    tier: FactsTier, chosen: Mapping[Method, Settings], development: Sequence[Entry], report: Sequence[Entry]
+    tier: Tier, chosen: Mapping[Method, Settings], development: Sequence[Entry], report: Sequence[Entry]
 ) -> dict[str, Any]:
-    at_chosen = [one for one in report if _settings(one) == chosen.get(_method(one), COMMON)]
-    at_common = [one for one in report if _settings(one) == COMMON]
+    at_chosen = [one for one in report if _settings(one) == chosen.get(_method(one), tier.common)]
+    at_common = [one for one in report if _settings(one) == tier.common]
     return {
         "tier": tier.name,
         "seeds": list(tier.seeds),
@@ -133,9 +136,10 @@ def _results(
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": tier.threads},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": tier.identity(),
+        "main_bench": tier.main_bench,
         "objective_options": OPTIONS,
         "measures": list(MEASURES),
-        "common": dict(zip(("gamma", "learning_rate"), COMMON, strict=True)),
+        "common": dict(zip(("gamma", "learning_rate"), tier.common, strict=True)),
         "chosen": [
             dict(zip(("bench", "objective", "rule", "gamma", "learning_rate"), (*method, *settings), strict=True))
             for method, settings in chosen.items()
@@ -157,10 +161,14 @@ def _method(one: Entry) -> Method:
 
 
 def _judges_differ(entries: Iterable[Entry]) -> float:
-    """Largest difference between lm-eval's accuracies of the end models and the path's own."""
-    return max(
-        (abs(value - one["path"][-1][name]) for one in entries for name, value in one["lm_eval"].items()), default=0.0
+    """Largest difference between lm-eval's accuracies of the end models and the path's own, where both measured the same."""
+    differences = (
+        abs(value - one["path"][-1][name])
+        for one in entries
+        for name, value in one["lm_eval"]["end"].items()
+        if name in one["path"][-1]
     )
+    return max(differences, default=0.0)
 
 
 def _weighty(found: Mapping[str, str]) -> dict[str, str]:

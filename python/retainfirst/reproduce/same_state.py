@@ -37,24 +37,26 @@ def same_state(
         torch.autograd.grad(loss(model, batch), parameters, allow_unused=True, materialize_grads=True)
         for loss, batch in zip(losses, pair, strict=True)
     )
-    rules, geometry = {}, None
+    rules, conflict = {}, math.nan
     for label, rule in RULES.items():
         combiner = rule.make(cell.alpha, cell.gamma)
         update = [gradient.clone() for gradient in retain]
         geometry = combiner.combine_named_(list(forget), update, combiner.group(names))
+        conflict = geometry.cos_forget_retain
         rules[label] = {name: getattr(geometry, name) for name in FIELDS[1:3]}
     return {
-        "cos_forget_retain": geometry.cos_forget_retain,
+        "cos_forget_retain": conflict,
         "agreement_bound": _agreement_bound(forget, retain),
         "rules": rules,
     }
 
 
 def _agreement_bound(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> float | None:
-    f, r = (torch.cat([part.flatten() for part in gradient]).double() for gradient in (forget, retain))
-    agree = f.sign() * r.sign() >= 0
-    p = float((f * r)[agree].sum())
-    if float(f @ r) >= 0 or p == 0:
-        return None
-    bound = float(r[agree].square().sum()) / p
-    return bound if math.isfinite(bound) else None
+    dot = p = b = 0.0
+    for f, r in zip(forget, retain, strict=True):
+        products = f.double() * r.double()
+        agree = f.sign() * r.sign() >= 0
+        dot += float(products.sum())
+        p += float(products[agree].sum())
+        b += float(r[agree].double().square().sum())
+    return b / p if dot < 0 < p and math.isfinite(b / p) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from retainfirst.reproduce.paper import CLAIMS, GEOMETRY, TABLE, Claim
 
-__all__ = ["Table", "all_tables", "main_table"]
+__all__ = ["NAMES", "Table", "all_tables", "main_table", "terminal_table", "verdicts"]
 
 NAMES = {
     "ga": "GA + GD",
@@ -53,6 +53,7 @@ def all_tables(results: Results) -> list[Table]:
         _agreement(results),
         _differences(results),
         _cost(results),
+        _end_models(results),
         _geometry(results),
         _sweep(results),
         _control(results),
@@ -63,9 +64,9 @@ def all_tables(results: Results) -> list[Table]:
 
 def main_table(results: Results) -> Table:
     """The 3x3 table (and the baselines) beside the paper's."""
-    target = results["identity"]["sizes"]["target"]
+    target = _target(results)
     rows = []
-    for row in _rows(results, "chosen", "facts"):
+    for row in _rows(results, "chosen", results["main_bench"]):
         paper = TABLE.get((row["objective"], row["rule"]))
         ours = [_number(row, name) for name in ("covered", "held_out", "unrelated", "forget_paraphrased")]
         if not row["reached"]:
@@ -78,18 +79,53 @@ def main_table(results: Results) -> Table:
                 _or_blank(paper.cyber_mmlu),
                 _or_blank(paper.neighbor),
             ]
-        rows.append([*_names(row), f"{row['reached']}/{row['runs']}", *ours, _number(row, "frontier_area"), *published])
+        rows.append(
+            [
+                *_names(row),
+                f"{row['reached']}/{row['runs']}",
+                *ours,
+                _number(row, "frontier_area"),
+                _number(row, "recovery"),
+                *published,
+            ]
+        )
     return Table(
         "Retained at equal forgetting, beside the paper",
-        f"Ours: accuracy over four choices (chance 0.25; the target model has 1.000, so that a retain accuracy is also its"
-        f" recovery) where the forget accuracy is {target:.2f}, interpolated along each path; mean ± standard deviation over"
-        " seeds. Covered: facts in the retain batches; held out: the same kind of facts, in no batch; unrelated: facts that"
-        " share no word with those forgotten. Paper: Zephyr-7B-beta, per cent; MMLU of the target model 59.8; in brackets its"
-        " recovery.",
-        ["objective", "rule", "forgot", "covered", "held out", "unrelated", "forget, paraphrased", "frontier area",
+        f"Ours: accuracy over four choices (chance 0.25; target model: {_targets(results)}) where the forget accuracy is"
+        f" {target:.2f}, interpolated along each path; mean ± standard deviation over seeds. Covered: facts"
+        " in the retain batches; held out: the same kind of facts, in no batch; unrelated: facts that share no word with "
+        "those forgotten. Paper: Zephyr-7B-beta, per cent; MMLU of the target model 59.8; in brackets its"
+        " recovery, MMLU over that of the target model; ours is covered over covered of the target model.",
+        ["objective", "rule", "forgot", "covered", "held out", "unrelated", "forget, paraphrased", "frontier area", "recovery",
          "paper: Bio MMLU", "Bio forget", "Cyber MMLU", "RWKU Neighbor"],
         rows,
     )  # fmt: skip
+
+
+def terminal_table(results: Results) -> Table:
+    """The main table in the width of a terminal."""
+    full = main_table(results)
+    kept = [
+        full.columns.index(name) for name in ("objective", "rule", "covered", "held out", "recovery", "paper: Bio MMLU")
+    ]
+    rows = [[row[index] for index in kept] for row in full.rows]
+    columns = [full.columns[index] for index in kept]
+    return Table(f"Retained where the forget accuracy is {_target(results):.2f}", "", columns, rows)
+
+
+def _target(results: Results) -> float:
+    return float(results["identity"]["sizes"]["target"])
+
+
+def _targets(results: Results) -> str:
+    """The target models' accuracies, averaged over the seeds."""
+    starts = [one["path"][0] for one in results["cells"] if one["role"] == "report"]
+    found = {
+        name.replace("_", " "): sum(start[name] for start in starts) / len(starts)
+        for name in results["measures"]
+        if starts and all(name in start for start in starts)
+    }
+    return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
 
 
 def _agreement(results: Results) -> Table:
@@ -121,7 +157,7 @@ def _comparison(results: Results, claim: Claim, objective: str) -> Mapping[str, 
     which = "common" if claim.measure.startswith("cos") else "chosen"
     for row in results["comparisons"][which]:
         if (row["bench"], row["objective"], row["rule"], row["than"], row["measure"]) == (
-            "facts", objective, claim.rule, claim.than, claim.measure,
+            results["main_bench"], objective, claim.rule, claim.than, claim.measure,
         ):  # fmt: skip
             return dict(row)
     return None
@@ -142,8 +178,10 @@ def _differences(results: Results) -> Table:
         for row in found:
             keyed.setdefault((row["bench"], row["objective"], row["rule"], row["than"]), {})[row["measure"]] = row
         for (bench, objective, rule, than), measures in keyed.items():
-            if bench == "facts":
-                numbers = [_difference(measures[name], stars=True) if name in measures else "" for name in (*titles, "steps")]
+            if bench == results["main_bench"]:
+                numbers = [
+                    _difference(measures[name], stars=True) if name in measures else "" for name in (*titles, "steps")
+                ]
                 rows.append([which, NAMES[objective], f"{NAMES[rule]} − {NAMES[than]}", *numbers])
     if results["comparisons"]["chosen"] == results["comparisons"]["common"]:
         rows = [row for row in rows if row[0] == "chosen"]
@@ -158,7 +196,7 @@ def _differences(results: Results) -> Table:
 
 def _cost(results: Results) -> Table:
     rows = []
-    for row in _rows(results, "chosen", "facts"):
+    for row in _rows(results, "chosen", results["main_bench"]):
         if row["reached"]:
             back = f"{row['relearned']}/{row['reached']}"
             rows.append([*_names(row), *(_number(row, name) for name in ("steps", "seconds", "regained")), back])
@@ -174,9 +212,30 @@ def _cost(results: Results) -> Table:
     )
 
 
+def _end_models(results: Results) -> Table:
+    """What only the end models were asked."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    target: dict[str, float] = {}
+    for one in results["cells"]:
+        if one["role"] == "report" and one["bench"] == results["main_bench"]:
+            groups.setdefault((one["objective"], one["rule"]), []).append(one)
+            target = {name: v for name, v in one["lm_eval"]["target"].items() if name not in one["path"][-1]}
+    rows = [["", "target model", "", *(f"{value:.3f}" for value in target.values())]]
+    for (objective, rule), cells in groups.items():
+        forget = sum(one["path"][-1]["forget"] for one in cells) / len(cells)
+        means = [sum(one["lm_eval"]["end"][name] for one in cells) / len(cells) for name in target]
+        rows.append([NAMES[objective], NAMES[rule], f"{forget:.3f}", *(f"{value:.3f}" for value in means)])
+    return Table(
+        "The end models on more questions",
+        "By lm-eval, at the end of each path: not at equal forgetting, whose accuracy stands beside.",
+        ["objective", "rule", "forget", *(name.replace("_", " ") for name in target)],
+        rows if target else [],
+    )
+
+
 def _geometry(results: Results) -> Table:
     rows = []
-    for row in _rows(results, "all", "facts"):
+    for row in _rows(results, "all", results["main_bench"]):
         if _at_common(results, row) and row["numbers"].get("cos_update_retain"):
             paper = GEOMETRY.get(row["rule"])
             published = [f"{value:+.2f}" for value in paper] if paper and row["objective"] == "ga" else ["", "", ""]
@@ -190,14 +249,26 @@ def _geometry(results: Results) -> Table:
         f"Cosines of the forget gradient f, the retain gradient r and the update u at gamma/alpha = {gamma:g}. Same states: all"
         " rules on the two gradients of the states of the naive path. Own path: along each rule's own path, where the states"
         " differ, so that these columns do not compare the rules. Paper: own path, GA + GD, WMDP Cyber.",
-        ["objective", "rule", "same states: f·r", "u·r", "u·f", "own path: f·r", "u·r", "u·f", "paper: f·r", "u·r", "u·f"],
+        [
+            "objective",
+            "rule",
+            "same states: f·r",
+            "u·r",
+            "u·f",
+            "own path: f·r",
+            "u·r",
+            "u·f",
+            "paper: f·r",
+            "u·r",
+            "u·f",
+        ],
         rows,
     )
 
 
 def _sweep(results: Results) -> Table:
     rows = []
-    for row in _rows(results, "all", "facts"):
+    for row in _rows(results, "all", results["main_bench"]):
         if row["learning_rate"] == results["common"]["learning_rate"] and row["objective"] != "rmu":
             numbers = [_number(row, name) for name in ("covered", "held_out", "steps", "cos_update_retain")]
             rows.append([*_names(row), f"{row['gamma']:g}", f"{row['reached']}/{row['runs']}", *numbers])
@@ -218,7 +289,10 @@ def _bounds(results: Results) -> str:
     found: dict[str, list[float]] = {}
     for one in results["cells"]:
         key = (one["role"], one["bench"], one["rule"], one["gamma"])
-        if key == ("report", "facts", "sum", results["common"]["gamma"]) and one["agreement_bound"] is not None:
+        if (
+            key == ("report", results["main_bench"], "sum", results["common"]["gamma"])
+            and one["agreement_bound"] is not None
+        ):
             found.setdefault(NAMES[one["objective"]], []).append(one["agreement_bound"])
     return ", ".join(f"{sum(values) / len(values):.1f} ({name})" for name, values in found.items()) or "not known"
 

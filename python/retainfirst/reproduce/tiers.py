@@ -1,111 +1,20 @@
-"""The tiers that run on the small facts model: which cells, in which order, on which seeds."""
+"""The tiers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from retainfirst.reproduce.facts_tier import FULL, QUICK, FactsTier
+from retainfirst.reproduce.smollm2_tier import SmolTier
 
-from retainfirst.reproduce.bench import Bench
-from retainfirst.reproduce.design import BASELINES, MAIN, OBJECTIVES, RULES, Cell, Method, Rule, Settings, Sizes, grid
-from retainfirst.reproduce.facts_bench import FactsBench, facts_config
+__all__ = ["FULL", "QUICK", "FactsTier", "SmolTier", "Tier"]
 
-__all__ = ["FULL", "QUICK", "FactsTier"]
+Tier = FactsTier | SmolTier
+"""What a run needs to know. Both have these attributes and the same methods:
 
-COMMON: Settings = (4.0, 3e-4)
-"""Gamma and learning rate where nothing is chosen: the same for every rule, strong enough for the rules to differ."""
-
-
-@dataclass(frozen=True)
-class FactsTier:
-    """Cells on the facts model.
-
-    Attributes:
-        name: As on the command line.
-        sizes: What all cells share.
-        seeds: Fresh seeds, to report on.
-        development_seeds: Seeds to choose settings on; none: every rule gets the common ones.
-        rules: The rules of the tables.
-        rmu: Whether RMU is run as a baseline.
-        gammas: Weights of forget to choose from.
-        rates: Learning rates to choose from.
-        sweep_gammas: Weights of forget to sweep over on the fresh seeds.
-        sweep_rules: The rules of the sweep.
-        control: Whether to run the disentangled control.
-        people: Persons to forget; see :func:`~retainfirst.reproduce.facts_bench.facts_config`.
-        hidden_size: Width of the model.
-        jobs: Processes, if the user says nothing; each has one thread.
-    """
-
-    name: str
-    sizes: Sizes
-    seeds: tuple[int, ...]
-    development_seeds: tuple[int, ...] = ()
-    rules: tuple[Rule, ...] = MAIN
-    rmu: bool = False
-    gammas: tuple[float, ...] = COMMON[:1]
-    rates: tuple[float, ...] = COMMON[1:]
-    sweep_gammas: tuple[float, ...] = ()
-    sweep_rules: tuple[Rule, ...] = ()
-    control: bool = False
-    people: int = 24
-    hidden_size: int = 128
-    jobs: int = 2
-    threads: int = 1
-
-    def identity(self) -> dict[str, Any]:
-        """Return what two runs must share for their cells to stand in one folder."""
-        return {"tier": self.name, "people": self.people, "hidden_size": self.hidden_size, "sizes": asdict(self.sizes)}
-
-    def methods(self) -> list[Method]:
-        """Return bench, objective and rule of everything that the tables compare."""
-        rows = [("facts", objective, rule.label) for objective in OBJECTIVES for rule in self.rules]
-        return rows + ([("facts", "rmu", "sum")] if self.rmu else [])
-
-    def development(self) -> list[Cell]:
-        """Return the cells on which settings are chosen."""
-        seeds = self.development_seeds
-        cells = grid("facts", OBJECTIVES, self.rules, self.gammas, self.rates, seeds)
-        return cells + (grid("facts", ["rmu"], MAIN[:1], self.gammas, self.rates, seeds) if self.rmu else [])
-
-    def report(self, chosen: Mapping[Method, Settings]) -> list[Cell]:
-        """Return the cells to report on.
-
-        Args:
-            chosen: Gamma and learning rate by method; methods that are not in it get the common ones.
-        """
-        cells = []
-        for seed in self.seeds:
-            cells += [Cell(*method, *chosen.get(method, COMMON), seed) for method in self.methods()]
-            cells += grid("facts", OBJECTIVES, self.sweep_rules, self.sweep_gammas, COMMON[1:], [seed])
-            if self.control:
-                cells += grid("disentangled", OBJECTIVES, MAIN, COMMON[:1], COMMON[1:], [seed])
-        return list(dict.fromkeys(cells))
-
-    def bench(self, name: str, seed: int) -> Bench:
-        """Return the model and facts of a bench and seed; builds the model on first use."""
-        config = facts_config(
-            seed, disentangled=name == "disentangled", people=self.people, hidden_size=self.hidden_size
-        )
-        return FactsBench(config, self.sizes)
-
-    def with_seeds(self, seeds: Iterable[int]) -> FactsTier:
-        """Return the tier with other fresh seeds."""
-        return replace(self, seeds=tuple(seeds))
-
-
-QUICK = FactsTier("quick", Sizes(), seeds=(100,))
-
-FULL = FactsTier(
-    "full",
-    Sizes(),
-    seeds=(100, 101, 102, 103, 104),
-    development_seeds=(0, 1),
-    rules=(*MAIN, *BASELINES),
-    rmu=True,
-    gammas=(1.0, 4.0),
-    rates=(1e-4, 3e-4),
-    sweep_gammas=(0.25, 1.0, 4.0, 16.0),
-    sweep_rules=(*MAIN, RULES["sago_keep_retain"]),
-    control=True,
-)
+- ``name``, as on the command line, and ``main_bench``, the bench of the tables;
+- ``sizes``, what all cells share;
+- ``seeds`` to report on, and ``development_seeds`` to choose settings on (none: every method gets the ``common`` ones, gamma and
+  learning rate);
+- ``jobs``, processes if the user says nothing, and ``threads`` of each of them (None: torch's own number);
+- ``checkpoints``, whether cells take so long that they are resumed in their midst;
+- ``minutes``, within which cells must be expected to end to be begun (None: no limit).
+"""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,15 +23,16 @@ from retainfirst.reproduce.bench import Bench
 from retainfirst.reproduce.design import Cell
 from retainfirst.reproduce.path import run_cell
 from retainfirst.reproduce.store import Store
-from retainfirst.reproduce.tiers import FactsTier
+from retainfirst.reproduce.tiers import Tier
 
 __all__ = ["run_all"]
 
 
-def run_all(tier: FactsTier, store: Store, cells: Sequence[Cell], jobs: int) -> Iterator[Cell | None]:
+def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Iterator[Cell | None]:
     """Run cells and store their results.
 
-    Models that are not in the cache yet are built first. Ctrl-C stops the processes at once; what is not finished is not stored.
+    Models that are not there yet are built first. In this process, cells that would not end within the tier's minutes are not
+    begun (the longest so far tells how long one takes). Ctrl-C stops the processes at once; what is not finished is not stored.
 
     Args:
         tier: Gives benches and sizes.
@@ -42,20 +46,26 @@ def run_all(tier: FactsTier, store: Store, cells: Sequence[Cell], jobs: int) -> 
     Raises:
         RetainFirstError: A cell failed, or a process was killed.
     """
+    until = math.inf if tier.minutes is None else time.monotonic() + 60 * tier.minutes
     benches = list(dict.fromkeys((cell.bench, cell.seed) for cell in cells))
     if jobs == 1:
         with _threads(tier.threads):
             for bench in benches:
-                _ready(tier, *bench)
+                _ready(tier, store, *bench)
                 yield None
+            longest = 0.0
             for cell in cells:
+                begin = time.monotonic()
+                if begin + longest > until:
+                    return
                 _run(tier, store, cell)
+                longest = max(longest, time.monotonic() - begin)
                 yield cell
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(tier.threads,))
     try:
-        yield from _finished([pool.submit(_ready, tier, *bench) for bench in benches])
+        yield from _finished([pool.submit(_ready, tier, store, *bench) for bench in benches])
         yield from _finished([pool.submit(_run, tier, store, cell) for cell in cells])
     except BrokenProcessPool as error:
         raise RetainFirstError(
@@ -75,11 +85,12 @@ def _finished(futures: list[Future[Any]]) -> Iterator[Any]:
         yield future.result()
 
 
-def _start(threads: int) -> None:
+def _start(threads: int | None) -> None:
     """Set a new process up: Ctrl-C is for the main process, which then ends this one by a signal that leaves time to clean up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     quiet()
 
 
@@ -87,24 +98,28 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     sys.exit(128 + number)
 
 
-def _ready(tier: FactsTier, bench: str, seed: int) -> None:
-    _bench(tier, bench, seed)
+def _ready(tier: Tier, store: Store, bench: str, seed: int) -> None:
+    _bench(tier, store.folder, bench, seed)
 
 
 @lru_cache(maxsize=2)
-def _bench(tier: FactsTier, name: str, seed: int) -> Bench:
-    return tier.bench(name, seed)
+def _bench(tier: Tier, folder: Path, name: str, seed: int) -> Bench:
+    return tier.bench(name, seed, folder)
 
 
-def _run(tier: FactsTier, store: Store, cell: Cell) -> Cell:
-    store.write(cell, run_cell(cell, _bench(tier, cell.bench, cell.seed), tier.sizes))
+def _run(tier: Tier, store: Store, cell: Cell) -> Cell:
+    checkpoint = store.path(cell).with_suffix(".pt") if tier.checkpoints else None
+    bench = _bench(tier, store.folder, cell.bench, cell.seed)
+    store.write(cell, run_cell(cell, bench, tier.sizes, checkpoint))
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return cell
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _threads(number: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(number or before)
     try:
         yield
     finally:

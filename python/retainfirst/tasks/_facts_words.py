@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 __all__ = [
     "FACTS_CONFIG_KEY",
     "FIRST_NAMES",
@@ -67,8 +69,8 @@ def vocabulary(*, extended: bool = False) -> dict[str, int]:
     Args:
         extended: With the second set of words and the paraphrases, 200 tokens instead of 98.
     """
-    words = [*SPECIAL_TOKENS, *FIRST_NAMES, *MIDDLE_NAMES, *LAST_NAMES, *OBJECTS, *sum(OBJECTS.values(), [])]
+    words = [*SPECIAL_TOKENS, *FIRST_NAMES, *MIDDLE_NAMES, *LAST_NAMES, *OBJECTS, *chain(*OBJECTS.values())]
     if extended:
         words += [*OTHER_FIRST_NAMES, *OTHER_MIDDLE_NAMES, *OTHER_LAST_NAMES, *OTHER_OBJECTS]
-        words += [*sum(OTHER_OBJECTS.values(), []), *PARAPHRASES.values()]
+        words += [*chain(*OTHER_OBJECTS.values()), *PARAPHRASES.values()]
     return {word: index for index, word in enumerate(words)}
