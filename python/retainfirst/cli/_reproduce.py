@@ -68,23 +68,24 @@ def reproduce(
 
     chosen = _tier(tier, seeds, {"minutes": budget, "model": model, "data_dir": data_dir})
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description:<17}"), *columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(TextColumn("{task.description:<17}"), *columns, console=Console(file=sys.stderr), transient=True)
+    tasks: dict[str, Any] = {}
 
-        def progress(what: str, done: int, total: int) -> None:
-            if total and what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            if total:
-                bars.update(tasks[what], completed=done)
+    def progress(what: str, done: int, total: int) -> None:
+        if total and what not in tasks:
+            bars.start()
+            tasks[what] = bars.add_task(what, total=total)
+        if total:
+            bars.update(tasks[what], completed=done)
 
-        try:
-            results = run(chosen, output, jobs=jobs, only=_names(only), command=_command(), progress=progress)
-        except KeyboardInterrupt:
-            bars.stop()
-            Console(stderr=True).print(
-                f"interrupted; what is finished is kept in {output}: give the same command again"
-            )
-            raise typer.Exit(130) from None
+    try:
+        results = run(chosen, output, jobs=jobs, only=_names(only), command=_command(), progress=progress)
+    except KeyboardInterrupt:
+        kept = f"interrupted; what is finished is kept in {output}: give the same command again"
+        Console(stderr=True, soft_wrap=True).print(kept, highlight=False)
+        raise typer.Exit(130) from None
+    finally:
+        bars.stop()
     if as_json:
         print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
     else:

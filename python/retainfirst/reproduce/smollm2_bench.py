@@ -66,9 +66,10 @@ class SmolBench:
     ) -> None:
         self._folder, self._sizes = folder, sizes
         n = sizes.forget_rows
-        forget = _rows("forget10_perturbed", data_dir)[:n]
-        retain = _rows("retain_perturbed", data_dir)
-        covered, held_out = retain[: 2 * n], retain[2 * n : 3 * n]
+        forget = _shortest(_rows("forget10_perturbed", data_dir), n)
+        retain = _shortest(_rows("retain_perturbed", data_dir), 3 * n)
+        held_out = retain[::3]
+        covered = [row for index, row in enumerate(retain) if index % 3]
         self._write_questions(forget, covered, held_out, relearn_rows, data_dir)
         self._taught = self._teach([*forget, *covered, *held_out], model)
         self._tokenizer = load_tokenizer(str(self._taught))
@@ -88,12 +89,10 @@ class SmolBench:
         """Write the files that the multiple-choice tasks read: one folder for each pair of measures."""
         few, many = self._sizes.questions, self._sizes.more_questions
         world = _rows("world_facts_perturbed", data_dir)
-        # Spread over the authors: a TOFU file has twenty rows of one author after another.
-        asked = forget[relearn_rows:][:: max(1, (len(forget) - relearn_rows) // few)][:few]
+        asked = forget[relearn_rows : relearn_rows + few]
         paraphrased = [{**row, "question": row["paraphrased_question"]} for row in asked]
-        spread = covered[:: max(1, len(covered) // few)][:few]
         sets: dict[str, dict[str, Sequence[Any]]] = {
-            "path": {"forget10_perturbed": asked, "retain_perturbed": spread, "world_facts_perturbed": world[:few]},
+            "path": {"forget10_perturbed": asked, "retain_perturbed": covered[:few], "world_facts_perturbed": world[:few]},
             "held_out": {"retain_perturbed": held_out[:few]},
             "end": {
                 "forget10_perturbed": paraphrased,
@@ -181,6 +180,16 @@ def _rows(name: str, data_dir: Path | None) -> list[dict[str, Any]]:
             f"{repository} ({configuration}) cannot be loaded: {str(error).splitlines()[0]} Give the folder of its files as"
             " --data-dir."
         ) from error
+
+
+def _shortest(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the rows that cost least: those whose question and longest answer are shortest, in their order."""
+
+    def length(row: Mapping[str, Any]) -> int:
+        return len(row["question"]) + max(len(answer) for answer in (row["answer"], *row["perturbed_answer"]))
+
+    kept = sorted(range(len(rows)), key=lambda index: (length(rows[index]), index))[:count]
+    return [rows[index] for index in sorted(kept)]
 
 
 def _fewer_choices(row: Mapping[str, Any]) -> dict[str, Any]:

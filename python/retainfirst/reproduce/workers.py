@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,6 +26,7 @@ from retainfirst.reproduce.design import Cell
 from retainfirst.reproduce.path import run_cell
 from retainfirst.reproduce.store import Store
 from retainfirst.reproduce.tiers import Tier
+from retainfirst.unlearning._signals import on_interrupt
 
 __all__ = ["run_all"]
 
@@ -65,8 +68,8 @@ def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Itera
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(tier.threads,))
     try:
-        yield from _finished([pool.submit(_ready, tier, store, *bench) for bench in benches])
-        yield from _finished([pool.submit(_run, tier, store, cell) for cell in cells])
+        yield from _finished(pool, [(_ready, tier, store, *bench) for bench in benches])
+        yield from _finished(pool, [(_run, tier, store, cell) for cell in cells])
     except BrokenProcessPool as error:
         raise RetainFirstError(
             "A process of the run was killed, perhaps for want of memory. Run the same command again with fewer --jobs; what is"
@@ -80,18 +83,28 @@ def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Itera
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(futures: list[Future[Any]]) -> Iterator[Any]:
+def _finished(pool: ProcessPoolExecutor, calls: list[tuple[Any, ...]]) -> Iterator[Any]:
+    # Processes start here and inherit this: Ctrl-C is for the main process, which then ends them by another signal.
+    with on_interrupt(signal.SIG_IGN):
+        futures = [pool.submit(*call) for call in calls]
     for future in as_completed(futures):
         yield future.result()
 
 
 def _start(threads: int | None) -> None:
-    """Set a new process up: Ctrl-C is for the main process, which then ends this one by a signal that leaves time to clean up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
     if threads is not None:
         torch.set_num_threads(threads)
     quiet()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _leave)  # from here on, leave so that drafts are cleaned up
+
+
+def _end_with_parent() -> None:
+    """End when the main process is gone: a pool's processes would otherwise wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
