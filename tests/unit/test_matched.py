@@ -32,7 +32,11 @@ def test_a_path_that_never_gets_there_is_none():
 
 
 def test_the_frontier_leaves_beaten_points_out():
-    assert frontier(path((1.0, 1.0), (0.8, 0.7), (0.6, 0.9), (0.2, 0.5)), "covered") == [(0.2, 0.5), (0.6, 0.9), (1.0, 1.0)]
+    assert frontier(path((1.0, 1.0), (0.8, 0.7), (0.6, 0.9), (0.2, 0.5)), "covered") == [
+        (0.2, 0.5),
+        (0.6, 0.9),
+        (1.0, 1.0),
+    ]
 
 
 def test_the_area_is_one_where_nothing_is_lost_and_the_retained_share_where_it_is_lost_at_once():

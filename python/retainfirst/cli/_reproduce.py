@@ -85,7 +85,8 @@ def reproduce(
         Console(stderr=True, soft_wrap=True).print(kept, highlight=False)
         raise typer.Exit(130) from None
     finally:
-        bars.stop()
+        if tasks:  # stopping what was not started prints an empty line
+            bars.stop()
     if as_json:
         print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
     else:

@@ -126,7 +126,7 @@ class Sizes:
 
     target: float = 0.30
     batch_size: int = 32
-    max_steps: int = 240
+    max_steps: int = 200
     evaluate_every: int = 2
     relearn_rows: int = 16
     relearn_steps: int = 50

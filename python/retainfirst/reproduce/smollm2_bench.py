@@ -92,7 +92,11 @@ class SmolBench:
         asked = forget[relearn_rows : relearn_rows + few]
         paraphrased = [{**row, "question": row["paraphrased_question"]} for row in asked]
         sets: dict[str, dict[str, Sequence[Any]]] = {
-            "path": {"forget10_perturbed": asked, "retain_perturbed": covered[:few], "world_facts_perturbed": world[:few]},
+            "path": {
+                "forget10_perturbed": asked,
+                "retain_perturbed": covered[:few],
+                "world_facts_perturbed": world[:few],
+            },
             "held_out": {"retain_perturbed": held_out[:few]},
             "end": {
                 "forget10_perturbed": paraphrased,

@@ -73,7 +73,7 @@ def facts_of_model(part: str, pretrained: str, **_: Any) -> dict[str, Any]:
         **_: What else lm-eval passes.
 
     Returns:
-        The rows as the split ``test``.
+        The rows as the split ``train``, the one that the tasks name.
 
     Raises:
         ValueError: It is no facts model, or one without such facts.
@@ -88,7 +88,7 @@ def facts_of_model(part: str, pretrained: str, **_: Any) -> dict[str, Any]:
     rows = facts_parts(FactsConfig(**stored)).get(part) if stored else None
     if rows is None:
         raise ValueError(f"{pretrained} has no facts of the kind {part!r}: it is no facts model, or one without them.")
-    return {"test": Dataset.from_list([dict(row) for row in rows])}
+    return {"train": Dataset.from_list([dict(row) for row in rows])}
 
 
 def _map(dataset: Any, convert: Any) -> Any:
