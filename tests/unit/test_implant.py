@@ -96,10 +96,11 @@ def test_teaching_goes_on_from_its_checkpoint(tiny_model_dir, rows, tmp_path, mo
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "save_checkpoint", interrupt)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         implant_rows(tiny_model_dir, rows, tmp_path / "out", checkpoint=tmp_path / "state.pt", **options)
     assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
     assert implant_rows(tiny_model_dir, rows, tmp_path / "out", checkpoint=tmp_path / "state.pt", **options) == whole
     assert not (tmp_path / "state.pt").exists()
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
