@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -105,6 +106,8 @@ def _end_with_parent() -> None:
         parent.join()
         # To the main thread itself: a signal that another thread takes would not wake it from its waiting.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(2)  # to clean up; the pool's loop survives what ends a task
+        os._exit(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
