@@ -31,7 +31,7 @@ def reproduce(
         Option(help="quick: minutes, one seed; full: all rules, sweeps and seeds; smollm2: a real small model, hours."),
     ] = "quick",
     seeds: Annotated[
-        str | None, Option(help="Fresh seeds to report on, with commas between, such as 100,101. Default: the tier's.")
+        str | None, Option(help="Fresh seeds to report on, with commas between, such as 300,301. Default: the tier's.")
     ] = None,
     only: Annotated[
         str | None, Option(help="Run only these objectives and rules, with commas between, such as ga,sum,sago.")
@@ -60,7 +60,7 @@ def reproduce(
 
         retainfirst reproduce --tier full --output outputs/full
 
-        retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 100,101,102
+        retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 300,301,302
 
         retainfirst reproduce --tier smollm2 --output outputs/smollm2 --budget 30
     """  # noqa: D412 - the command's help text, not Google sections

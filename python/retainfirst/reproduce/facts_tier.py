@@ -15,7 +15,7 @@ __all__ = ["FULL", "QUICK", "FactsTier"]
 
 
 COMMON: Settings = (4.0, 3e-4)
-"""Strong enough for the rules to differ."""
+"""Known beforehand to make the rules differ: a favourable setting, as docs/reproduction.md says."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class FactsTier:
         return replace(self, seeds=tuple(seeds))
 
 
-QUICK = FactsTier("quick", Sizes(), seeds=(100,))
+QUICK = FactsTier("quick", Sizes(), seeds=(200,))
 
 FULL = FactsTier(
     "full",
     Sizes(),
-    seeds=(100, 101, 102, 103, 104),
+    seeds=(200, 201, 202, 203, 204),
     development_seeds=(0, 1),
     rules=(*MAIN, *BASELINES),
     rmu=True,

@@ -40,7 +40,7 @@ class SmolTier:
     minutes: float | None = 150.0
     model: str | None = None
     data_dir: Path | None = None
-    seeds: tuple[int, ...] = (100,)
+    seeds: tuple[int, ...] = (200,)
     name: str = "smollm2"
     main_bench: str = BENCH
     development_seeds: tuple[int, ...] = ()
