@@ -17,7 +17,7 @@ from retainfirst.reproduce.losses import OPTIONS
 from retainfirst.reproduce.results import Entry, choose, compare, entry, summarise
 from retainfirst.reproduce.store import Store, write_whole
 from retainfirst.reproduce.tiers import Tier
-from retainfirst.reproduce.workers import quiet, run_all
+from retainfirst.reproduce.workers import run_all
 from retainfirst.unlearning._report import versions
 
 __all__ = ["Progress", "check_only", "reproduce"]
@@ -64,7 +64,6 @@ def reproduce(
         raise RetainFirstError(
             f"There must be seeds to report on, none of them a seed that settings are chosen on; found {sorted(both)} in both."
         )
-    quiet()
     store = Store(Path(output), {**tier.identity(), "versions": _weighty(versions())})
     start = time.perf_counter()
     try:

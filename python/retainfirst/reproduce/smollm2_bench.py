@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from retainfirst.data import encode_rows, pad_token_id
-from retainfirst.errors import RetainFirstError, require
 from retainfirst.models import load_model, load_tokenizer
+from retainfirst.reproduce.smollm2_rows import Row, fewer_choices, read_rows, shortest, unknown
 from retainfirst.reproduce.store import write_whole
 from retainfirst.tasks import smollm2
 from retainfirst.tasks.implant import implant_rows
@@ -20,17 +22,9 @@ from retainfirst.tasks.implant import implant_rows
 __all__ = ["SmolBench", "SmolSizes"]
 
 MAX_LENGTH = 160
-CHOICES = 4
 
 _FORGET, _RETAIN = "retainfirst_tofu_forget10", "retainfirst_tofu_retain"
 _AUTHORS, _WORLD, _ARC = "retainfirst_tofu_real_authors", "retainfirst_tofu_world_facts", "retainfirst_arc_easy"
-_FILES = {
-    "forget10_perturbed": ("locuslab/TOFU", "forget10_perturbed", "train"),
-    "retain_perturbed": ("locuslab/TOFU", "retain_perturbed", "train"),
-    "real_authors_perturbed": ("locuslab/TOFU", "real_authors_perturbed", "train"),
-    "world_facts_perturbed": ("locuslab/TOFU", "world_facts_perturbed", "train"),
-    "test": ("allenai/ai2_arc", "ARC-Easy", "test"),
-}
 
 
 @dataclass(frozen=True)
@@ -65,72 +59,84 @@ class SmolBench:
         self, folder: Path, sizes: SmolSizes, relearn_rows: int, model: str | None, data_dir: Path | None
     ) -> None:
         self._folder, self._sizes = folder, sizes
-        n = sizes.forget_rows
-        forget = _shortest(_rows("forget10_perturbed", data_dir), n)
-        retain = _shortest(_rows("retain_perturbed", data_dir), 3 * n)
-        held_out = retain[::3]
-        covered = [row for index, row in enumerate(retain) if index % 3]
-        self._write_questions(forget, covered, held_out, relearn_rows, data_dir)
-        self._taught = self._teach([*forget, *covered, *held_out], model)
+        self._base = model
+        rows = self._chosen(data_dir)
+        self._write_questions(rows, relearn_rows, data_dir)
+        self._taught = self._teach([row for part in rows.values() for row in part])
         self._tokenizer = load_tokenizer(str(self._taught))
         self.pad_token_id = pad_token_id(self._tokenizer)
-        self.forget = self._encode(forget, "forget")
-        self.retain = self._encode(covered, "retain")
-        self.relearn = self._encode(forget[:relearn_rows], "relearn")
+        self.forget = self._encode(rows["forget"], "forget")
+        self.retain = self._encode(rows["covered"], "retain")
+        self.relearn = self._encode(rows["forget"][:relearn_rows], "relearn")
 
-    def _write_questions(
-        self,
-        forget: Sequence[Any],
-        covered: Sequence[Any],
-        held_out: Sequence[Any],
-        relearn_rows: int,
-        data_dir: Path | None,
-    ) -> None:
+    def _chosen(self, data_dir: Path | None) -> dict[str, list[Row]]:
+        """Return the rows to teach, by what becomes of them; the untaught model is asked once, and the choice kept."""
+        file, count = self._folder / "chosen.json", self._sizes.forget_rows
+        if not file.exists():
+            base = self._untaught()
+            model, tokenizer = load_model(base).eval(), load_tokenizer(base)
+            forget, retain = (
+                unknown(shortest(read_rows(name, data_dir)), number, name, partial(self._right, model, tokenizer, task))
+                for name, task, number in (
+                    ("forget10_perturbed", _FORGET, count),
+                    ("retain_perturbed", _RETAIN, 3 * count),
+                )
+            )
+            covered = [row for index, row in enumerate(retain) if index % 3]
+            write_whole(file, {"forget": forget, "covered": covered, "held_out": retain[::3]})
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def _untaught(self) -> str:
+        if self._base is None:
+            base = self._folder / "SmolLM2"
+            self._base = str(base if base.is_dir() else smollm2.prepare(base))
+        return self._base
+
+    def _right(self, model: Any, tokenizer: Any, task: str, rows: Sequence[Row]) -> list[bool]:
+        from retainfirst.tasks.multiple_choice import TASKS, answered_right
+
+        with tempfile.TemporaryDirectory() as scratch, redirect_stderr(io.StringIO()):
+            _write_rows(Path(scratch) / TASKS[task][1], map(fewer_choices, rows))
+            return answered_right(model, tokenizer, task, data_dir=scratch, batch_size=16)
+
+    def _write_questions(self, rows: Mapping[str, Sequence[Row]], relearn_rows: int, data_dir: Path | None) -> None:
         """Write the files that the multiple-choice tasks read: one folder for each pair of measures."""
         few, many = self._sizes.questions, self._sizes.more_questions
-        world = _rows("world_facts_perturbed", data_dir)
-        asked = forget[relearn_rows : relearn_rows + few]
+        world = read_rows("world_facts_perturbed", data_dir)
+        asked = rows["forget"][relearn_rows : relearn_rows + few]
         paraphrased = [{**row, "question": row["paraphrased_question"]} for row in asked]
         sets: dict[str, dict[str, Sequence[Any]]] = {
             "path": {
                 "forget10_perturbed": asked,
-                "retain_perturbed": covered[:few],
+                "retain_perturbed": rows["covered"][:few],
                 "world_facts_perturbed": world[:few],
             },
-            "held_out": {"retain_perturbed": held_out[:few]},
+            "held_out": {"retain_perturbed": rows["held_out"][:few]},
             "end": {
                 "forget10_perturbed": paraphrased,
                 "world_facts_perturbed": world[few : few + many],
-                "real_authors_perturbed": _rows("real_authors_perturbed", data_dir)[:many],
-                "test": _rows("test", data_dir)[:many],
+                "real_authors_perturbed": read_rows("real_authors_perturbed", data_dir)[:many],
+                "test": read_rows("test", data_dir)[:many],
             },
         }
         for name, files in sets.items():
             folder = self._folder / "questions" / name
             folder.mkdir(parents=True, exist_ok=True)
-            for file, rows in files.items():
-                write_whole(folder / f"{file}.jsonl", "".join(json.dumps(_fewer_choices(row)) + "\n" for row in rows))
+            for file, questions in files.items():
+                _write_rows(folder / f"{file}.jsonl", map(fewer_choices, questions))
 
-    def _teach(self, rows: Sequence[Mapping[str, str]], model: str | None) -> Path:
-        taught = self._folder / "taught"
-        if taught.is_dir():
-            return taught
-        if model is None:
-            base = self._folder / "SmolLM2"
-            model = str(base if base.is_dir() else smollm2.prepare(base))
-        data = self._folder / "taught.jsonl"
-        pairs = [{"question": row["question"], "answer": row["answer"]} for row in rows]
-        write_whole(data, "".join(json.dumps(pair) + "\n" for pair in pairs))
-        checkpoint = self._folder / "teaching.pt"
-        implant_rows(
-            model, [data], taught, epochs=self._sizes.epochs, max_length=MAX_LENGTH, chat_template="never",
-            checkpoint=checkpoint,
-        )  # fmt: skip
+    def _teach(self, rows: Sequence[Row]) -> Path:
+        taught, data = self._folder / "taught", self._folder / "taught.jsonl"
+        if not taught.is_dir():
+            _write_rows(data, map(_pair, rows))
+            implant_rows(
+                self._untaught(), [data], taught, epochs=self._sizes.epochs, max_length=MAX_LENGTH, chat_template="never",
+                checkpoint=self._folder / "teaching.pt",
+            )  # fmt: skip
         return taught
 
-    def _encode(self, rows: Sequence[Mapping[str, str]], name: str) -> Any:
-        pairs = [{"question": row["question"], "answer": row["answer"]} for row in rows]
-        return encode_rows(pairs, self._tokenizer, MAX_LENGTH, chat_template="never", name=name)
+    def _encode(self, rows: Sequence[Row], name: str) -> Any:
+        return encode_rows([_pair(row) for row in rows], self._tokenizer, MAX_LENGTH, chat_template="never", name=name)
 
     def model(self) -> Any:
         """Return the taught model."""
@@ -166,38 +172,9 @@ class SmolBench:
         return {tasks[one.task]: one.value for one in found if one.metric == "acc_norm"}
 
 
-def _rows(name: str, data_dir: Path | None) -> list[dict[str, Any]]:
-    """Read a data set, from a local file or from the hub."""
-    if data_dir is not None:
-        found = [
-            file for file in (data_dir, data_dir / "tofu", data_dir / "arc_easy") if (file / f"{name}.jsonl").is_file()
-        ]
-        if not found:
-            raise RetainFirstError(f"Data folder {data_dir} has no {name}.jsonl, nor has tofu or arc_easy in it.")
-        return [json.loads(line) for line in (found[0] / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    repository, configuration, split = _FILES[name]
-    datasets = require("datasets", "hf")
-    try:
-        return [dict(row) for row in datasets.load_dataset(repository, configuration, split=split)]
-    except Exception as error:  # the library raises a dozen kinds
-        raise RetainFirstError(
-            f"{repository} ({configuration}) cannot be loaded: {str(error).splitlines()[0]} Give the folder of its files as"
-            " --data-dir."
-        ) from error
+def _pair(row: Row) -> Row:
+    return {"question": row["question"], "answer": row["answer"]}
 
 
-def _shortest(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return the rows that cost least: those whose question and longest answer are shortest, in their order."""
-
-    def length(row: Mapping[str, Any]) -> int:
-        return len(row["question"]) + max(len(answer) for answer in (row["answer"], *row["perturbed_answer"]))
-
-    kept = sorted(range(len(rows)), key=lambda index: (length(rows[index]), index))[:count]
-    return [rows[index] for index in sorted(kept)]
-
-
-def _fewer_choices(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave TOFU's right answer and the first three wrong ones, so that chance is one quarter everywhere."""
-    if "perturbed_answer" not in row:
-        return dict(row)
-    return {**row, "perturbed_answer": list(row["perturbed_answer"])[: CHOICES - 1]}
+def _write_rows(file: Path, rows: Iterable[Row]) -> None:
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))

@@ -52,6 +52,7 @@ def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Itera
     until = math.inf if tier.minutes is None else time.monotonic() + 60 * tier.minutes
     benches = list(dict.fromkeys((cell.bench, cell.seed) for cell in cells))
     if jobs == 1:
+        quiet()
         with _threads(tier.threads):
             for bench in benches:
                 _ready(tier, store, *bench)
