@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.models import load_model, load_tokenizer
 from retainfirst.reproduce import SmolTier, reproduce, workers
 from retainfirst.reproduce import smollm2_bench as module
 from retainfirst.reproduce.smollm2_bench import SmolBench, SmolSizes
+from retainfirst.reproduce.smollm2_rows import read_rows
+from retainfirst.tasks.multiple_choice import answered_right, score
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")
@@ -59,13 +62,22 @@ def test_a_whole_run(tiny_model_dir, data_dir, tmp_path):
 def test_what_is_taught_and_asked(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     taught = []
     monkeypatch.setattr(module, "implant_rows", lambda model, data, *_, **__: taught.append(Path(data[0]).read_text()))
-    monkeypatch.setattr(module, "load_tokenizer", lambda _: pytest.fail("far enough"))
+    monkeypatch.setattr(module, "load_tokenizer", lambda name: name.endswith("taught") and pytest.fail("far enough"))
+    asked = []
+
+    def right(self, model, tokenizer, task, rows):
+        asked.extend((task, row["question"]) for row in rows)
+        return [row["question"].count("?") % 3 == 0 for row in rows]
+
+    monkeypatch.setattr(SmolBench, "_right", right)
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         SmolBench(tmp_path, SmolSizes(forget_rows=6, questions=3, more_questions=2), 2, str(tiny_model_dir), data_dir)
     rows = [json.loads(line) for line in taught[0].splitlines()]
     assert len(rows) == 6 + 12 + 6
     assert len({row["question"] for row in rows}) == len(rows)
-    assert max(len(row["question"]) for row in rows) < 30, "the shortest rows"
+    assert max(len(row["question"]) for row in rows) < 40, "the shortest rows"
+    assert not [row for row in rows if row["question"].count("?") % 3 == 0], "what it knows untaught is not taught"
+    assert len(asked) == 32 + 32, "no more of each are asked than needed"
     questions = {
         path.relative_to(tmp_path / "questions").as_posix(): [
             json.loads(line) for line in path.read_text().splitlines()
@@ -86,8 +98,32 @@ def test_what_is_taught_and_asked(tiny_model_dir, data_dir, tmp_path, monkeypatc
     assert not asked & {row["question"] for row in questions["end/world_facts_perturbed.jsonl"]}
 
 
+def test_the_choice_is_made_once(tiny_model_dir, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(SmolBench, "_right", lambda *arguments: [False] * len(arguments[-1]))
+    first = SmolBench(tmp_path, SmolSizes(forget_rows=3, epochs=1), 1, str(tiny_model_dir), data_dir)
+    monkeypatch.setattr(SmolBench, "_right", lambda *_: pytest.fail("asked again"))
+    second = SmolBench(tmp_path, SmolSizes(forget_rows=3, epochs=1), 1, str(tiny_model_dir), data_dir)
+    assert first.forget[0] == second.forget[0]
+
+
+def test_a_model_that_knows_too_much_is_refused(tiny_model_dir, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(SmolBench, "_right", lambda *arguments: [True] * len(arguments[-1]))
+    with pytest.raises(RetainFirstError, match="forget10_perturbed has only 0 rows"):
+        SmolBench(tmp_path, SmolSizes(), 2, str(tiny_model_dir), data_dir)
+
+
+def test_the_rows_asked_are_answered_one_by_one(tiny_model_dir, data_dir):
+    """The choice rests on the accuracy that the paths are measured by."""
+    model, tokenizer = load_model(str(tiny_model_dir)), load_tokenizer(str(tiny_model_dir))
+    task = "retainfirst_tofu_forget10"
+    answers = answered_right(model, tokenizer, task, data_dir=data_dir)
+    found = {one.metric: one for one in score(model, tokenizer, [task], data_dir=data_dir)}
+    assert len(answers) == found["acc_norm"].n == 90
+    assert sum(answers) / 90 == pytest.approx(found["acc_norm"].value)
+
+
 def test_missing_data_are_named(tmp_path):
     with pytest.raises(RetainFirstError, match=r"has no forget10_perturbed\.jsonl"):
-        SmolBench(tmp_path, SmolSizes(), 2, "model", tmp_path)
+        read_rows("forget10_perturbed", tmp_path)
     with pytest.raises(RetainFirstError, match="--data-dir"):
-        SmolBench(tmp_path, SmolSizes(), 2, "model", None)
+        read_rows("forget10_perturbed", None)

@@ -61,7 +61,7 @@ class SmolTier:
     @property
     def bench_sizes(self) -> SmolSizes:
         """How much is taught and asked."""
-        return SmolSizes() if self.large else SmolSizes(forget_rows=16, questions=12, more_questions=20)
+        return SmolSizes() if self.large else SmolSizes(forget_rows=12, questions=8, more_questions=16)
 
     @property
     def sizes(self) -> Sizes:
