@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from retainfirst.reproduce.tables import NAMES
 
 __all__ = ["cosine_figure", "figures", "frontier_figure", "loss_figure", "sweep_figure"]
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; lines differ in dashes too.
+# Okabe and Ito's colours, told apart with every kind of colour vision; lines differ in dashes too, and what is drawn later is
+# thinner, so that lines that lie on each other can all be seen.
 STYLES: dict[str, dict[str, Any]] = {
-    "sum": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
-    "pcgrad": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
-    "sago": {"color": "#009E73", "linestyle": "-.", "marker": "^"},
-    "sago_keep_retain": {"color": "#CC79A7", "linestyle": ":", "marker": "D"},
+    "sum": {"color": "#D55E00", "linestyle": "-", "marker": "o", "linewidth": 3.0},
+    "pcgrad": {"color": "#0072B2", "linestyle": "--", "marker": "s", "linewidth": 2.4},
+    "sago": {"color": "#009E73", "linestyle": "-.", "marker": "^", "linewidth": 1.8},
+    "sago_keep_retain": {"color": "#CC79A7", "linestyle": ":", "marker": "D", "linewidth": 1.4},
 }
 OBJECTIVES = ("ga", "npo", "simnpo")
 
@@ -31,6 +32,8 @@ Figure = Any
 def figures(results: Results) -> dict[str, str]:
     """Return all figures that the run has data for: caption to SVG text."""
     require("matplotlib", "plot")
+    if not _objectives(results):
+        return {}
     made = {
         "Accuracy on retained facts against accuracy on the facts to forget, along each path: the upper right corner is the aim."
         " Lines are means over seeds of the best retain accuracy reached at or below each forget accuracy, bands the range over"
@@ -50,10 +53,10 @@ def figures(results: Results) -> dict[str, str]:
 def frontier_figure(results: Results) -> Figure:
     """Draw the frontiers, covered above and held out below."""
     measures = {"covered": "covered", "held_out": "held out"}
-    figure, axes = _panels(len(measures), "forget accuracy", share_y=False)
+    figure, axes = _panels(results, len(measures), "forget accuracy", share_y="row")
     target = results["identity"]["sizes"]["target"]
     for row, (measure, title) in enumerate(measures.items()):
-        for column, objective in enumerate(OBJECTIVES):
+        for column, objective in enumerate(_objectives(results)):
             panel = axes[row][column]
             for rule in STYLES:
                 paths = [one["path"] for one in _cells(results, objective, rule) if measure in one["path"][0]]
@@ -67,8 +70,8 @@ def frontier_figure(results: Results) -> Figure:
 
 def cosine_figure(results: Results) -> Figure:
     """Draw cos(update, retain), on the same states above and along own paths below."""
-    figure, axes = _panels(2, "step", share_x=False)
-    for column, objective in enumerate(OBJECTIVES):
+    figure, axes = _panels(results, 2, "step", share_x="col")
+    for column, objective in enumerate(_objectives(results)):
         for rule in STYLES:
             own = [_series(one["path"][1:], "cos_update_retain") for one in _cells(results, objective, rule)]
             same = [_series(one["states"], rule) for one in _cells(results, objective, "sum") if one.get("states")]
@@ -82,8 +85,8 @@ def cosine_figure(results: Results) -> Figure:
 
 def loss_figure(results: Results) -> Figure:
     """Draw the two losses over the steps."""
-    figure, axes = _panels(2, "step", share_x=False, share_y=False)
-    for column, objective in enumerate(OBJECTIVES):
+    figure, axes = _panels(results, 2, "step", share_x="col", share_y="none")
+    for column, objective in enumerate(_objectives(results)):
         for row, name in enumerate(("retain_loss", "forget_loss")):
             for rule in STYLES:
                 found = [_series(one["path"][1:], name) for one in _cells(results, objective, rule)]
@@ -103,9 +106,9 @@ def sweep_figure(results: Results) -> Figure | None:
     if len({row["gamma"] for row in rows}) < 3:
         return None
     measures = {"covered": "covered", "held_out": "held out"}
-    figure, axes = _panels(len(measures), "gamma / alpha")
+    figure, axes = _panels(results, len(measures), "gamma / alpha")
     for row, (measure, title) in enumerate(measures.items()):
-        for column, objective in enumerate(OBJECTIVES):
+        for column, objective in enumerate(_objectives(results)):
             panel = axes[row][column]
             for shift, rule in enumerate(STYLES):
                 points: dict[float, list[float]] = {}
@@ -131,14 +134,22 @@ def sweep_figure(results: Results) -> Figure | None:
     return _finish(figure, axes)
 
 
-def _panels(rows: int, label: str, *, share_x: bool = True, share_y: bool = True) -> tuple[Figure, Any]:
+def _objectives(results: Results) -> list[str]:
+    """Those that were run, a column each."""
+    run = {one["objective"] for one in results["cells"]}
+    return [objective for objective in OBJECTIVES if objective in run]
+
+
+def _panels(
+    results: Results, rows: int, label: str, *, share_x: Literal["all", "col"] = "all",
+    share_y: Literal["all", "row", "none"] = "all",
+) -> tuple[Figure, Any]:  # fmt: skip
     from matplotlib.figure import Figure as New
 
-    figure = New(figsize=(10.5, 3.0 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(
-        rows, len(OBJECTIVES), sharex="all" if share_x else "col", sharey="all" if share_y else "row", squeeze=False
-    )
-    for column, objective in enumerate(OBJECTIVES):
+    columns = len(_objectives(results))
+    figure = New(figsize=(3.5 * columns, 3.0 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False)
+    for column, objective in enumerate(_objectives(results)):
         axes[0][column].set_title(NAMES[objective])
         axes[-1][column].set_xlabel(label)
     for panel in axes.flat:
@@ -152,7 +163,13 @@ def _finish(figure: Figure, axes: Any) -> Figure:
         label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found), frameon=False)
+        figure.legend(
+            found.values(),
+            found.keys(),
+            loc="outside lower center",
+            ncols=min(len(found), 2 * axes.shape[1]),
+            frameon=False,
+        )
     return figure
 
 
