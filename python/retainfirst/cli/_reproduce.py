@@ -122,7 +122,8 @@ def _command() -> str:
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
-    from retainfirst.reproduce.tables import terminal_table, verdicts
+    from retainfirst.reproduce.agreement import verdicts
+    from retainfirst.reproduce.tables import terminal_table
 
     console = Console()
     found = terminal_table(results)

@@ -11,7 +11,7 @@ import numpy as np
 
 from retainfirst.errors import require
 from retainfirst.reproduce.matched import frontier
-from retainfirst.reproduce.tables import NAMES
+from retainfirst.reproduce.table_parts import NAMES
 
 __all__ = ["cosine_figure", "figures", "frontier_figure", "loss_figure", "sweep_figure"]
 

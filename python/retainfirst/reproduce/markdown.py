@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from retainfirst.reproduce.tables import Table, all_tables
+from retainfirst.reproduce.table_parts import Table
+from retainfirst.reproduce.tables import all_tables
 
 __all__ = ["facts_of_the_run", "render_markdown", "table_as_markdown"]
 
