@@ -14,7 +14,7 @@ import torch
 import retainfirst.reproduce.run as run_module
 from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
-from retainfirst.reproduce import QUICK, SmolTier, reproduce, workers
+from retainfirst.reproduce import QUICK, SmolTier, path, reproduce, workers
 from retainfirst.reproduce.design import Cell, Sizes
 from retainfirst.reproduce.path import run_cell
 from retainfirst.reproduce.store import Store, write_whole
@@ -165,12 +165,15 @@ def test_a_damaged_cell_is_run_again(tmp_path):
 
 def test_a_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     cell, sizes = Cell("facts", "npo", "sum", 4.0, 3e-4, 0), replace(SMALL.sizes, max_steps=8)
-    bench = SMALL.bench("facts", 0, tmp_path)
+    bench, train = SMALL.bench("facts", 0, tmp_path), path._train
     monkeypatch.setattr(bench, "judge", lambda _: {})
     whole = run_cell(cell, bench, sizes)
 
     run_cell(cell, bench, replace(sizes, max_steps=4), tmp_path / "state.pt")
+    steps = []
+    monkeypatch.setattr(path, "_train", lambda *found: steps.append(1) or train(*found))
     assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole)
+    assert len(steps) == 4, "only the rest"
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:5000])
     assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole), (

@@ -10,8 +10,8 @@ def path(*points):
 
 
 def test_the_crossing_is_interpolated():
-    found = at_forgetting(path((1.0, 1.0), (0.5, 0.9), (0.1, 0.5)), 0.3)
-    assert found == pytest.approx({"step": 3.0, "forget": 0.3, "covered": 0.7})
+    found = at_forgetting(path((1.0, 1.0), (0.5, 0.9), (0.1, 0.5)), 0.2)
+    assert found == pytest.approx({"step": 3.5, "forget": 0.2, "covered": 0.6})
 
 
 def test_the_first_crossing_counts():
