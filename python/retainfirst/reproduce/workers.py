@@ -49,6 +49,8 @@ def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Itera
     Raises:
         RetainFirstError: A cell failed, or a process was killed.
     """
+    if not cells:  # and no library is loaded for nothing
+        return
     until = math.inf if tier.minutes is None else time.monotonic() + 60 * tier.minutes
     benches = list(dict.fromkeys((cell.bench, cell.seed) for cell in cells))
     if jobs == 1:
