@@ -38,7 +38,7 @@ class SmolSizes:
         more_questions: Questions of each measure that only the end model is asked.
     """
 
-    forget_rows: int = 40
+    forget_rows: int = 32
     epochs: int = 5
     questions: int = 20
     more_questions: int = 60

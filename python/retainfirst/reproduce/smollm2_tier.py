@@ -44,7 +44,7 @@ class SmolTier:
     name: str = "smollm2"
     main_bench: str = BENCH
     development_seeds: tuple[int, ...] = ()
-    common: Settings = (1.0, 3e-5)
+    common: Settings = (1.0, 1e-4)
     jobs: int = 1
     threads: int | None = None
     checkpoints: bool = True
@@ -67,10 +67,9 @@ class SmolTier:
     def sizes(self) -> Sizes:
         """What all cells share."""
         shared = Sizes(
-            target=0.5, batch_size=4, max_steps=60, evaluate_every=4, relearn_rows=8, relearn_steps=8, relearn_every=4,
-            relearn_rate=3e-5,
+            batch_size=4, max_steps=40, relearn_rows=8, relearn_steps=8, relearn_every=4, relearn_rate=self.common[1]
         )  # fmt: skip
-        return shared if self.large else replace(shared, max_steps=40, relearn_rows=4)
+        return shared if self.large else replace(shared, max_steps=30, relearn_rows=4)
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs must share for their cells to stand in one folder."""
