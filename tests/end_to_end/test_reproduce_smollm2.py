@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def data_dir(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_whole_run(tiny_model_dir, data_dir, tmp_path):
+def test_a_whole_run(tiny_model_dir, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(SmolTier, "sizes", replace(SmolTier(minutes=20.0).sizes, max_steps=6))
     tier = SmolTier(minutes=20.0, model=str(tiny_model_dir), data_dir=data_dir)
     results = reproduce(tier, tmp_path / "out", only=["npo", "sum", "sago"])
     workers._bench.cache_clear()

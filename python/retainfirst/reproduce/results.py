@@ -30,12 +30,13 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
 
     Returns:
         Accuracies, steps and seconds are those at the target, interpolated; of a cell that never reached it (``reached`` is
-        false) they are those of its last point. ``recovery`` is covered retain accuracy over the target model's.
+        false) they are those of its last point. ``recovery`` is covered retain accuracy over the target model's (None if that is 0).
     """
     path = raw["path"]
     crossing = at_forgetting(path, target)
     point, start = crossing or path[-1], path[0]
     retain = {name: point.get(name) for name in RETAIN}
+    recoveries = {name: value / start[name] for name, value in retain.items() if value is not None and start[name] > 0}
     states = (naive or {}).get("same_state") or []
     seen = raw["same_state"]
     own = {name: _mean(step.get(name) for step in path[1:]) for name in COSINES}
@@ -48,8 +49,8 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
         "forget_accuracy": point["forget"],
         "forget_paraphrased_accuracy": point.get("forget_paraphrased"),
         "retain_accuracy": retain,
-        "recovery": retain["covered"] / start["covered"],
-        "recoveries": {name: value / start[name] for name, value in retain.items() if value is not None},
+        "recovery": recoveries.get("covered"),
+        "recoveries": recoveries,
         "frontier_area": {name: frontier_area(path, name, target) for name in RETAIN if name in start},
         "cosines": {"same_state": _same_state(states, cell.rule), "own_path": own},
         "agreement_bound": _mean(state["agreement_bound"] for state in states),
