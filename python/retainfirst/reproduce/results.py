@@ -30,7 +30,8 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
 
     Returns:
         Accuracies, steps and seconds are those at the target, interpolated; of a cell that never reached it (``reached`` is
-        false) they are those of its last point. ``recovery`` is covered retain accuracy over the target model's (None if that is 0).
+        false) they are those of its last point. ``recovery`` is covered retain accuracy over the target model's (None if that
+        is 0).
     """
     path = raw["path"]
     crossing = at_forgetting(path, target)
