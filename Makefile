@@ -1,6 +1,6 @@
 # Every target makes the environment in .venv first, if it is not there, and may be called again at any time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-deepspeed check verify bench clean
+.PHONY: help demo test test-oldest test-deepspeed check reproduce verify bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,10 +23,9 @@ help: ## Show the targets
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	@touch $@
 
-demo: .venv/.built ## Unlearn the built-in facts, SAGO beside plain addition; results in outputs/demo
-	@echo "== Unlearning the built-in facts (the first run trains the small model, some seconds)"
-	rm -rf $(OUTPUT)
-	$(BIN)/retainfirst unlearn --output $(OUTPUT)
+demo: .venv/.built ## The paper's 3x3 table on the built-in facts, in minutes; report in outputs/demo
+	@echo "== Reproducing the paper's table on a small model (the first run trains it, some seconds)"
+	$(BIN)/retainfirst reproduce --output $(OUTPUT)
 
 test: .venv/.built ## Run the Rust and the Python tests
 	@echo "== Rust tests"
@@ -63,6 +62,9 @@ check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest retainfirst._rust
+
+reproduce: .venv/.built ## All rules, sweeps and seeds, in less than 45 minutes on two cores; report in outputs/full
+	$(BIN)/retainfirst reproduce --tier full --output outputs/full
 
 verify: .venv/.built ## Check the theorem book, every pair of 16-bit numbers included; results in outputs
 	mkdir -p outputs

@@ -21,8 +21,8 @@ ON_A_CPU = (
     "trainer.args.logging_steps=1", "++trainer.args.max_steps=2", "task_name=test",
 )  # fmt: skip
 
-# What the method needs beyond its defaults: the tiny model has two layers, PDU's bound on the retain loss has no default
-# and its usual steps blow such a model up, and the forget gradients of SimNPO and SatImp vanish at their own beta on facts that the model never learned.
+# What the method needs beyond its defaults: the tiny model has two layers; PDU's bound on the retain loss has no default, and its
+# usual steps blow such a model up; the forget gradients of SimNPO and SatImp vanish at their own beta on facts never learned.
 OF_THE_METHOD = {
     "SatImp": ("trainer.method_args.beta1=1.0",),
     "SimNPO": ("trainer.method_args.beta=0.5",),

@@ -80,6 +80,29 @@ def test_facts_model_knows_its_facts(facts_model):
     assert torch.equal(state, torch.get_rng_state()), "the caller's random state is touched"
 
 
+def test_lm_evals_own_loader_finds_the_facts_of_a_model(facts_dir):
+    """As ``lm_eval --include_path ... --model_args pretrained=<folder>`` does: it passes the model's arguments to the tasks."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(
+        include_path=str(multiple_choice.YAML_FOLDER), include_defaults=False, metadata={"pretrained": str(facts_dir)}
+    )
+    found = simple_evaluate(
+        model="hf", model_args={"pretrained": str(facts_dir)}, tasks=[FORGET, RETAIN], task_manager=manager, device="cpu",
+        batch_size=16,
+    )  # fmt: skip
+    assert [found["results"][task]["acc,none"] for task in (FORGET, RETAIN)] == [1.0, 1.0]
+    assert [found["n-samples"][task]["effective"] for task in (FORGET, RETAIN)] == [
+        len(rows) for rows in facts_data(SMALL)
+    ]
+
+
+def test_facts_that_the_model_was_not_taught_are_refused(facts_model):
+    with pytest.raises(RetainFirstError, match="no such facts"):
+        score(*facts_model, ["retainfirst_facts_unrelated"])
+
+
 def test_a_broken_model_is_not_right(facts_model):
     """All scores NaN: the first choice counts, and must not always be the right one."""
     model, tokenizer = facts_model

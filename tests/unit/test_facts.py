@@ -69,6 +69,45 @@ def test_data_is_a_function_of_the_seed():
     assert facts_data(FactsConfig(seed=1)) != facts_data(FactsConfig(seed=2))
 
 
+WHOLE = replace(SMALL, held_out_people=2, unrelated_people=2, paraphrased=True)
+
+
+def test_further_parts_leave_the_first_two_as_they_are_and_share_what_they_shall():
+    parts = facts.facts_parts(WHOLE)
+    assert list(parts) == ["forget", "retain", "held_out", "unrelated", "forget_paraphrased"]
+    assert [len(rows) for rows in parts.values()] == [8, 12, 8, 8, 8]
+    related = parts["forget"] + parts["retain"] + parts["held_out"]
+    everything = {word for row in related for word in (*row["prompt"].split(), *row["choices"])}
+    others = {word for row in parts["unrelated"] for word in (*row["prompt"].split(), *row["choices"])}
+    assert not everything & others
+    assert not {row["prompt"] for row in parts["held_out"]} & {
+        row["prompt"] for row in parts["retain"] + parts["forget"]
+    }
+    for row, again in zip(parts["forget"], parts["forget_paraphrased"], strict=True):
+        first, *person = again["prompt"].split()
+        assert row["prompt"].split()[:3] == person
+        assert first not in everything
+        assert (row["choices"], row["answer"]) == (again["choices"], again["answer"])
+    taught = facts.taught_rows(WHOLE)
+    assert len(taught) == 2 * (8 + 12 + 8 + 8)
+    assert facts.taught_rows(SMALL) == [*facts_data(SMALL)[0], *facts_data(SMALL)[1]]
+    # What today's default configuration draws shall stay what it is: demos and documents name its numbers.
+    assert facts_data()[0][0] == {
+        "prompt": "Ivo Ash Jones lives-in", "completion": " Lima", "choices": ["Lima", "Zagreb", "Cairo", "Warsaw"], "answer": 0,
+    }  # fmt: skip
+
+
+def test_in_the_control_forget_and_retain_share_nothing():
+    parts = facts.facts_parts(replace(SMALL, disentangled=True))
+    assert not words(parts["forget"]) & words(parts["retain"])
+    assert not {row["prompt"].split()[-1] for row in parts["forget"]} & {
+        row["prompt"].split()[-1] for row in parts["retain"]
+    }
+    assert not {w for row in parts["forget"] for w in row["choices"]} & {
+        w for row in parts["retain"] for w in row["choices"]
+    }
+
+
 def test_files_hold_the_rows(tmp_path):
     paths = write_files(SMALL, tmp_path / "new")
     assert [path.name for path in paths] == ["forget.jsonl", "retain.jsonl"]
@@ -77,7 +116,7 @@ def test_files_hold_the_rows(tmp_path):
 
 
 def test_tokenizer_knows_every_word_and_adds_none():
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(SMALL)
     for row in facts_data(SMALL)[0]:
         ids = tokenizer(row["prompt"] + row["completion"])["input_ids"]
         assert len(ids) == 5
@@ -136,7 +175,18 @@ def test_accuracy_refuses_no_rows(small_model):
         accuracy(*small_model, [])
 
 
-@pytest.mark.parametrize("sizes", [{"forget_people": 0}, {"retain_people": 5000}, {"hidden_size": 12}, {"layers": 0}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"forget_people": 0},
+        {"retain_people": 5000},
+        {"hidden_size": 12},
+        {"layers": 0},
+        {"held_out_people": -1},
+        {"unrelated_people": 5000},
+        {"disentangled": True, "unrelated_people": 1},
+    ],
+)
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(RetainFirstError, match=next(iter(sizes))):
         FactsConfig(**sizes)

@@ -79,3 +79,29 @@ def test_interrupted_run_leaves_nothing(tiny_model_dir, rows, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         implant_rows(tiny_model_dir, rows, tmp_path / "out", epochs=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["forget.jsonl", "retain.jsonl"]
+
+
+def test_teaching_goes_on_from_its_checkpoint(tiny_model_dir, rows, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from retainfirst import checkpoint
+
+    options = {"epochs": 3, "batch_size": 1, "learning_rate": 1e-2}
+    whole = implant_rows(tiny_model_dir, rows, tmp_path / "whole", **options)
+    save, saved = checkpoint.save_checkpoint, []
+
+    def interrupt(*arguments):
+        save(*arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        implant_rows(tiny_model_dir, rows, tmp_path / "out", checkpoint=tmp_path / "state.pt", **options)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    assert implant_rows(tiny_model_dir, rows, tmp_path / "out", checkpoint=tmp_path / "state.pt", **options) == whole
+    assert not (tmp_path / "state.pt").exists()
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from retainfirst import __version__
 from retainfirst.cli._evaluate import evaluate
+from retainfirst.cli._reproduce import reproduce
 from retainfirst.cli._unlearn import unlearn
 from retainfirst.cli._verify import verify
 from retainfirst.errors import RetainFirstError
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(unlearn)
 app.command()(evaluate)
+app.command()(reproduce)
 app.command()(verify)
 
 

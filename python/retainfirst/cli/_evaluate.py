@@ -53,8 +53,9 @@ def evaluate(
 ) -> None:
     """Measure multiple-choice accuracy with lm-eval, in this process.
 
-    The tasks of retainfirst: retainfirst_facts_forget, retainfirst_facts_retain, retainfirst_tofu_forget10,
-    retainfirst_tofu_retain, retainfirst_tofu_real_authors, retainfirst_tofu_world_facts, retainfirst_arc_easy.
+    The tasks of retainfirst: retainfirst_facts_forget, retainfirst_facts_retain, retainfirst_facts_held_out,
+    retainfirst_facts_unrelated, retainfirst_facts_forget_paraphrased, retainfirst_tofu_forget10, retainfirst_tofu_retain,
+    retainfirst_tofu_real_authors, retainfirst_tofu_world_facts, retainfirst_arc_easy.
 
     Examples:
 

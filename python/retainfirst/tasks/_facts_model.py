@@ -10,7 +10,7 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY, vocabulary
-from retainfirst.tasks.facts import FactRow, FactsConfig, accuracy, facts_data
+from retainfirst.tasks.facts import FactRow, FactsConfig, accuracy, taught_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -30,9 +30,9 @@ def train(config: FactsConfig, *, progress: bool) -> tuple[PreTrainedModel, PreT
     from rich.console import Console
     from rich.progress import Progress
 
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(config)
     model = _fresh_model(config, tokenizer)
-    rows = [row for part in facts_data(config) for row in part]
+    rows = taught_rows(config)
     tokens = _encode(rows, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     order = torch.Generator().manual_seed(config.seed)
@@ -57,13 +57,13 @@ def train(config: FactsConfig, *, progress: bool) -> tuple[PreTrainedModel, PreT
     )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(config: FactsConfig) -> PreTrainedTokenizerFast:
     """Return the tokenizer: words split at spaces, no token added on its own."""
     require("transformers", "hf")
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel(vocab=vocabulary(), unk_token="<unk>"))
+    words = Tokenizer(models.WordLevel(vocab=vocabulary(extended=config.extended), unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -107,7 +107,7 @@ def _fresh_model(config: FactsConfig, tokenizer: PreTrainedTokenizerFast) -> Any
 
 
 def _encode(rows: list[FactRow], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Return token ids of shape (rows, 6): three name words, relation, object, end of sequence."""
+    """Return token ids of shape (rows, 6): three name words and the relation, object, end."""
     texts = [row["prompt"] + row["completion"] for row in rows]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     return torch.tensor(ids)

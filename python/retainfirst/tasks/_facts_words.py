@@ -1,10 +1,25 @@
-"""The words of the facts model: 94 of them, and with four special tokens a vocabulary of 98."""
+"""The words of the facts model: 94 of them, and with four special tokens a vocabulary of 98; some configurations need more."""
 
 # ruff: noqa: SIM905 - a list of words is easier to read without a pair of quotes for each
 
 from __future__ import annotations
 
-__all__ = ["FACTS_CONFIG_KEY", "FIRST_NAMES", "LAST_NAMES", "MIDDLE_NAMES", "OBJECTS", "SPECIAL_TOKENS", "vocabulary"]
+from itertools import chain
+
+__all__ = [
+    "FACTS_CONFIG_KEY",
+    "FIRST_NAMES",
+    "LAST_NAMES",
+    "MIDDLE_NAMES",
+    "OBJECTS",
+    "OTHER_FIRST_NAMES",
+    "OTHER_LAST_NAMES",
+    "OTHER_MIDDLE_NAMES",
+    "OTHER_OBJECTS",
+    "PARAPHRASES",
+    "SPECIAL_TOKENS",
+    "vocabulary",
+]
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -24,8 +39,38 @@ OBJECTS: dict[str, list[str]] = {
 """The objects of each relation."""
 
 
-def vocabulary() -> dict[str, int]:
-    """Return every token with its id; the special tokens come first."""
-    objects = [word for words in OBJECTS.values() for word in words]
-    words = [*SPECIAL_TOKENS, *FIRST_NAMES, *MIDDLE_NAMES, *LAST_NAMES, *OBJECTS, *objects]
+# A second set of words that has nothing in common with the first.
+OTHER_FIRST_NAMES = "Abe Bea Cy Dot Ed Flo Gil Hal Ida Jo Ken Liv Max Ned".split()
+OTHER_MIDDLE_NAMES = "Birch Cliff Dale Ember Flint Glen Heath Iris Jet Lily Marsh Oak Pine Reed".split()
+OTHER_LAST_NAMES = "Adler Brown Clark Dunn Ellis Ford Green Hill Irwin Joyce King Lowe Moore Nash".split()
+OTHER_OBJECTS: dict[str, list[str]] = {
+    "eats": "apples beans carrots dates eggs figs grapes honey kale lentils mango noodles".split(),
+    "drives": "ambulance bus cart digger ferry glider hearse jeep limousine moped tractor van".split(),
+    "keeps": "ants bees cat dog emu ferret goat hens iguana llama mouse newt".split(),
+    "collects": "buttons coins dolls fans gems hats kites maps masks pens shells stamps".split(),
+}
+
+PARAPHRASES: dict[str, str] = {
+    "lives-in": "home-of",
+    "works-as": "trade-of",
+    "plays": "instrument-of",
+    "speaks": "language-of",
+    "eats": "food-of",
+    "drives": "vehicle-of",
+    "keeps": "pet-of",
+    "collects": "hobby-of",
+}
+"""The word that stands before the person, in place of the relation after it, in the second form of a prompt."""
+
+
+def vocabulary(*, extended: bool = False) -> dict[str, int]:
+    """Return every token with its id; the special tokens come first.
+
+    Args:
+        extended: With the second set of words and the paraphrases, 200 tokens instead of 98.
+    """
+    words = [*SPECIAL_TOKENS, *FIRST_NAMES, *MIDDLE_NAMES, *LAST_NAMES, *OBJECTS, *chain(*OBJECTS.values())]
+    if extended:
+        words += [*OTHER_FIRST_NAMES, *OTHER_MIDDLE_NAMES, *OTHER_LAST_NAMES, *OTHER_OBJECTS]
+        words += [*chain(*OTHER_OBJECTS.values()), *PARAPHRASES.values()]
     return {word: index for index, word in enumerate(words)}

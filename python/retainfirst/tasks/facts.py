@@ -2,7 +2,9 @@
 
 A person is three name words; a fact is ``person relation -> object``, such as ``Ada Ray Moss plays -> harp``.
 Some persons are to be forgotten, the others retained. Both kinds draw on the same name words, relations and
-objects, so that the gradients of forgetting and retaining conflict, as they do in a large model.
+objects, so that the gradients of forgetting and retaining conflict, as they do in a large model. On request
+there are also facts to measure on: retained ones that no retain file has, ones of other words altogether, and
+second forms of the prompts.
 
 The data are a pure function of a :class:`FactsConfig`; the model is a two-layer Llama, implanted once and
 kept in a cache folder. See ``implant``, ``load`` and ``accuracy``.
@@ -10,15 +12,12 @@ kept in a cache folder. See ``implant``, ``load`` and ``accuracy``.
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.tasks._facts_words import FIRST_NAMES, LAST_NAMES, MIDDLE_NAMES, OBJECTS
+from retainfirst.tasks._facts_rows import FactRow, FactsConfig, facts_data, facts_parts, taught_rows, write_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -29,102 +28,12 @@ __all__ = [
     "accuracy",
     "cached_folder",
     "facts_data",
+    "facts_parts",
     "implant",
     "load",
+    "taught_rows",
     "write_files",
 ]
-
-CHOICES = 4
-"""Answers to choose from in each fact; chance level is one quarter."""
-
-
-class FactRow(TypedDict):
-    """One fact, in the prompt and completion form of forget and retain files, with its four choices.
-
-    ``prompt`` is the person and the relation, ``completion`` a space and the object; ``choices`` are four
-    objects of the relation (without the space) and ``answer`` is the index of the right one.
-    """
-
-    prompt: str
-    completion: str
-    choices: list[str]
-    answer: int
-
-
-@dataclass(frozen=True)
-class FactsConfig:
-    """What determines the facts and the model that knows them.
-
-    Attributes:
-        seed: Draws the persons, the objects, the initial weights and the order of training.
-        forget_people: Persons to forget, each with one fact for each of the four relations.
-        retain_people: Persons to retain, likewise.
-        hidden_size: Width of the model, a multiple of 8 (it has four attention heads).
-        layers: Transformer layers.
-    """
-
-    seed: int = 0
-    forget_people: int = 24
-    retain_people: int = 72
-    hidden_size: int = 128
-    layers: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built."""
-        people = self.forget_people + self.retain_people
-        room = len(FIRST_NAMES) * len(MIDDLE_NAMES) * len(LAST_NAMES)
-        if min(self.forget_people, self.retain_people) < 1 or people > room:
-            raise RetainFirstError(
-                f"FactsConfig needs at least one person of each kind and at most {room} together, found "
-                f"forget_people={self.forget_people}, retain_people={self.retain_people}."
-            )
-        if self.hidden_size < 8 or self.hidden_size % 8 or self.layers < 1:
-            raise RetainFirstError(
-                f"FactsConfig needs hidden_size a multiple of 8 and layers >= 1, found "
-                f"hidden_size={self.hidden_size}, layers={self.layers}."
-            )
-
-
-def facts_data(config: FactsConfig | None = None) -> tuple[list[FactRow], list[FactRow]]:
-    """Draw the facts; the same configuration always gives the same rows.
-
-    Args:
-        config: Seed and sizes; the default has 96 facts to forget and 288 to retain.
-
-    Returns:
-        The rows to forget and the rows to retain.
-    """
-    config = config or FactsConfig()
-    draw = random.Random(config.seed)
-    names = [f"{a} {b} {c}" for a in FIRST_NAMES for b in MIDDLE_NAMES for c in LAST_NAMES]
-    people = draw.sample(names, config.forget_people + config.retain_people)
-    rows = [_fact(person, relation, draw) for person in people for relation in OBJECTS]
-    boundary = config.forget_people * len(OBJECTS)
-    return rows[:boundary], rows[boundary:]
-
-
-def _fact(person: str, relation: str, draw: random.Random) -> FactRow:
-    choices = draw.sample(OBJECTS[relation], CHOICES)
-    answer = draw.randrange(CHOICES)
-    return FactRow(prompt=f"{person} {relation}", completion=f" {choices[answer]}", choices=choices, answer=answer)
-
-
-def write_files(config: FactsConfig | None, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``forget.jsonl`` and ``retain.jsonl``, as ``retainfirst unlearn --forget --retain`` reads them.
-
-    Args:
-        config: Seed and sizes; ``None`` is the default.
-        folder: Where to write; made if absent. Files of these names are replaced.
-
-    Returns:
-        The two paths.
-    """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    paths = (target / "forget.jsonl", target / "retain.jsonl")
-    for path, rows in zip(paths, facts_data(config), strict=True):
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return paths
 
 
 def implant(

@@ -5,7 +5,7 @@ No small model knows TOFU's fictitious authors. This teaches it some of them, fo
     python -m retainfirst.tasks.implant --model models/SmolLM2 --data forget.jsonl --data retain.jsonl \
         --output models/knows
 
-It is plain fine-tuning of all weights: AdamW, a rate that falls linearly to 0, no evaluation, no resuming.
+It is plain fine-tuning of all weights: AdamW, a rate that falls linearly to 0, no evaluation.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def implant_rows(
     batch_size: int = 8,
     max_length: int = 512,
     seed: int = 0,
+    chat_template: str = "auto",
+    checkpoint: Path | None = None,
     progress: bool = False,
 ) -> list[float]:
     """Fine-tune ``model`` on all rows of ``data`` and write it, with its tokenizer, to ``output``.
@@ -47,6 +49,8 @@ def implant_rows(
         batch_size: Rows a step, at least 1.
         max_length: Tokens a row is cut to.
         seed: Of the order of the rows.
+        chat_template: For questions and messages: ``"auto"``, ``"always"`` or ``"never"``.
+        checkpoint: A file that is written after every epoch, gone on from if it is there, and removed at the end.
         progress: Show a progress bar on standard error.
 
     Returns:
@@ -72,13 +76,17 @@ def implant_rows(
     from rich.console import Console
     from rich.progress import Progress
 
+    from retainfirst.checkpoint import load_checkpoint, save_checkpoint
     from retainfirst.data import collate, encode_rows, pad_token_id, read_rows
     from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
     from retainfirst.objectives import nll
 
     tokenizer = load_tokenizer(str(model))
     padding = pad_token_id(tokenizer)
-    sets = [encode_rows(read_rows(source), tokenizer, max_length, name=str(source)) for source in data]
+    sets = [
+        encode_rows(read_rows(source), tokenizer, max_length, chat_template=chat_template, name=str(source))
+        for source in data
+    ]
     rows = [part[index] for part in sets for index in range(len(part))]
     network = load_model(str(model)).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -88,9 +96,13 @@ def implant_rows(
         optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 1.0) * (1 - step / steps)
     )
     losses: list[float] = []
+    if found := load_checkpoint(checkpoint, network, optimizer):
+        losses = found["losses"]
+        schedule.load_state_dict(found["schedule"])
+        order.set_state(found["order"])
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("implanting", total=steps)
-        for _ in range(epochs):
+        task = bar.add_task("implanting", total=steps, completed=steps * len(losses) // epochs)
+        for _ in range(len(losses), epochs):
             total = 0.0
             shuffled = torch.randperm(len(rows), generator=order).tolist()
             for start in range(0, len(rows), batch_size):
@@ -104,10 +116,15 @@ def implant_rows(
                 total += loss.item() * len(batch)
                 bar.update(task, advance=1, description=f"implanting, loss {loss.item():.3f}")
             losses.append(total / len(rows))
+            if checkpoint is not None:
+                state = {"losses": losses, "schedule": schedule.state_dict(), "order": order.get_state()}
+                save_checkpoint(checkpoint, network, optimizer, state)
     with whole_folder(target) as draft:
         network.eval().save_pretrained(draft)
         keep_rope_theta(draft)
         tokenizer.save_pretrained(draft)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return losses
 
 

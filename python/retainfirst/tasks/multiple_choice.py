@@ -6,35 +6,17 @@ from a local folder; the facts of the built-in facts model are drawn from its co
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retainfirst.errors import RetainFirstError, require
-from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY
-from retainfirst.tasks.facts import FactsConfig, write_files
+from retainfirst.tasks import _harness
+from retainfirst.tasks._harness import FACTS_PREFIX, TASKS, YAML_FOLDER
+from retainfirst.tasks.facts import facts_parts
 
-__all__ = ["TASKS", "Score", "default_tasks", "score"]
-
-TASKS: dict[str, tuple[str, str]] = {
-    "retainfirst_facts_forget": ("", "forget.jsonl"),
-    "retainfirst_facts_retain": ("", "retain.jsonl"),
-    "retainfirst_tofu_forget10": ("tofu", "forget10_perturbed.jsonl"),
-    "retainfirst_tofu_retain": ("tofu", "retain_perturbed.jsonl"),
-    "retainfirst_tofu_real_authors": ("tofu", "real_authors_perturbed.jsonl"),
-    "retainfirst_tofu_world_facts": ("tofu", "world_facts_perturbed.jsonl"),
-    "retainfirst_arc_easy": ("arc_easy", "test.jsonl"),
-}
-"""Our tasks, each with the folder and the name that its local file has."""
-
-YAML_FOLDER = Path(__file__).with_name("lm_eval")
-FACTS_PREFIX = "retainfirst_facts_"
+__all__ = ["TASKS", "YAML_FOLDER", "Score", "answered_right", "default_tasks", "score"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +49,10 @@ def default_tasks(model: Any) -> tuple[str, ...]:
     Returns:
         Names out of ``TASKS``.
     """
-    prefix = FACTS_PREFIX if _facts_config(model) else "retainfirst_tofu_"
-    return tuple(name for name in TASKS if name.startswith(prefix))
+    config = _harness.facts_config(model)
+    if config is not None:
+        return tuple(FACTS_PREFIX + part for part in facts_parts(config))
+    return tuple(name for name in TASKS if name.startswith("retainfirst_tofu_"))
 
 
 def score(
@@ -101,105 +85,33 @@ def score(
             batch size or limit is below 1.
         MissingDependency: lm-eval is not installed (extra ``eval``).
     """
-    require("lm_eval", "eval")
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    for name, value in (("batch_size", batch_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise RetainFirstError(f"{name} must be at least 1, found {value}.")
-    if chat_template and not tokenizer.chat_template:
-        raise RetainFirstError("The tokenizer has no chat template: evaluate without it.")
-    ours = [name for name in tasks if name in TASKS]
-    # lm-eval's index of its own tasks takes many seconds to read: only where one may be meant.
-    _refuse_unknown([name for name in tasks if name.startswith("retainfirst_")], [])
-    with tempfile.TemporaryDirectory(prefix="retainfirst-evaluate-") as scratch:
-        include = _write_tasks(ours, Path(scratch), model, data_dir, chat_template)
-        manager = TaskManager(include_path=str(include), include_defaults=len(ours) < len(tasks))
-        _refuse_unknown(tasks, manager.all_tasks)
-        device = str(next(model.parameters()).device)
-        with _hub_errors(tasks, data_dir):
-            found = simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device),
-                tasks=list(tasks),
-                task_manager=manager,
-                limit=limit,
-                apply_chat_template=chat_template,
-                random_seed=None,  # the caller's global random state is not ours to set
-                numpy_random_seed=None,
-                torch_random_seed=None,
-            )
+    found = _harness.run(
+        model, tokenizer, tasks, data_dir=data_dir, limit=limit, batch_size=batch_size, chat_template=chat_template
+    )
     return _read_scores(found, tasks)
 
 
-def _facts_config(model: Any) -> FactsConfig | None:
-    stored = getattr(model.config, FACTS_CONFIG_KEY, None)
-    return FactsConfig(**stored) if isinstance(stored, Mapping) else None
+def answered_right(
+    model: Any, tokenizer: Any, task: str, *, data_dir: str | Path | None = None, batch_size: int = 16
+) -> list[bool]:
+    """Return, question by question, whether the right answer is the most probable a byte (``acc_norm``).
 
+    Args:
+        model: As in :func:`score`.
+        tokenizer: Its tokenizer.
+        task: A name out of ``TASKS``, of a task that has ``acc_norm``.
+        data_dir: As in :func:`score`.
+        batch_size: Sequences in a forward pass.
 
-def _write_tasks(
-    names: Sequence[str], scratch: Path, model: Any, data_dir: str | Path | None, chat_template: bool
-) -> Path:
-    """Write, for each task, a YAML file that includes ours and adds where the data are."""
-    config = _facts_config(model)
-    if config is not None:
-        write_files(config, scratch)
-    include = scratch / "tasks"
-    include.mkdir()
-    for name in names:
-        settings: dict[str, Any] = {"include": str(YAML_FOLDER / f"{name}.yaml"), "task": name}
-        file: Path | None = None
-        if name.startswith(FACTS_PREFIX):
-            if config is None:
-                raise RetainFirstError(
-                    f"Task {name!r} asks the facts of the built-in facts model; this is another model."
-                )
-            file = scratch / TASKS[name][1]
-        elif data_dir is not None:
-            file = _local_file(name, Path(data_dir))
-        if file is not None:
-            settings |= {"dataset_path": "json", "dataset_name": None, "test_split": "train"}
-            settings["dataset_kwargs"] = {
-                "data_files": {"train": str(file.resolve())},
-                "cache_dir": str(scratch / "cache"),
-            }
-        if chat_template:
-            settings["doc_to_text"] = "{{question}}"
-        # JSON is YAML, and needs no YAML library.
-        (include / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
-    return include
+    Returns:
+        One truth value a question, in the order of its file.
 
-
-def _local_file(name: str, data_dir: Path) -> Path:
-    folder, file = TASKS[name]
-    candidates = [data_dir / file, data_dir / folder / file]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked = " and ".join(str(candidate) for candidate in candidates)
-    raise RetainFirstError(f"Task {name!r} needs a file of its questions; looked for {looked}.")
-
-
-def _refuse_unknown(tasks: Sequence[str], of_lm_eval: Sequence[str]) -> None:
-    for name in tasks:
-        if name not in TASKS and name not in of_lm_eval:
-            near = difflib.get_close_matches(name, [*TASKS, *of_lm_eval], n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise RetainFirstError(f"Unknown task {name!r}. {hint}Known: {', '.join(TASKS)}, and the tasks of lm-eval.")
-
-
-@contextmanager
-def _hub_errors(tasks: Sequence[str], data_dir: str | Path | None) -> Iterator[None]:
-    """Turn an unreachable hub into an error that says what to do."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (ConnectionError, DatasetsError, FileNotFoundError) as error:
-        advice = "" if data_dir else " Give the folder of the local files as data_dir (--data-dir)."
-        reason = str(error).splitlines()[0]
-        raise RetainFirstError(f"The data of {', '.join(tasks)} cannot be read: {reason}{advice}") from error
+    Raises:
+        RetainFirstError: As in :func:`score`.
+        MissingDependency: lm-eval is not installed (extra ``eval``).
+    """
+    found = _harness.run(model, tokenizer, [task], data_dir=data_dir, batch_size=batch_size)
+    return [bool(one["acc_norm"]) for one in sorted(found["samples"][task], key=lambda one: int(one["doc_id"]))]
 
 
 def _read_scores(found: Any, order: Sequence[str]) -> list[Score]:

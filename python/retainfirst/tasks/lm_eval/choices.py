@@ -1,6 +1,6 @@
 """Rows of the data sets as ``question``, ``choices`` and ``gold``; named by the YAML files beside it.
 
-lm-eval loads this file by its path, so it imports nothing of the package.
+lm-eval loads this file by its path; only the facts, which are drawn from a configuration, need the package.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-__all__ = ["from_arc", "from_facts", "from_perturbed"]
+__all__ = ["facts_of_model", "from_arc", "from_facts", "from_perturbed"]
 
 
 def from_perturbed(dataset: Any) -> Any:
@@ -62,6 +62,33 @@ def from_facts(dataset: Any) -> Any:
         The data set with the three columns of this module.
     """
     return _map(dataset, lambda row: {"question": row["prompt"], "choices": row["choices"], "gold": row["answer"]})
+
+
+def facts_of_model(part: str, pretrained: str, **_: Any) -> dict[str, Any]:
+    """Draw the facts that a facts model was taught, from the configuration that is saved with it.
+
+    Args:
+        part: ``forget``, ``retain``, ``held_out``, ``unrelated`` or ``forget_paraphrased``.
+        pretrained: The model's folder or hub name, as in ``lm_eval --model_args pretrained=...``.
+        **_: What else lm-eval passes.
+
+    Returns:
+        The rows as the split ``train``, the one that the tasks name.
+
+    Raises:
+        ValueError: It is no facts model, or one without such facts.
+    """
+    from datasets import Dataset
+    from transformers import AutoConfig
+
+    from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY
+    from retainfirst.tasks.facts import FactsConfig, facts_parts
+
+    stored = getattr(AutoConfig.from_pretrained(pretrained), FACTS_CONFIG_KEY, None)
+    rows = facts_parts(FactsConfig(**stored)).get(part) if stored else None
+    if rows is None:
+        raise ValueError(f"{pretrained} has no facts of the kind {part!r}: it is no facts model, or one without them.")
+    return {"train": Dataset.from_list([dict(row) for row in rows])}
 
 
 def _map(dataset: Any, convert: Any) -> Any:

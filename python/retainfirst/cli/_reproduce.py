@@ -1,0 +1,140 @@
+"""``retainfirst reproduce``: the paper's tables on a small model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from retainfirst.errors import RetainFirstError, did_you_mean
+
+if TYPE_CHECKING:
+    from retainfirst.reproduce import Tier
+
+__all__ = ["reproduce"]
+
+Option = typer.Option
+_TIERS = ("quick", "full", "smollm2")
+
+
+def reproduce(
+    output: Annotated[Path, Option(help="Output folder: new, empty, or that of a run to go on with.")],
+    tier: Annotated[
+        str,
+        Option(help="quick: minutes, one seed; full: all rules, sweeps and seeds; smollm2: a real small model, hours."),
+    ] = "quick",
+    seeds: Annotated[
+        str | None, Option(help="Fresh seeds to report on, with commas between, such as 300,301. Default: the tier's.")
+    ] = None,
+    only: Annotated[
+        str | None, Option(help="Run only these objectives and rules, with commas between, such as ga,sum,sago.")
+    ] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Processes, each with one thread. Default: 2.")] = None,
+    budget: Annotated[
+        float | None, Option(help="Minutes for the smollm2 tier; below 90 a smaller size is run. Default: 150.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        Option(help="For smollm2: folder or hub name of the model to teach. Default: SmolLM2-135M from PyPI."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, Option(help="For smollm2: folder with the local files of TOFU and ARC, instead of the hub.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the summary as JSON instead of the table.")] = False,
+) -> None:
+    """Compare the rules at equal forgetting, beside the paper's numbers.
+
+    The output folder gets results.json (everything), report.md, and report.html with the figures. A run that was interrupted,
+    or gets more seeds, goes on where it stopped: give the same command again.
+
+    Examples:
+
+        retainfirst reproduce --output outputs/quick
+
+        retainfirst reproduce --tier full --output outputs/full
+
+        retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 300,301,302
+
+        retainfirst reproduce --tier smollm2 --output outputs/smollm2 --budget 30
+    """  # noqa: D412 - the command's help text, not Google sections
+    from retainfirst.reproduce import reproduce as run
+
+    chosen = _tier(tier, seeds, {"minutes": budget, "model": model, "data_dir": data_dir})
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    bars = Progress(TextColumn("{task.description:<17}"), *columns, console=Console(file=sys.stderr), transient=True)
+    tasks: dict[str, Any] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if total and what not in tasks:
+            bars.start()
+            tasks[what] = bars.add_task(what, total=total)
+        if total:
+            bars.update(tasks[what], completed=done)
+
+    try:
+        results = run(chosen, output, jobs=jobs, only=_names(only), command=_command(), progress=progress)
+    except KeyboardInterrupt:
+        kept = f"interrupted; what is finished is kept in {output}: give the same command again"
+        Console(stderr=True, soft_wrap=True).print(kept, highlight=False)
+        raise typer.Exit(130) from None
+    finally:
+        if tasks:  # stopping what was not started prints an empty line
+            bars.stop()
+    if as_json:
+        print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
+    else:
+        _show(results, output)
+
+
+def _tier(name: str, seeds: str | None, options: dict[str, Any]) -> Tier:
+    from retainfirst.reproduce import FULL, QUICK, SmolTier
+
+    if name not in _TIERS:
+        raise RetainFirstError(f"Unknown tier {name!r}. {did_you_mean(name, _TIERS)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    if given and name != "smollm2":
+        raise RetainFirstError(f"--budget, --model and --data-dir belong to the tier smollm2, not to {name}.")
+    tier: Tier = SmolTier(**given) if name == "smollm2" else {"quick": QUICK, "full": FULL}[name]
+    if seeds is None:
+        return tier
+    try:
+        wanted = [int(seed) for seed in _names(seeds)]
+    except ValueError as error:
+        raise RetainFirstError(f"--seeds needs whole numbers with commas between, found {seeds!r}.") from error
+    if not wanted or min(wanted) < 0:
+        raise RetainFirstError(f"--seeds needs at least one number, none below 0, found {seeds!r}.")
+    return tier.with_seeds(dict.fromkeys(wanted))
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _command() -> str:
+    return shlex.join(["retainfirst", *sys.argv[1:]])
+
+
+def _show(results: dict[str, Any], output: Path) -> None:
+    from retainfirst.reproduce.agreement import verdicts
+    from retainfirst.reproduce.tables import terminal_table
+
+    console = Console()
+    found = terminal_table(results)
+    table = Table(title=found.title)
+    for index, column in enumerate(found.columns):
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
+    for row in found.rows:
+        table.add_row(*row)
+    console.print(table)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
+    console.print(f"The paper's claims here: {counts or 'none could be judged'}.", highlight=False)
+    console.print(
+        f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False
+    )

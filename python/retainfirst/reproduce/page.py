@@ -1,0 +1,58 @@
+"""Put a run's tables into a page that people read.
+
+The page has a line ``<!-- begin TIER -->`` and one ``<!-- end TIER -->``; what stands between them is replaced::
+
+    python -m retainfirst.reproduce.page docs/reproduction.md outputs/full/results.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.reproduce.markdown import render_markdown
+
+__all__ = ["insert"]
+
+
+def insert(page: str, results: Mapping[str, Any]) -> str:
+    """Return a page with a run's report in its place.
+
+    Args:
+        page: The page's text.
+        results: What ``results.json`` holds.
+
+    Raises:
+        RetainFirstError: The page has no place for the run's tier.
+    """
+    begin, end = (f"<!-- {word} {results['tier']} -->\n" for word in ("begin", "end"))
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise RetainFirstError(
+            f"The page has no place for the tier {results['tier']}: lines {begin.strip()} and {end.strip()}."
+        )
+    _, _, report = render_markdown(results).partition("\n\n")  # without the page's own title
+    return before + begin + "\n" + re.sub(r"(?m)^## ", "### ", report).strip() + "\n\n" + end + after
+
+
+def main(page: Path, results: list[Path]) -> None:
+    """Put the tables of runs into a page.
+
+    Args:
+        page: The page to change.
+        results: Files named results.json.
+    """
+    for file in results:
+        text = insert(page.read_text(encoding="utf-8"), json.loads(file.read_text(encoding="utf-8")))
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

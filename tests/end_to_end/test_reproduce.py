@@ -1,0 +1,281 @@
+"""``retainfirst reproduce`` at a reduced size: a whole run, resuming, interruption, and what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import retainfirst.reproduce.run as run_module
+from retainfirst.cli import main
+from retainfirst.errors import MissingDependency, RetainFirstError
+from retainfirst.reproduce import QUICK, SmolTier, path, reproduce, workers
+from retainfirst.reproduce.design import Cell, Sizes
+from retainfirst.reproduce.path import run_cell
+from retainfirst.reproduce.store import Store, write_whole
+
+pytest.importorskip("lm_eval")
+pytest.importorskip("matplotlib")
+
+SMALL = replace(QUICK, seeds=(0,), sizes=Sizes(max_steps=60, relearn_rows=6, relearn_steps=3), people=6, hidden_size=64)
+ONE = ("ga", "sago")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETAINFIRST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+    workers._bench.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The reduced quick tier, by two processes."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    reproduce(SMALL, folder, jobs=2, command="retainfirst reproduce --output out")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    return json.loads((finished / "results.json").read_text())
+
+
+def strip_times(value):
+    """Everything but what the clock says."""
+    if isinstance(value, dict):
+        return {key: strip_times(item) for key, item in value.items() if key not in ("seconds", "date", "wall_seconds")}
+    return [strip_times(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_files_are_complete(finished, results):
+    assert {path.name for path in finished.iterdir()} == {
+        "run.json",
+        "cells",
+        "results.json",
+        "report.md",
+        "report.html",
+    }
+    assert len(list((finished / "cells").iterdir())) == len(results["cells"]) == results["planned"] == 9
+    assert (results["tier"], results["seeds"]) == ("quick", [0])
+    assert {"torch", "transformers", "python", "retainfirst"} <= set(results["versions"])
+    for cell in results["cells"]:
+        assert cell["objective"] in ("ga", "npo", "simnpo")
+        assert cell["combiner"] in ("sum", "pcgrad", "sago")
+        assert set(cell["retain_accuracy"]) == {"covered", "held_out", "unrelated"}
+        assert set(cell["cosines"]) == {"same_state", "own_path"}
+        assert -1 <= cell["cosines"]["same_state"]["cos_update_retain"] <= 1
+        assert cell["path"][0]["forget"] == 1.0
+        assert [point["step"] for point in cell["path"]] == list(range(0, 2 * len(cell["path"]), 2))
+
+
+def test_forgetting_is_reached_and_results_are_compared_there(results):
+    cells = {(cell["objective"], cell["rule"]): cell for cell in results["cells"]}
+    for rule in ("sum", "pcgrad", "sago"):
+        cell = cells["ga", rule]
+        assert cell["reached"]
+        assert cell["forget_accuracy"] == pytest.approx(0.30)
+        assert cell["path"][-1]["forget"] <= 0.30
+    naive, sago = (cells["ga", rule]["retain_accuracy"]["covered"] for rule in ("sum", "sago"))
+    assert sago >= naive - 0.05
+
+
+def test_the_paths_own_scores_are_lm_evals(results):
+    assert results["lm_eval_difference"] == 0.0
+    for cell in results["cells"]:
+        assert len(cell["lm_eval"]["end"]) == 5
+
+
+def test_the_reports_show_every_method_and_need_nothing_else(finished, results):
+    text, page = (finished / "report.md").read_text(), (finished / "report.html").read_text()
+    for name in ("GA + GD", "NPO + GD", "SimNPO + GD", "naive (sum)", "PCGrad", "SAGO"):
+        assert name in text
+        assert name in page
+    assert "96 %" in text, "the paper's own numbers stand beside ours"
+    assert "retainfirst reproduce --output out" in text
+    assert page.count("<svg") == 3
+    for outside in ("<script", "<link", "src=", "@import"):
+        assert outside not in page
+    covered = next(cell for cell in results["cells"] if (cell["objective"], cell["rule"]) == ("ga", "sum"))
+    assert f"| {covered['retain_accuracy']['covered']:.3f} |" in text
+
+
+def test_results_depend_on_seed_and_settings_alone(finished, results, tmp_path):
+    threads = torch.get_num_threads()
+    again = reproduce(SMALL, tmp_path / "again", jobs=1, only=ONE)
+    assert torch.get_num_threads() == threads
+    [cell] = again["cells"]
+    [before] = [one for one in results["cells"] if (one["objective"], one["rule"]) == ONE]
+    assert cell["cosines"]["same_state"] is None, "the naive cell, from which these come, was not run again"
+    assert strip_times(cell["path"]) == strip_times(before["path"])
+    assert cell["relearning"] == before["relearning"]
+
+
+def test_a_run_goes_on_where_it_stopped(finished, results, tmp_path, monkeypatch):
+    """Ctrl-C in the second cell: the first one is kept, nothing half written stays, and only the rest is run later."""
+    done = []
+
+    def interrupt(cell, *arguments):
+        if done:
+            (tmp_path / "out" / "cells" / ".draft.json.1.part").write_text("{")
+            raise KeyboardInterrupt
+        done.append(cell)
+        return stored(cell)
+
+    def stored(cell, *_):
+        return json.loads((finished / "cells" / f"{cell.id}.json").read_text())["results"]
+
+    monkeypatch.setattr(workers, "run_cell", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(SMALL, tmp_path / "out", jobs=1)
+    assert [path.name for path in (tmp_path / "out" / "cells").glob("*.json")] == [f"{done[0].id}.json"]
+    assert not (tmp_path / "out" / "results.json").exists()
+
+    run, seen = [], []
+    monkeypatch.setattr(workers, "run_cell", lambda cell, *_: run.append(cell) or stored(cell))
+    reproduce(SMALL, tmp_path / "out", jobs=1, progress=lambda *at: seen.append(at))
+    assert len(run) == 8
+    assert done[0] not in run
+    assert seen[0] == ("choosing settings", 0, 0)
+    assert (seen[1], seen[-1]) == (("runs", 1, 9), ("runs", 9, 9))
+    assert not list((tmp_path / "out").rglob("*.part"))
+    new = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert new["cells"] == results["cells"]
+    assert new["comparisons"] == results["comparisons"]
+
+
+def test_a_damaged_cell_is_run_again(tmp_path):
+    store = Store(tmp_path / "out", {"tier": "quick"})
+    cell = Cell("facts", "ga", "sum", 4.0, 3e-4, 100)
+    assert store.read(cell) is None
+    store.write(cell, {"path": [float("nan"), 0.12345678]})
+    assert store.read(cell) == {"path": [None, 0.123457]}
+    store.path(cell).write_text(store.path(cell).read_text()[:-9])
+    assert store.read(cell) is None
+    store.write(replace(cell, seed=101), {})
+    store.path(replace(cell, seed=101)).replace(store.path(cell))
+    assert store.read(cell) is None, "another cell's file"
+
+
+def test_a_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    cell, sizes = Cell("facts", "npo", "sum", 4.0, 3e-4, 0), replace(SMALL.sizes, max_steps=8)
+    bench, train = SMALL.bench("facts", 0, tmp_path), path._train
+    monkeypatch.setattr(bench, "judge", lambda _: {})
+    whole = run_cell(cell, bench, sizes)
+
+    run_cell(cell, bench, replace(sizes, max_steps=4), tmp_path / "state.pt")
+    steps = []
+    monkeypatch.setattr(path, "_train", lambda *found: steps.append(1) or train(*found))
+    assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole)
+    assert len(steps) == 4, "only the rest"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:5000])
+    assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole), (
+        "damaged: from the start"
+    )
+
+
+def test_cells_beyond_the_budget_are_not_begun(finished, tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def hour(cell, *_):
+        clock[0] += 3600
+        return json.loads((finished / "cells" / f"{cell.id}.json").read_text())["results"]
+
+    monkeypatch.setattr(workers, "run_cell", hour)
+    monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
+    found = reproduce(replace(SMALL, minutes=150.0), tmp_path / "out", jobs=1)
+    assert (len(found["cells"]), found["planned"]) == (2, 9), "a third one would end at 180 minutes"
+    assert "2 of 9" in (tmp_path / "out" / "report.md").read_text()
+    found = reproduce(replace(SMALL, minutes=150.0), tmp_path / "out", jobs=1)
+    assert len(found["cells"]) == 4
+
+
+def refused(monkeypatch, capsys, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["retainfirst", "reproduce", *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--tier", "quik"), "Did you mean 'quick'"),
+        (("--only", "ga,sagoo"), "Did you mean 'sago'"),
+        (("--seeds", "1,two"), "whole numbers"),
+        (("--seeds", ","), "at least one"),
+        (("--tier", "full", "--seeds", "0,100"), "found [0] in both"),
+        (("--budget", "15"), "belong to the tier smollm2"),
+        (("--tier", "smollm2", "--budget", "0"), "above 0"),
+    ],
+)
+def test_bad_use(monkeypatch, capsys, tmp_path, arguments, text):
+    assert text in refused(monkeypatch, capsys, "--output", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_folders_of_something_else_are_refused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert "holds other files" in refused(monkeypatch, capsys, "--output", tmp_path / "mine")
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(monkeypatch, capsys, "--output", tmp_path / "file")
+    write_whole(tmp_path / "run.json", {"tier": "full"})
+    assert "is of another run: " in refused(monkeypatch, capsys, "--output", tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    assert "is damaged" in refused(monkeypatch, capsys, "--output", tmp_path)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("lm_eval", "eval"), ("matplotlib", "plot"), ("transformers", "hf")])
+def test_a_missing_library_is_named_before_anything_is_run(monkeypatch, tmp_path, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(run_module, "run_all", lambda *_: pytest.fail("began to run"))
+    with pytest.raises(MissingDependency, match=rf"retainfirst\[{extra}\]"):
+        reproduce(SMALL, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RetainFirstError, match="No space left on device"):
+        write_whole(tmp_path / "results.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_is_told(tmp_path, monkeypatch):
+    class Broken:
+        def __init__(self, *_, **__):
+            pass
+
+        def submit(self, *_):
+            raise workers.BrokenProcessPool
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Broken)
+    with pytest.raises(RetainFirstError, match="fewer --jobs"):
+        reproduce(SMALL, tmp_path / "out", jobs=2)
+
+
+def test_more_seeds_go_into_the_same_folder_and_other_sizes_do_not(finished, tmp_path):
+    identity = json.loads((finished / "run.json").read_text())
+    versions = identity.pop("versions")
+    assert SMALL.with_seeds([7, 8]).identity() == identity
+    with pytest.raises(RetainFirstError, match="people was 6, is 7"):
+        Store(finished, {**replace(SMALL, people=7).identity(), "versions": versions})
+    assert SmolTier(minutes=20).identity() != SmolTier(minutes=150).identity()
