@@ -46,11 +46,15 @@ class Framework:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return json.loads(answer.read_text())
 
+    @property
+    def programs(self) -> str:
+        """Where programs are looked for: beside that Python first."""
+        return f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
+
     def call(self, *arguments: str) -> Done:
         paths = [ROOT / "plugin/src", ROOT / "python", HERE.parent]
-        programs = f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | {
-            "PATH": programs, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": self.programs, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1",
             "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.workspace / "cache"),
             "TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HYDRA_FULL_ERROR": "1",
             "OMP_NUM_THREADS": "1",
