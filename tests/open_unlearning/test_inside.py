@@ -73,4 +73,4 @@ def test_a_trainer_to_come_needs_no_change_here(framework):
     assert found["Later"]["combiner"] == "sago"
     assert any("cos_update_retain" in log for log in found["Later"]["logs"])
     assert "the loss of Odd cannot be split" in found["Odd"]["error"]
-    assert "does not call compute_retain_loss" in found["Odd"]["error"]
+    assert "is not seen to call compute_retain_loss" in found["Odd"]["error"]
