@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -65,6 +66,20 @@ def _ended(process: subprocess.Popen) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+@cache
+def found(script: str, world: int) -> list[dict]:
+    """As :func:`run`, once for all tests of a script."""
+    return run(script, world)
+
+
+def results(script: str, world: int, name: str) -> list[dict]:
+    """Return what each rank found in a case; an exception in one of them fails the test with its traceback."""
+    each = [rank[name] for rank in found(script, world)]
+    for result in each:
+        assert "raised" not in result, result["raised"]
+    return each
 
 
 def run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
 import ddp_cases
@@ -15,30 +13,17 @@ NAMES = {
 }
 
 
-@cache
-def found(world):
-    return processes.run("ddp_cases.py", world)
-
-
-def results(world, name):
-    """What each rank found; an exception in one of them fails the test with its traceback."""
-    each = [rank[name] for rank in found(world)]
-    for result in each:
-        assert "raised" not in result, result["raised"]
-    return each
-
-
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", NAMES["equal"])
 def test_equal_to_one_process(world, name):
-    for result in results(world, name):
+    for result in processes.results("ddp_cases.py", world, name):
         assert result["error"] <= 1e-12
         assert result.get("geometry", 0.0) <= 1e-12
 
 
 @pytest.mark.parametrize("name", NAMES["wrong"])
 def test_wrong_designs_are_caught(name):
-    assert min(result["error"] for result in results(2, name)) > 1e-3
+    assert min(result["error"] for result in processes.results("ddp_cases.py", 2, name)) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -51,12 +36,12 @@ def test_wrong_designs_are_caught(name):
     ],
 )
 def test_every_process_refuses(name, text):
-    assert all(text in result["refused"] for result in results(2, name))
+    assert all(text in result["refused"] for result in processes.results("ddp_cases.py", 2, name))
 
 
 @pytest.mark.parametrize("name", NAMES["sent"])
 def test_two_gradient_sets_are_sent_whatever_the_rule(name):
     """And a byte of flags a parameter and task, which in this tiny model is not negligible."""
-    for result in results(2, name):
+    for result in processes.results("ddp_cases.py", 2, name):
         assert result["bytes"] == 2 * result["plain"] + result["flags"]
         assert result["calls"] == 4

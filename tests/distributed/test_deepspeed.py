@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import cache
 
 import pytest
 
@@ -24,21 +23,9 @@ NAMES = {
 }
 
 
-@cache
-def found(script, world):
-    return processes.run(script, world)
-
-
-def results(name):
-    each = [rank[name] for rank in found("deepspeed_cases.py", 2)]
-    for result in each:
-        assert "raised" not in result, result["raised"]
-    return each
-
-
 @pytest.mark.parametrize("name", NAMES["equal"])
 def test_equal_to_one_process(name):
-    for result in results(name):
+    for result in processes.results("deepspeed_cases.py", 2, name):
         # float32: sums over rows, micro-batches and processes in another order, two steps of at most 0.01 an element.
         assert result["error"] <= 1e-6
         assert result["geometry"] <= 2e-6
@@ -46,7 +33,7 @@ def test_equal_to_one_process(name):
 
 @pytest.mark.parametrize("name", NAMES["bf16"])
 def test_bf16_trains_and_the_processes_agree(name):
-    first, second = results(name)
+    first, second = processes.results("deepspeed_cases.py", 2, name)
     assert first["changed"]
     assert first["sum"] == second["sum"]
     assert first["cosine"] == second["cosine"] > 0
@@ -61,12 +48,12 @@ def test_bf16_trains_and_the_processes_agree(name):
     ],
 )
 def test_every_process_refuses(name, text):
-    assert all(text in result["refused"] for result in results(name))
+    assert all(text in result["refused"] for result in processes.results("deepspeed_cases.py", 2, name))
 
 
 @pytest.mark.parametrize("name", hf_deepspeed_cases.CASES)
 def test_the_trainer_on_two_processes_trains_as_on_one(name):
-    [one], two = ([rank[name] for rank in found("hf_deepspeed_cases.py", world)] for world in (1, 2))
+    [one], two = ([rank[name] for rank in processes.found("hf_deepspeed_cases.py", world)] for world in (1, 2))
     for result in (one, *two):
         assert "raised" not in result, result["raised"]
     for result in two:

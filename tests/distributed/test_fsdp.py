@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
 import fsdp_cases
@@ -13,34 +11,25 @@ WORLDS = (2, 3)
 NAMES = {kind: [name for name in fsdp_cases.CASES if name.startswith(kind)] for kind in ("equal", "calls")}
 
 
-@cache
-def found(world):
-    return processes.run("fsdp_cases.py", world)
-
-
-def results(world, name):
-    each = [rank[name] for rank in found(world)]
-    for result in each:
-        assert "raised" not in result, result["raised"]
-    return each
-
-
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", NAMES["equal"])
 def test_equal_to_one_process(world, name):
-    for result in results(world, name):
+    for result in processes.results("fsdp_cases.py", world, name):
         assert result["error"] <= 1e-12
         assert result["geometry"] <= 1e-12
 
 
 def test_a_wrong_design_is_caught():
-    assert min(result["error"] for result in results(2, "wrong, deferred and interleaved")) > 1e-3
+    assert (
+        min(result["error"] for result in processes.results("fsdp_cases.py", 2, "wrong, deferred and interleaved"))
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", NAMES["calls"])
 def test_a_combination_makes_no_call_or_one(name):
     expected = [] if "sago" in name else ["all_gather_into_tensor"]
-    assert all(result["calls"] == expected for result in results(2, name))
+    assert all(result["calls"] == expected for result in processes.results("fsdp_cases.py", 2, name))
 
 
 @pytest.mark.parametrize(
@@ -48,4 +37,4 @@ def test_a_combination_makes_no_call_or_one(name):
     [("refused, use_orig_params", "set it to True"), ("refused, not sharded", "to the whole model last")],
 )
 def test_every_process_refuses(name, text):
-    assert all(text in result["refused"] for result in results(2, name))
+    assert all(text in result["refused"] for result in processes.results("fsdp_cases.py", 2, name))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
 import hf_cases
@@ -12,14 +10,9 @@ import processes
 NUMBERS = ("forget_loss", "retain_loss", "grad_norm", "cos_update_retain", "norm_update")
 
 
-@cache
-def found(world):
-    return processes.run("hf_cases.py", world)
-
-
 @pytest.mark.parametrize("name", hf_cases.CASES)
 def test_two_processes_train_as_one(name):
-    [one], two = ([rank[name] for rank in found(world)] for world in (1, 2))
+    [one], two = ([rank[name] for rank in processes.found("hf_cases.py", world)] for world in (1, 2))
     for result in (one, *two):
         assert "raised" not in result, result["raised"]
     assert len(one["parameters"]) > 20_000
@@ -33,6 +26,6 @@ def test_two_processes_train_as_one(name):
 
 
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does():
-    for rank in found(2):
+    for rank in processes.found("hf_cases.py", 2):
         assert "raised" not in rank["resumed"], rank["resumed"]
         assert rank["resumed"] == {"equal": True, "step": 4}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
 import precision_cases
@@ -14,21 +12,9 @@ NAMES = {
 }
 
 
-@cache
-def found():
-    return processes.run("precision_cases.py", 2)
-
-
-def results(name):
-    each = [rank[name] for rank in found()]
-    for result in each:
-        assert "raised" not in result, result["raised"]
-    return each
-
-
 @pytest.mark.parametrize("name", NAMES["near"])
 def test_narrow_formats_go_the_same_way_and_the_processes_agree(name):
-    for result in results(name):
+    for result in processes.results("precision_cases.py", 2, name):
         assert result["agree"]
         # Adam takes a step of full length also where rounding turns the sign of a small gradient: a few of all coordinates.
         # Without the update, or with the opposite one, it would be 1 or 2.
@@ -37,7 +23,7 @@ def test_narrow_formats_go_the_same_way_and_the_processes_agree(name):
 
 @pytest.mark.parametrize("name", NAMES["scaled"])
 def test_infinity_on_one_process_skips_the_step_on_all_and_lowers_the_scale(name):
-    for result in results(name):
+    for result in processes.results("precision_cases.py", 2, name):
         assert result["scales"] == [512.0, 512.0]
         assert result["moved"] == [False, True]
 
@@ -45,6 +31,6 @@ def test_infinity_on_one_process_skips_the_step_on_all_and_lowers_the_scale(name
 @pytest.mark.parametrize("name", NAMES["broken"])
 def test_the_check_names_parameter_and_task_on_every_process(name):
     task = name.split()[-1]
-    for result in results(name):
+    for result in processes.results("precision_cases.py", 2, name):
         assert f"embedding.weight: the {task} gradient holds NaN or infinity" in result["refused"]
         assert result["left"] == []
