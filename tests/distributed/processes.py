@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -20,10 +21,7 @@ def start(
     script: str, world: int, folder: Path, *arguments: str, env: dict[str, str] | None = None
 ) -> list[subprocess.Popen]:
     """Start ``python script folder arguments...`` once a rank, as torchrun would."""
-    processes = []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    processes, port = [], _free_port()
     for rank in range(world):
         variables = {
             **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
@@ -34,6 +32,15 @@ def start(
         command = [sys.executable, str(HERE / script), str(folder), *arguments]
         processes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=folder))
     return processes
+
+
+def _free_port() -> int:
+    """Below the ports that the system hands out by itself, so that no connection of another program takes it in between."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RuntimeError("no free port from 20000 to 32000")
 
 
 def wait(processes: list[subprocess.Popen], timeout: float = TIMEOUT) -> list[int]:
