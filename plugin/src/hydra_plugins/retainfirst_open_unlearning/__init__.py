@@ -12,9 +12,8 @@ class RetainFirstSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra once, before it reads any config."""
         framework = sys.modules.get("trainer")
-        registry = getattr(framework, "__dict__", {}).get(
-            "TRAINER_REGISTRY"
-        )  # without running any code of the module's
+        # Not by getattr, which may run code of a module that is not the framework's.
+        registry = getattr(framework, "__dict__", {}).get("TRAINER_REGISTRY")
         if isinstance(registry, dict) and "GradDiff" in registry:
             from retainfirst_open_unlearning.register import register
 
