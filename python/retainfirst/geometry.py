@@ -49,6 +49,16 @@ class Geometry:
         """
         self._table, self._index, self._names, self._reduce = table, index, tuple(names), reduce
 
+    @staticmethod
+    def join(parts: Sequence[Geometry]) -> Geometry:
+        """Return the geometry of several combinations, of different parameters in one process, as of one."""
+        index, names = [], list[str]()
+        for part in parts:
+            index.append(part._index + len(names))
+            names += part._names
+        device = parts[0]._table.device
+        return Geometry(torch.cat([p._whole().to(device) for p in parts]), torch.cat(index).to(device), names)
+
     def all_reduce(self) -> Geometry:
         """Add up what the processes measured, where gradients are sharded; every process must call it, and may again.
 

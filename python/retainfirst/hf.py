@@ -42,6 +42,8 @@ class TwoTaskTraining:
         *args: For the trainer.
         combiner: A combiner, or a name with ``combiner_options``.
         combiner_options: ``alpha``, ``gamma``, ``scope``; only with a name.
+        offload: As in :class:`~retainfirst.TwoTaskStep`: ``"cpu"`` lets a gradient set wait in the host's memory.
+        stream: As there: combine during the retain pass; without gradient accumulation.
         **kwargs: For the trainer.
 
     Raises:
@@ -55,11 +57,19 @@ class TwoTaskTraining:
         *args: Any,
         combiner: str | Combiner = "sago",
         combiner_options: Mapping[str, Any] | None = None,
+        offload: Literal["cpu"] | None = None,
+        stream: bool = False,
         **kwargs: Any,
     ) -> None:
         self.combiner = resolve(combiner, **(combiner_options or {}))
+        self._memory: dict[str, Any] = {"offload": offload, "stream": stream}
         super().__init__(*args, **kwargs)
         me: Any = self
+        if stream and me.args.gradient_accumulation_steps > 1:
+            raise RetainFirstError(
+                f"{type(self).__name__}: stream=True combines during the retain pass, so that a step is one micro-batch; set"
+                ' gradient_accumulation_steps=1, or use offload="cpu" to save memory'
+            )
         optim = str(getattr(me.args.optim, "value", me.args.optim))
         if "lomo" in optim or "layerwise" in optim:
             raise RetainFirstError(
@@ -94,7 +104,8 @@ class TwoTaskTraining:
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
         if self._two_task_step is None:
-            self._two_task_step = TwoTaskStep(model, self.combiner, trained=self._in_optimizer(model))
+            trained = self._in_optimizer(model)
+            self._two_task_step = TwoTaskStep(model, self.combiner, trained=trained, **self._memory)
         step = self._two_task_step
         compute_forget, compute_retain = self.task_losses()
         last = self._about_to_step()
@@ -213,7 +224,7 @@ class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore
         retain_loss: ``"nll"`` or ``"kl"``.
         objective_options: Keyword arguments for the forget objective: ``beta``, ``delta``, ``reference``.
         retain_options: Keyword arguments for the retain objective: ``reference``.
-        **kwargs: ``combiner``, ``combiner_options``, and all that ``transformers.Trainer`` takes.
+        **kwargs: ``combiner``, ``combiner_options``, ``offload``, ``stream``, and all that ``transformers.Trainer`` takes.
 
     Raises:
         RetainFirstError: An unknown objective, or one that lacks what it needs.

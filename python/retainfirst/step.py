@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from retainfirst._named import by_name
+from retainfirst._streaming import Streaming
 from retainfirst.combiners import Combiner, Sum, check_pair, resolve
-from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
+from retainfirst.engines import Engine, Gradients, HostMemory, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 
@@ -41,13 +43,21 @@ class TwoTaskStep:
         combiner: A combiner, or a name with its ``options``.
         trained: The parameters that the optimiser changes, where these are not all that require a gradient. The others take no
             part in the rule and its geometry, and their ``.grad`` is the weighted sum, for what looks at it (clipping, for one).
+        offload: ``"cpu"``: the task whose passes do not run waits in the memory of the host (pinned, for a GPU), and is brought
+            back one parameter at a time to be combined; no gradient set is then held on the device beyond what plain training
+            holds, for one copy of a gradient set each way, and two more for each further micro-batch. For a model on the CPU
+            nothing changes.
+        stream: Combine each group of the rule's scope as soon as the retain pass has reached all of it, and free its forget
+            gradient there and then. One gradient set is held in all, as in plain training. It needs one process, the forget
+            passes first, one backward pass of the retain loss a step, and a scope below ``"global"``.
         check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity. Costs a wait
             for the device at each step. Without it such values show in the update, as a loss scaler expects.
         **options: ``alpha``, ``gamma``, ``scope``, ``aggregator``; only with a name.
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: Nothing to train, or a model that is distributed in a way that is not supported.
+        RetainFirstError: Nothing to train, a model that is distributed in a way that is not supported, or ``offload`` or
+            ``stream`` where it cannot work.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -67,16 +77,28 @@ class TwoTaskStep:
         combiner: str | Combiner = "sago",
         *,
         trained: Iterable[nn.Parameter] | None = None,
+        offload: Literal["cpu"] | None = None,
+        stream: bool = False,
         check_finite: bool = False,
         **options: Any,
     ) -> None:
         self.combiner = resolve(combiner, **options)
         self.check_finite = check_finite
+        if offload not in (None, "cpu"):
+            raise RetainFirstError(f'TwoTaskStep: offload must be "cpu" or None, not {offload!r}')
+        self._host = HostMemory() if offload == "cpu" else None
+        self._stream = stream
+        if stream and getattr(self.combiner, "scope", None) == "global":
+            raise RetainFirstError(
+                f"TwoTaskStep: {self.combiner.name} with scope 'global' needs the whole gradient before it can combine any of it,"
+                " so that stream=True would save nothing; choose another scope, or leave stream out"
+            )
         self._trained = None if trained is None else set(trained)
-        self._source = model if isinstance(model, nn.Module) else _named(model)
+        self._source = model if isinstance(model, nn.Module) else by_name(model)
         self._started = False
         self._gradients: dict[str, Gradients] = {}
         self._averaging: dict[str, Callable[[], Gradients]] = {}
+        self._streaming: Streaming | None = None
         self._open: str | None = None
         self._engine = self._find_engine()
         self._first = True
@@ -111,25 +133,24 @@ class TwoTaskStep:
             self._start()
         self._refuse_stale()
         forget, retain = self._averages()
+        streaming, self._streaming = self._streaming, None
         self.reset()
         for task, gradients in (("forget", forget), ("retain", retain)):
-            if not gradients:
+            if not gradients and not (streaming and streaming.names):
                 raise RetainFirstError(
                     f"combine(): no {task} gradient was collected in this step; run loss.backward() inside `with step.{task}():`"
                 )
-        names = [name for name in self._engine.parameters if name in forget or name in retain]
-        for name in names:
-            if name not in retain:
-                retain[name] = torch.zeros_like(forget[name])
-            elif name not in forget:
-                forget[name] = torch.zeros_like(retain[name])
-            check_pair(self.combiner.name, name, forget[name], retain[name])
-        parameters = self._engine.parameters
-        trained = [name for name in names if self._trained is None or parameters[name] in self._trained]
+        if self._host is not None:
+            self._host.swap("forget", forget, retain, self._engine.parameters)
+        done = streaming.names if streaming else []
+        left = (forget.keys() | retain.keys()).difference(done)
+        trained, others = self._split(name for name in self._engine.parameters if name in left)
         geometry = self._combine_(self.combiner, trained, forget, retain)
-        if self._trained is not None and len(trained) < len(names):
-            others = [name for name in names if parameters[name] not in self._trained]
-            self._combine_(Sum(self.combiner.alpha, self.combiner.gamma), others, forget, retain)
+        if others:
+            self._combine_(self._plain(), others, forget, retain)
+        if streaming:
+            geometry = Geometry.join([*streaming.geometries, geometry])
+            trained = self._split(done)[0] + trained
         if self.check_finite:
             _check_finite(geometry.all_reduce(), trained)
         self._engine.write(retain)
@@ -137,7 +158,7 @@ class TwoTaskStep:
 
     def reset(self) -> None:
         """Discard what the blocks of the current step have collected."""
-        self._started, self._gradients, self._averaging = False, {}, {}
+        self._started, self._gradients, self._averaging, self._streaming = False, {}, {}, None
 
     def _start(self) -> None:
         """Look up what is trained now: a model may be unfrozen or given adapters between two steps."""
@@ -156,9 +177,12 @@ class TwoTaskStep:
         if task in self._averaging:
             raise RetainFirstError(f"{task}(): a block of this step was the last one already, as its last=True said")
         collected = self._gradients.setdefault(task, {})
+        streaming = self._start_streaming(task) if self._stream else None
         self._open = task
         try:
-            with self._engine.block(task, collected):
+            if self._host is not None:
+                self._make_room(task, self._host)
+            with self._engine.block(task, collected), streaming.running() if streaming else nullcontext():
                 yield
             if last:
                 self._averaging[task] = self._engine.average(collected)
@@ -179,9 +203,60 @@ class TwoTaskStep:
             self.reset()
             raise
 
+    def _make_room(self, task: str, host: HostMemory) -> None:
+        """Send the other task's gradients to the host before this task's passes."""
+        [other] = {*_TASKS} - {task}
+        leaving = self._gradients.get(other, {})
+        if other in self._averaging:
+            leaving = self._gradients[other] = self._averaging[other]()
+            self._averaging[other] = lambda: leaving
+        host.swap(other, leaving, self._gradients[task], self._engine.parameters)
+
+    def _start_streaming(self, task: str) -> Streaming | None:
+        if task == "forget":
+            if "retain" in self._gradients:
+                raise RetainFirstError(
+                    "forget(): with stream=True the forget passes of a step come before its retain pass"
+                )
+            return None
+        if self._streaming is not None or not self._gradients.get("forget"):
+            problem = "once a step" if self._streaming else "after the forget passes"
+            raise RetainFirstError(f"retain(): with stream=True this block comes {problem}")
+        trained, others = self._split(self._engine.parameters)
+        groups = [[trained[i] for i in group] for group in self.combiner.group(trained).values()]
+
+        def combine(names: list[str], forget: Gradients, retain: Gradients) -> Geometry | None:
+            if self._split(names)[0]:
+                return self._combine_(self.combiner, names, forget, retain)
+            self._combine_(self._plain(), names, forget, retain)
+            return None
+
+        groups += [[name] for name in others]
+        self._streaming = Streaming(self._engine.parameters, groups, self._gradients["forget"], combine)
+        return self._streaming
+
     def _combine_(self, rule: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
+        """Combine parameters, each reached by one task at least; the update goes into ``retain``."""
+        for name in names:
+            if name not in retain:
+                retain[name] = torch.zeros_like(forget[name], device=self._engine.parameters[name].device)
+            elif name not in forget:
+                forget[name] = torch.zeros_like(retain[name])
+            check_pair(rule.name, name, forget[name], retain[name], same_device=self._host is None)
         mine = [forget[name] for name in names], [retain[name] for name in names]
         return rule.combine_named_(*mine, rule.group(names), self._engine.reduce)
+
+    def _plain(self) -> Combiner:
+        return Sum(self.combiner.alpha, self.combiner.gamma)
+
+    def _split(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Split names into those that the optimiser changes and the others."""
+        trained: list[str] = []
+        others: list[str] = []
+        for name in names:
+            mine = self._trained is None or self._engine.parameters[name] in self._trained
+            (trained if mine else others).append(name)
+        return trained, others
 
     def _refuse_open(self, call: str) -> None:
         if self._open is not None:
@@ -198,7 +273,13 @@ class TwoTaskStep:
             )
 
     def _find_engine(self) -> Engine:
-        return find_engine(self._source if isinstance(self._source, nn.Module) else None, self._trainable())
+        engine = find_engine(self._source if isinstance(self._source, nn.Module) else None, self._trainable())
+        if self._stream and type(engine) is not Engine:
+            raise RetainFirstError(
+                f"TwoTaskStep: stream=True works in one process; {type(engine).__name__} averages over several, which must come"
+                ' first; use offload="cpu" to save memory'
+            )
+        return engine
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         source = self._source
@@ -207,34 +288,6 @@ class TwoTaskStep:
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
         return trainable
-
-
-def _named(
-    parameters: Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
-) -> dict[str, nn.Parameter]:
-    """Name parameters that came without names by their position; one that comes twice (tied weights) counts once."""
-    wanted = "give a model, its parameters() or its named_parameters()"
-    try:
-        items = list(parameters)
-    except TypeError as error:
-        raise RetainFirstError(
-            f"TwoTaskStep: {parameters!r} is neither a model nor a list of parameters; {wanted}"
-        ) from error
-    named: dict[str, nn.Parameter] = {}
-    seen: set[nn.Parameter] = set()
-    for i, item in enumerate(items):
-        name, parameter = item if isinstance(item, tuple) and len(item) == 2 else (f"parameter{i}", item)
-        if not isinstance(parameter, nn.Parameter):
-            raise RetainFirstError(f"TwoTaskStep: {parameter!r} is not a parameter; {wanted}")
-        if parameter in seen:
-            continue
-        if name in named:
-            raise RetainFirstError(
-                f"TwoTaskStep: two different parameters are named {name!r}; give each a name of its own"
-            )
-        seen.add(parameter)
-        named[name] = parameter
-    return named
 
 
 def _same(left: dict[str, nn.Parameter], right: dict[str, nn.Parameter]) -> bool:

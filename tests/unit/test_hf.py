@@ -51,7 +51,9 @@ class InOrder(TwoTaskTrainer):
 
 def train(folder, pairs, model=None, kind=InOrder, **options):
     ours = {
-        key: options.pop(key) for key in ("objective", "combiner", "combiner_options", "retain_loss") if key in options
+        key: options.pop(key)
+        for key in ("objective", "combiner", "combiner_options", "retain_loss", "offload", "stream")
+        if key in options
     }
     # Gradient ascent, since SimNPO and NPO saturate on a random model and would leave nothing to compare.
     ours.setdefault("objective", "ga")
@@ -101,6 +103,15 @@ def assert_same(left, right, exactly=False):
 def test_each_step_is_the_rule_on_the_two_gradients(tmp_path, pairs):
     trainer = train(tmp_path, pairs, num_train_epochs=1)
     assert_same(trainer.model, by_hand(pairs, [([i], 1) for i in range(ROWS)]))
+
+
+@pytest.mark.parametrize("options", [{"stream": True}, {"offload": "cpu"}, {"stream": True, "offload": "cpu"}])
+def test_ways_to_save_memory_change_no_bit(tmp_path, pairs, options):
+    plain = train(tmp_path, pairs, num_train_epochs=1, optim="adamw_torch", max_grad_norm=1.0)
+    other = train(tmp_path, pairs, num_train_epochs=1, optim="adamw_torch", max_grad_norm=1.0, **options)
+    assert other._two_task_step._stream == ("stream" in options)
+    assert (other._two_task_step._host is not None) == ("offload" in options)
+    assert_same(other.model, plain.model, exactly=True)
 
 
 def test_accumulation_averages_over_the_micro_batches(tmp_path, pairs):
@@ -252,6 +263,8 @@ def test_bad_use(tmp_path, pairs):
     ):
         with pytest.raises(rf.RetainFirstError, match=text):
             TwoTaskTrainer(model=tiny.tiny_llama(), args=arguments(tmp_path), train_dataset=pairs, **options)
+    with pytest.raises(rf.RetainFirstError, match="gradient_accumulation_steps=1"):
+        train(tmp_path, pairs, stream=True, gradient_accumulation_steps=2)
     with pytest.raises(rf.RetainFirstError, match="backward pass"):
         train(tmp_path, pairs, optim="lomo")
     with pytest.raises(rf.RetainFirstError, match="no 'retain' part"):

@@ -99,8 +99,8 @@ class Combiner(ABC):
         """As :meth:`combine_`, with named groups, for tensors that have been checked already.
 
         Args:
-            forget: See :meth:`combine_`.
-            retain: Likewise.
+            forget: See :meth:`combine_`; they may be on the CPU and ``retain`` elsewhere.
+            retain: See :meth:`combine_`.
             groups: Group name to indices.
             reduce: Adds up tables of moments over the processes that hold the other parts of these tensors.
         """
@@ -182,8 +182,17 @@ class ProjectionCombiner(Combiner):
         return table
 
 
-def check_pair(rule: str, name: str, forget: object, retain: object) -> tuple[Tensor, Tensor]:
+def check_pair(
+    rule: str, name: str, forget: object, retain: object, *, same_device: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return a pair of gradients, or refuse it if it cannot be combined.
+
+    Args:
+        rule: The rule, for the error.
+        name: The parameter, likewise.
+        forget: The forget gradient.
+        retain: The retain gradient.
+        same_device: Refuse two that are on different devices.
 
     Raises:
         ShapeMismatch: The shapes differ.
@@ -198,7 +207,7 @@ def check_pair(rule: str, name: str, forget: object, retain: object) -> tuple[Te
         raise DtypeMismatch(f"{rule}: {name}: forget is {forget.dtype}, retain {retain.dtype}; cast one of them")
     if forget.dtype not in _DTYPES:
         raise DtypeMismatch(f"{rule}: {name}: {forget.dtype} is unsupported; use float64, float32, float16 or bfloat16")
-    if forget.device != retain.device:
+    if same_device and forget.device != retain.device:
         raise DtypeMismatch(
             f"{rule}: {name}: forget is on {forget.device}, retain on {retain.device}; move one of them"
         )

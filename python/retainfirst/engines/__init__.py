@@ -6,6 +6,7 @@ signs and projections. Each engine says in its docstring where gradients live, w
 
 from retainfirst.engines._deepspeed import check_zero_config
 from retainfirst.engines._find import find_engine, named_parameters
+from retainfirst.engines._host import HostMemory
 from retainfirst.engines._local import Engine, Gradients
 
-__all__ = ["Engine", "Gradients", "check_zero_config", "find_engine", "named_parameters"]
+__all__ = ["Engine", "Gradients", "HostMemory", "check_zero_config", "find_engine", "named_parameters"]

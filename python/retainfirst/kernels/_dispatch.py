@@ -17,6 +17,8 @@ from retainfirst.kernels import _eager, _rust
 __all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
 
 BACKENDS = ("auto", "eager")
+# Bytes of forget gradients that are brought over from host memory at a time.
+_BROUGHT_OVER = 64 * 2**20
 _backend = os.environ.get("RETAINFIRST_BACKEND", "auto")
 
 
@@ -108,6 +110,8 @@ _Work = Callable[[ModuleType, Sequence[Tensor], Sequence[Tensor], Tensor], Tenso
 
 def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
     """Run ``work`` once for each backend, dtype and device among the tensors; put the rows back in order."""
+    if any(f.device != r.device for f, r in zip(forget, retain, strict=True)):
+        return _bring_over(forget, retain, work)
     parts: dict[tuple[bool, torch.dtype, torch.device], list[int]] = {}
     eager_only = _check_backend() == "eager"
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
@@ -122,6 +126,25 @@ def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -
         tables.append(work(_rust if in_rust else _eager, *part, torch.tensor(chosen)).to(retain[0].device))
         order += chosen
     return torch.cat(tables)[torch.argsort(torch.tensor(order)).to(retain[0].device)]
+
+
+def _bring_over(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
+    """Run ``work`` on forget gradients that wait in host memory: a few of them are on the device at a time."""
+    tables, chosen, size = [], list[int](), 0
+    for i, r in enumerate(retain):
+        chosen.append(i)
+        size += r.nbytes
+        if size >= _BROUGHT_OVER or i == len(retain) - 1:
+            near = [forget[j].to(retain[j].device, non_blocking=True) for j in chosen]
+            tables.append(_dispatch(near, [retain[j] for j in chosen], _of(chosen, work)).to(retain[0].device))
+            chosen, size = [], 0
+    return torch.cat(tables)
+
+
+def _of(part: list[int], work: _Work) -> _Work:
+    """Return ``work`` on a part of the tensors, told their places among all."""
+    places = torch.tensor(part)
+    return lambda kernels, f, r, chosen: work(kernels, f, r, places[chosen])
 
 
 def _check_rounded(name: str, weight: float) -> None:

@@ -1,0 +1,79 @@
+"""Combining group by group while the retain pass still runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.geometry import Geometry
+
+__all__ = ["Streaming"]
+
+
+class Streaming:
+    """One step's retain pass, in which a group's update is made as soon as the pass has reached all of the group.
+
+    Args:
+        parameters: What is trained, by name.
+        groups: Names of the parameters that are combined together; each in one group.
+        forget: The forget gradients, by name; a group's are given up when it is combined.
+        combine: Combines a group: names, forget and retain gradients in; the update goes into the retain gradients. Returns
+            the geometry, if it counts.
+
+    Attributes:
+        names: The parameters that were combined, in the order in which the pass reached them.
+        geometries: Those that count, in the same order.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        groups: list[list[str]],
+        forget: dict[str, Tensor],
+        combine: Callable[[list[str], dict[str, Tensor], dict[str, Tensor]], Geometry | None],
+    ) -> None:
+        self._parameters, self._forget, self._combine = parameters, forget, combine
+        self._group = {name: group for group in groups for name in group}
+        self._waiting = {id(group): len(group) for group in groups}
+        self._reached: set[str] = set()
+        self.geometries: list[Geometry] = []
+        self.names: list[str] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Return the context in which the backward pass of the retain loss runs."""
+        handles = []
+        for name in self._group:
+            parameter: Any = self._parameters[name]  # torch has no types for this hook
+            handles.append(parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._arrived(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _arrived(self, name: str) -> None:
+        if name in self._reached:
+            raise RetainFirstError(
+                f"{name}: a second backward pass reached it in `with step.retain():`, but stream=True has combined it already;"
+                " use one retain loss and one backward pass a step (and gradient checkpointing with use_reentrant=False)"
+            )
+        self._reached.add(name)
+        group = self._group[name]
+        self._waiting[id(group)] -= 1
+        if self._waiting[id(group)] > 0:
+            return
+        retain: dict[str, Tensor] = {}
+        for member in group:
+            gradient = self._parameters[member].grad
+            if gradient is None:
+                raise RetainFirstError(f"{member}: its .grad was cleared during the retain pass")
+            retain[member] = gradient
+        forget = {member: self._forget.pop(member) for member in group if member in self._forget}
+        geometry = self._combine(group, forget, retain)
+        self.geometries += [geometry] if geometry is not None else []
+        self.names += group
