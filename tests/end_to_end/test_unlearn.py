@@ -253,7 +253,7 @@ def test_a_model_without_a_pad_token(config, tmp_path):
         ({"batch_size": 0}, "batch_size"), ({"max_steps": 0}, "max_steps"), ({"epochs": 0.0}, "epochs"),
         ({"beta": 0.1}, "'ga' has no beta"), ({"objective": "npo", "delta": 0.1}, "'npo' has no delta"),
         ({"objective": "npo", "beta": 0.0}, "beta"), ({"stop_at_forget_probability": 1.5}, "stop_at_forget_probability"),
-        ({"dtype": "float8"}, "dtype"), ({"device": "tpu"}, "device"), ({"lora_rank": -1}, "lora_rank"),
+        ({"dtype": "float8"}, "dtype"), ({"device": "tpu"}, "device"), ({"offload": "disk"}, "offload"), ({"lora_rank": -1}, "lora_rank"),
         ({"chat_template": "sometimes"}, "chat_template"), ({"pairing": "zip"}, "pairing"), ({"max_length": 1}, "max_length"),
         ({"dtype": "float16"}, "vanish"), ({"seed": -1}, "seed"), ({"objective": "simnpo", "delta": float("nan")}, "delta"),
     ],

@@ -87,6 +87,9 @@ def unlearn(
     ],
     dtype: Annotated[str, Option(help=f"{', '.join(DTYPES)}.")] = _DEFAULT["dtype"],
     device: Annotated[str, Option(help="auto or cpu.")] = _DEFAULT["device"],
+    offload: Annotated[
+        str, Option(help="cpu: the waiting gradient lies in the host's memory, not the GPU's.")
+    ] = _DEFAULT["offload"],
     seed: Annotated[int, Option(help="Of data order and pairing.")] = _DEFAULT["seed"],
     resume: Annotated[bool, Option(help="Go on with the interrupted run in --output.")] = False,
     report_to: Annotated[str, Option(help="Log to tensorboard, wandb, ... as well.")] = _DEFAULT["report_to"],

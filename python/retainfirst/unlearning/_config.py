@@ -17,6 +17,7 @@ __all__ = ["DEVICES", "DTYPES", "UnlearnConfig"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu")
+OFFLOADS = ("none", "cpu")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class UnlearnConfig:
         dtype: ``"float32"``; ``"bfloat16"``: computed in bfloat16 over float32 weights, since small steps vanish in bfloat16
             weights; with LoRA ``"bfloat16"`` or ``"float16"`` is the format of the frozen weights.
         device: ``"auto"`` (the accelerator, if there is one) or ``"cpu"``.
+        offload: ``"cpu"``: the waiting one of the two gradients lies in the host's memory, not on the device; or ``"none"``.
         seed: Of data order and pairing.
         resume: Go on with the interrupted run in ``output``.
         report_to: Where the trainer logs to as well (``"tensorboard"``, ``"wandb"``, ...), or ``"none"``.
@@ -91,6 +93,7 @@ class UnlearnConfig:
     lora_rank: int = 0
     dtype: str = "float32"
     device: str = "auto"
+    offload: str = "none"
     seed: int = 0
     resume: bool = False
     report_to: str = "none"
@@ -124,6 +127,7 @@ class UnlearnConfig:
             ("chat_template", CHAT_TEMPLATE_MODES),
             ("pairing", PAIRINGS),
             ("device", DEVICES),
+            ("offload", OFFLOADS),
         ):
             if getattr(self, name) not in known:
                 raise RetainFirstError(
@@ -158,7 +162,7 @@ class UnlearnConfig:
         The data count by their content, since a file may have changed in between; where the results go does not count.
         """
         settings = self.as_dict()
-        for name in ("report_to", "save_every", "device"):
+        for name in ("report_to", "save_every", "device", "offload"):
             del settings[name]
         for name in ("forget", "retain"):
             path = Path(settings[name])

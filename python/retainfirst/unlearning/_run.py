@@ -189,6 +189,7 @@ def _trainer(
             retain_loss=config.retain_loss,
             objective_options=config.objective_options(),
             retain_options=retain_options,
+            offload="cpu" if config.offload == "cpu" else None,
         )
     except (ValueError, ImportError, RuntimeError) as error:
         if isinstance(error, RetainFirstError):
