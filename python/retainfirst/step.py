@@ -48,8 +48,8 @@ class TwoTaskStep:
             holds, for one copy of a gradient set each way, and two more for each further micro-batch. For a model on the CPU
             nothing changes.
         stream: Combine each group of the rule's scope as soon as the retain pass has reached all of it, and free its forget
-            gradient there and then. One gradient set is held in all, as in plain training. It needs one process, the forget
-            passes first, one backward pass of the retain loss a step, and a scope below ``"global"``.
+            gradient there and then, so that one gradient set is held in all. It needs one process, the forget passes first, one
+            backward pass of the retain loss a step, and a scope below ``"global"``.
         check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity. Costs a wait
             for the device at each step. Without it such values show in the update, as a loss scaler expects.
         **options: ``alpha``, ``gamma``, ``scope``, ``aggregator``; only with a name.
