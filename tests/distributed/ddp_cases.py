@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cases
 import retainfirst as rf
-from retainfirst.engines import _ddp
+from retainfirst.engines import _ddp, _host
 from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
 
 OPTIONS = {
@@ -22,7 +22,18 @@ OPTIONS = {
 }
 
 
-def train(name, *, given="wrapper", last=False, outside=False, late_wrap=False, thawed=False, data=None, **options):
+def train(
+    name,
+    *,
+    given="wrapper",
+    last=False,
+    outside=False,
+    late_wrap=False,
+    thawed=False,
+    data=None,
+    offload=None,
+    **options,
+):
     rank, data = dist.get_rank(), data or Data(dist.get_world_size())
     expected, geometries = on_one_process(data, name)
     inner = make_model()
@@ -32,6 +43,7 @@ def train(name, *, given="wrapper", last=False, outside=False, late_wrap=False, 
     step = rf.TwoTaskStep(
         {"wrapper": model, "module": inner, "parameters": inner.parameters(), "named": inner.named_parameters()}[given],
         rule(name),
+        offload=offload,
     )
     model = model or DistributedDataParallel(inner, **options)
     optimizer = make_optimizer(model)
@@ -161,11 +173,18 @@ def small_buckets(name):
         return train(name)
 
 
+def offloaded(name, **options):
+    with patched(_host, _is_away=lambda _: True):
+        return train(name, offload="cpu", **options)
+
+
 CASES = {
     **{f"equal, rule {name}": partial(train, name) for name in RULES},
     **{f"equal, last {name}": partial(train, name, last=True) for name in ("sago", "pcgrad global")},
     **{f"equal, given {given}": partial(train, "sago", given=given) for given in ("module", "parameters", "named")},
     **{f"equal, {key}": partial(train, "pcgrad module", **options) for key, options in OPTIONS.items()},
+    "equal, offloaded": partial(offloaded, "pcgrad global"),
+    "equal, offloaded and averaged early": partial(offloaded, "pcgrad global", last=True),
     "equal, forward outside": partial(train, "sago", outside=True, find_unused_parameters=True),
     "equal, wrapped late": partial(train, "sago", given="module", late_wrap=True),
     "equal, unfrozen after DDP was built": partial(train, "sago", thawed=True),

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 import cases
 import retainfirst as rf
-from retainfirst.engines import _fsdp
+from retainfirst.engines import _fsdp, _host
 from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
 
 try:
@@ -53,14 +53,14 @@ def put_off(model, last):
     return nullcontext()
 
 
-def train(shard, name, *, given="model", deferred=False, evaluate=False, **options):
+def train(shard, name, *, given="model", deferred=False, evaluate=False, offload=None, **options):
     rank, data = dist.get_rank(), Data(dist.get_world_size(), rare=None)
     # FSDP's own clipping takes nothing wider than float32.
     clip = CLIP if shard is shard2 else math.inf
     expected, geometries = on_one_process(data, name, clip=clip)
     model = shard(make_model(), **options)
     source = {"model": model, "parameters": [*model.parameters()], "named": [*model.named_parameters()]}[given]
-    step, optimizer, found = rf.TwoTaskStep(source, rule(name)), make_optimizer(model), []
+    step, optimizer, found = rf.TwoTaskStep(source, rule(name), offload=offload), make_optimizer(model), []
     for i in range(STEPS):
         if evaluate:
             with torch.no_grad():
@@ -91,6 +91,16 @@ def deferred_and_interleaved(name):
         _fsdp.FSDP2Engine.passes = passes
 
 
+def offloaded(shard, name):
+    """Without a second device: what waits is moved to another place on the same."""
+    is_away = _host._is_away
+    _host._is_away = lambda _: True
+    try:
+        return train(shard, name, offload="cpu")
+    finally:
+        _host._is_away = is_away
+
+
 def collectives(shard, name):
     """How many collective calls a combination makes."""
     model, data, calls = shard(make_model()), Data(dist.get_world_size(), rare=None), []
@@ -111,6 +121,10 @@ def collectives(shard, name):
         for key, call in before.items():
             setattr(dist, key, call)
     return {"calls": calls}
+
+
+def streamed():
+    rf.TwoTaskStep(shard2(make_model()), stream=True)
 
 
 def message(act):
@@ -134,7 +148,9 @@ CASES = {
     "equal, fully_shard, deferred": partial(train, shard2, "sago", deferred=True),
     "equal, fully_shard, evaluation": partial(train, shard2, "sago", evaluate=True),
     "equal, fully_shard, kept whole": partial(train, shard2, "sago", evaluate=True, reshard_after_forward=False),
+    "equal, fully_shard, offloaded": partial(offloaded, shard2, "pcgrad global"),
     **{f"equal, FSDP, {name}": partial(train, shard1, name) for name in RULES},
+    "equal, FSDP, offloaded": partial(offloaded, shard1, "pcgrad global"),
     "equal, FSDP, parameters": partial(train, shard1, "sago", given="parameters"),
     "equal, FSDP, deferred": partial(train, shard1, "sago", deferred=True),
     "equal, FSDP, evaluation": partial(train, shard1, "sago", evaluate=True),
@@ -148,6 +164,7 @@ CASES = {
         lambda: rf.TwoTaskStep(FullyShardedDataParallel(nn.Linear(3, 3), device_id=torch.device("cpu")))
     ),
     "refused, not sharded": lambda: message(one_layer_only),
+    "refused, streaming": lambda: message(streamed),
 }
 
 if __name__ == "__main__":

@@ -34,7 +34,11 @@ def test_a_combination_makes_no_call_or_one(name):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("refused, use_orig_params", "set it to True"), ("refused, not sharded", "to the whole model last")],
+    [
+        ("refused, use_orig_params", "set it to True"),
+        ("refused, not sharded", "to the whole model last"),
+        ("refused, streaming", "stream=True works in one process"),
+    ],
 )
 def test_every_process_refuses(name, text):
     assert all(text in result["refused"] for result in processes.results("fsdp_cases.py", 2, name))
