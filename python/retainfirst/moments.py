@@ -36,7 +36,8 @@ def reduce_rows(table: Tensor, index: Tensor, rows: int) -> Tensor:
         Shape ``[rows, 11]``, on the same device. Exponents are the largest in the group among tensors that are not zero, and
         the sums are rescaled to it by exact powers of two.
     """
-    squares, exponents = table[:, [FF, RR, UU]], table[:, [EF, ER, EU]]
+    # Slices: a list of columns would be sent to the device, and waited for.
+    squares, exponents = table[:, FF : UU + 1], table[:, EF : EU + 1]
     # A tensor of zeros has no exponent: it must not force 0 on a group whose other tensors are tiny.
     exponents = torch.where(squares == 0, _NO_EXPONENT, exponents)
     largest = torch.full((rows, 3), _NO_EXPONENT, dtype=table.dtype, device=table.device)
@@ -47,6 +48,9 @@ def reduce_rows(table: Tensor, index: Tensor, rows: int) -> Tensor:
     for column, factor in ((FF, f * f), (RR, r * r), (UU, u * u), (FR, f * r), (UR, u * r), (UF, u * f)):
         scaled[:, column] = table[:, column] * factor
     total = torch.zeros(rows, len(COLUMNS), dtype=table.dtype, device=table.device)
-    total.index_add_(0, index, scaled)
+    if table.is_cuda:
+        total.index_put_((index,), scaled, accumulate=True)  # sorts first: there, index_add_ adds in any order
+    else:
+        total.index_add_(0, index, scaled)
     total[:, EF:] = torch.where(largest == _NO_EXPONENT, 0.0, largest)
     return total

@@ -86,7 +86,7 @@ def test_bringing_over_in_parts_gives_the_same(monkeypatch, most):
     weights = torch.arange(1.0, 10.0, dtype=torch.float64)
 
     def work(module, forget, retain, chosen):
-        return module.linear_(forget, retain, weights[chosen], -weights[chosen])
+        return module.linear_(forget, retain, weights[chosen or slice(None)], -weights[chosen or slice(None)])
 
     whole, parts = ([x.clone() for x in r] for _ in range(2))
     table = kernels.linear_(f, whole, weights, -weights)

@@ -17,6 +17,7 @@ from retainfirst import moments as m
 from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch
 from retainfirst.geometry import Geometry
 from retainfirst.scope import check_scope, group_by_scope
+from retainfirst.transfer import send
 
 __all__ = ["Combiner", "ElementwiseCombiner", "ProjectionCombiner", "check_pair"]
 
@@ -105,7 +106,7 @@ class Combiner(ABC):
             reduce: Adds up tables of moments over the processes that hold the other parts of these tensors.
         """
         device = retain[0].device if retain else torch.device("cpu")
-        index = _group_index(self.name, groups, len(retain)).to(device)
+        index = send(_group_index(self.name, groups, len(retain)), device)
         if not retain:
             return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
         with torch.no_grad():
@@ -177,8 +178,9 @@ class ProjectionCombiner(Combiner):
         c_retain, c_forget = self.coefficients(rows if reduce is None else reduce(rows))
         toward_retain = getattr(self, "round_toward_retain", False)
         written = kernels.linear_(forget, retain, c_retain[index], c_forget[index], toward_retain)
-        update_columns = [m.UU, m.UR, m.UF, m.EU]
-        table[:, update_columns] = written[:, update_columns]
+        # Slices: a list of columns would be sent to the device, and waited for.
+        for columns in (slice(m.UU, m.UU + 1), slice(m.UR, m.UF + 1), slice(m.EU, m.EU + 1)):
+            table[:, columns] = written[:, columns]
         return table
 
 

@@ -1,4 +1,7 @@
-"""How an update is computed: Rust on the CPU, eager torch anywhere. What to compute is decided in ``combiners``."""
+"""How an update is computed: Rust on the CPU, Triton on a GPU, eager torch anywhere.
+
+What to compute is decided in ``combiners``.
+"""
 
 from retainfirst.kernels._dispatch import BACKENDS, elementwise_, linear_, moments, use_backend
 

@@ -1,22 +1,28 @@
-"""Which backend works on which tensors: Rust for dense CPU tensors, eager torch for the rest."""
+"""Which backend works on which tensors: Rust for dense CPU tensors, Triton for dense GPU tensors, eager torch for the rest."""
 
 from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from retainfirst.errors import RetainFirstError, did_you_mean
+from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
 from retainfirst.kernels import _eager, _rust
+from retainfirst.transfer import send
 
 __all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
 
 BACKENDS = ("auto", "eager")
+"""Those that work on every machine."""
+
+_NAMES = (*BACKENDS, "triton")
 # Bytes of forget gradients that are brought over from host memory at a time.
 _BROUGHT_OVER = 64 * 2**20
 _backend = os.environ.get("RETAINFIRST_BACKEND", "auto")
@@ -27,10 +33,12 @@ def use_backend(name: str) -> Iterator[None]:
     """Choose the backend for the calls inside the block, over the ``RETAINFIRST_BACKEND`` environment variable.
 
     Args:
-        name: ``"auto"`` (Rust where it can, else eager torch) or ``"eager"`` (plain torch everywhere).
+        name: ``"auto"`` (Rust on the CPU and Triton on a GPU where they can, else eager torch), ``"eager"`` (plain torch
+            everywhere) or ``"triton"`` (Triton where it can, under ``TRITON_INTERPRET=1`` on the CPU too, else eager torch).
 
     Raises:
         RetainFirstError: The name is unknown.
+        MissingDependency: ``"triton"``, and Triton is not installed.
     """
     global _backend
     before, _backend = _backend, name
@@ -96,36 +104,75 @@ def linear_(
         Float64 of shape ``[n, 11]``; of its columns only those of the update are meant to be read.
     """
 
-    def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        on = chosen.to(c_retain.device)
-        coefficients = c_retain[on].to(r[0].device), c_forget[on].to(r[0].device)
-        table: Tensor = kernels.linear_(f, r, *coefficients, toward_retain)
+    def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], chosen: list[int] | None) -> Tensor:
+        coefficients = c_retain, c_forget
+        if chosen is not None:
+            on = send(torch.tensor(chosen), c_retain.device)
+            coefficients = c_retain[on], c_forget[on]
+        table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain)
         return table
 
     return _dispatch(forget, retain, work)
 
 
-_Work = Callable[[ModuleType, Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
+_Work = Callable[[ModuleType, Sequence[Tensor], Sequence[Tensor], list[int] | None], Tensor]
 
 
 def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
-    """Run ``work`` once for each backend, dtype and device among the tensors; put the rows back in order."""
+    """Run ``work`` once for each backend, dtype and device among the tensors; put the rows back in order.
+
+    ``work`` is told which tensors it is given, unless these are all.
+    """
     if any(f.device != r.device for f, r in zip(forget, retain, strict=True)):
         return _bring_over(forget, retain, work)
-    parts: dict[tuple[bool, torch.dtype, torch.device], list[int]] = {}
-    eager_only = _check_backend() == "eager"
+    parts: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
+    backend = _check_backend()
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
-        key = (not eager_only and _rust.takes(f, r), r.dtype, r.device)
-        parts.setdefault(key, []).append(i)
+        parts.setdefault((_kernels(backend, f, r), r.dtype, r.device), []).append(i)
     if len(parts) == 1:
-        [(in_rust, _, _)] = parts
-        return work(_rust if in_rust else _eager, forget, retain, torch.arange(len(retain)))
+        [(kernels, _, _)] = parts
+        return work(kernels, forget, retain, None)
     tables, order = [], []
-    for (in_rust, _, _), chosen in parts.items():
+    for (kernels, _, _), chosen in parts.items():
         part = [forget[i] for i in chosen], [retain[i] for i in chosen]
-        tables.append(work(_rust if in_rust else _eager, *part, torch.tensor(chosen)).to(retain[0].device))
+        tables.append(work(kernels, *part, chosen).to(retain[0].device))
         order += chosen
-    return torch.cat(tables)[torch.argsort(torch.tensor(order)).to(retain[0].device)]
+    return torch.cat(tables)[send(torch.argsort(torch.tensor(order)), retain[0].device)]
+
+
+def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
+    if backend == "auto" and _rust.takes(forget, retain):
+        return _rust
+    if backend == "triton" or (backend == "auto" and retain.is_cuda):
+        triton = _triton() if backend == "triton" else _triton_on(retain.device)
+        if triton is not None and triton.takes(forget, retain):
+            return triton
+    return _eager
+
+
+@cache
+def _triton_on(device: torch.device) -> ModuleType | None:
+    """Return the Triton kernels if they run on a device: compiling them needs a C compiler, which not every machine has."""
+    try:
+        triton, probe = _triton(), torch.zeros(1, device=device)
+        triton.moments([probe], [probe])
+    except MissingDependency:
+        return None
+    except Exception as error:
+        warnings.warn(f"retainfirst works in plain torch on {device}, as Triton fails there: {error}", stacklevel=2)
+        return None
+    return triton
+
+
+def _triton() -> ModuleType:
+    # Not at the top: importing Triton takes its time, and few CPU machines have it.
+    try:
+        from retainfirst.kernels import _triton
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            "The backend 'triton' needs Triton, which is not installed. Install it with: pip install triton"
+        ) from error
+    return _triton
 
 
 def _bring_over(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
@@ -143,8 +190,7 @@ def _bring_over(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work)
 
 def _of(part: list[int], work: _Work) -> _Work:
     """Return ``work`` on a part of the tensors, told their places among all."""
-    places = torch.tensor(part)
-    return lambda kernels, f, r, chosen: work(kernels, f, r, places[chosen])
+    return lambda kernels, f, r, chosen: work(kernels, f, r, part if chosen is None else [part[i] for i in chosen])
 
 
 def _check_rounded(name: str, weight: float) -> None:
@@ -154,6 +200,8 @@ def _check_rounded(name: str, weight: float) -> None:
 
 
 def _check_backend() -> str:
-    if _backend not in BACKENDS:
-        raise RetainFirstError(f"Unknown backend {_backend!r}. {did_you_mean(_backend, BACKENDS)}")
+    if _backend not in _NAMES:
+        raise RetainFirstError(f"Unknown backend {_backend!r}. {did_you_mean(_backend, _NAMES)}")
+    if _backend == "triton":
+        _triton()
     return _backend

@@ -13,6 +13,7 @@ from torch import Tensor
 from retainfirst import moments as m
 from retainfirst.kernels._layout import in_memory_order
 from retainfirst.kernels._toward import add_toward
+from retainfirst.transfer import send
 
 __all__ = ["elementwise_", "linear_", "moments"]
 
@@ -112,4 +113,4 @@ def _per_tensor(rows: list[list[Tensor]]) -> Tensor:
     if len(flat) == len(rows):
         return flat
     owner = [i for i, pieces in enumerate(rows) for _ in pieces]
-    return m.reduce_rows(flat, torch.tensor(owner, device=flat.device), len(rows))
+    return m.reduce_rows(flat, send(torch.tensor(owner), flat.device), len(rows))

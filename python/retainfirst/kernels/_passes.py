@@ -1,0 +1,224 @@
+"""What runs on a GPU: one pass over all tensors of a dtype, and the sum of what its programs have measured.
+
+Products are summed in float64, where those of two 16-bit or float32 numbers are exact and none is lost to underflow, and in an
+order that depends on sizes alone: equal gradients give equal bits. Launch with ``enable_fp_fusion=False``: fused, ``alpha * r +
+gamma * f`` would be rounded once less than elsewhere.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["add_rows", "combine_blocks"]
+
+
+# How many programs and tensors there are must not be compiled in: they change from model to model.
+@triton.jit(do_not_specialize=["n", "skipped"])
+def combine_blocks(
+    table,
+    sums,
+    c_retain,
+    c_forget,
+    alpha,
+    gamma,
+    n,
+    skipped,
+    rule: tl.constexpr,
+    dtype: tl.constexpr,
+    wide: tl.constexpr,
+    block: tl.constexpr,
+    steps: tl.constexpr,
+    threads: tl.constexpr,
+    vector: tl.constexpr,
+    aligned: tl.constexpr,
+    even: tl.constexpr,
+):
+    """Combine ``block * steps`` elements of one tensor; write their sums to this program's row.
+
+    Args:
+        table: int64: the addresses of ``n`` forget and ``n`` retain gradients, their sizes, the first program of each; then the
+            tensor of each program.
+        sums: float64 ``[programs, 8]``, the first seven columns of a table of moments.
+        c_retain: float64 ``[n]``, for the rule ``"linear"``.
+        c_forget: Likewise.
+        alpha: float32, for the other rules.
+        gamma: Likewise.
+        n: The number of tensors.
+        skipped: The programs before this launch's.
+        rule: ``"moments"``, ``"linear"`` or the name of an element-wise rule.
+        dtype: The gradients'.
+        wide: The dtype in which products are summed within a program.
+        block: Elements at a time.
+        steps: Blocks a program.
+        threads: Threads a program.
+        vector: Neighbouring elements that a thread loads at once: 16 bytes, or one element where addresses allow no more.
+        aligned: Whether all addresses of this launch are multiples of 16.
+        even: Whether all sizes are.
+    """
+    program = skipped + tl.program_id(0)
+    tensor = tl.load(table + 4 * n + program)
+    f_address = tl.load(table + tensor)
+    r_address = tl.load(table + n + tensor)
+    start = (program - tl.load(table + 3 * n + tensor)) * (block * steps)
+    left = tl.minimum(tl.load(table + 2 * n + tensor) - start, block * steps).to(tl.int32)
+    f_start = f_address.to(tl.pointer_type(dtype)) + start
+    r_start = r_address.to(tl.pointer_type(dtype)) + start
+    # An address from a table has lost what is known of it, and would be read element by element.
+    if aligned:
+        f_start = tl.multiple_of(f_start, 16)
+        r_start = tl.multiple_of(r_start, 16)
+    if even:
+        left = tl.multiple_of(left, 16)
+    if rule == "linear":
+        alpha = tl.load(c_retain + tensor)
+        gamma = tl.load(c_forget + tensor)
+
+    # One of each a thread: what a thread has loaded it adds up by itself, and only the last sums cross threads.
+    ff = tl.zeros([threads], wide)
+    rr = tl.zeros([threads], wide)
+    uu = tl.zeros([threads], wide)
+    fr = tl.zeros([threads], wide)
+    ur = tl.zeros([threads], wide)
+    uf = tl.zeros([threads], wide)
+    conflicts = tl.zeros([threads], tl.int32)
+    # All blocks but a tensor's last are whole, and a load without a mask is one wide instruction.
+    whole = left // block * block
+    for at in range(0, whole, block):
+        offsets = at + tl.arange(0, block)
+        f = tl.load(f_start + offsets)
+        r = tl.load(r_start + offsets)
+        u = _update(f, r, alpha, gamma, rule, dtype)
+        if rule != "moments":
+            tl.store(r_start + offsets, u)
+        ff, rr, uu, fr, ur, uf, conflicts = _measured(
+            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule, wide, threads, vector
+        )
+    if whole < left:
+        offsets = whole + tl.arange(0, block)
+        inside = offsets < left
+        f = tl.load(f_start + offsets, inside, 0.0)
+        r = tl.load(r_start + offsets, inside, 0.0)
+        u = _update(f, r, alpha, gamma, rule, dtype)
+        if rule != "moments":
+            tl.store(r_start + offsets, u, inside)
+            # An infinite coefficient makes NaN even of the zeros past the end.
+            u = tl.where(inside, u, 0.0).to(dtype)
+        ff, rr, uu, fr, ur, uf, conflicts = _measured(
+            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule, wide, threads, vector
+        )
+
+    row = sums + program.to(tl.int64) * 8
+    if rule != "linear":
+        tl.store(row, tl.sum(ff.to(tl.float64), 0))
+        tl.store(row + 1, tl.sum(rr.to(tl.float64), 0))
+        tl.store(row + 3, tl.sum(fr.to(tl.float64), 0))
+        tl.store(row + 6, tl.sum(conflicts, 0).to(tl.float64))
+    if rule != "moments":
+        tl.store(row + 2, tl.sum(uu.to(tl.float64), 0))
+        tl.store(row + 4, tl.sum(ur.to(tl.float64), 0))
+        tl.store(row + 5, tl.sum(uf.to(tl.float64), 0))
+
+
+@triton.jit(do_not_specialize=["n"])
+def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
+    """Add up the programs' rows of one tensor.
+
+    Args:
+        table: See :func:`combine_blocks`.
+        sums: Likewise.
+        moments: float64 ``[n, 11]``, of which the first eight columns are written.
+        n: The number of tensors.
+        span: Elements a program.
+        rows: Rows at a time.
+    """
+    tensor = tl.program_id(0)
+    size = tl.load(table + 2 * n + tensor)
+    first = tl.load(table + 3 * n + tensor)
+    programs = (size + span - 1) // span
+    columns = tl.arange(0, 8)
+    total = tl.zeros([rows, 8], tl.float64)
+    for at in range(0, programs, rows):
+        offsets = at + tl.arange(0, rows)
+        here = (first + offsets)[:, None] * 8 + columns[None, :]
+        total += tl.load(sums + here, (offsets < programs)[:, None], 0.0)
+    row = tl.where(columns == 7, size.to(tl.float64), tl.sum(total, 0))
+    tl.store(moments + tensor * 11 + columns, row)
+
+
+@triton.jit
+def _update(f, r, alpha, gamma, rule: tl.constexpr, dtype: tl.constexpr):
+    """Return the update in the gradients' dtype; for ``"moments"``, which has none, any tensor."""
+    if rule == "moments":
+        return r
+    elif rule == "linear":  # noqa: RET505 (a return ends a jitted function only where the other branch is not compiled)
+        return _rounded(alpha * r.to(tl.float64) + gamma * f.to(tl.float64), dtype)
+    else:
+        return _elementwise(f.to(tl.float32), r.to(tl.float32), alpha, gamma, rule).to(dtype)
+
+
+@triton.jit
+def _elementwise(f, r, alpha, gamma, rule: tl.constexpr):
+    keep = alpha * r
+    update = gamma * f
+    if rule != "sago":
+        update = keep + update
+    if rule != "sum":
+        update = tl.where(_conflict(f, r), keep, update)
+        # A mask alone would pick the finite one of the two and hide a broken gradient from the loss scaler.
+        finite = (tl.abs(f) < float("inf")) & (tl.abs(r) < float("inf"))
+        update = tl.where(finite, update, f + r)
+    return update
+
+
+@triton.jit
+def _conflict(f, r):
+    # By the two signs: the product of two small gradients underflows to zero and would hide their conflict.
+    return ((f < 0) & (r > 0)) | ((f > 0) & (r < 0))
+
+
+@triton.jit
+def _rounded(x, dtype: tl.constexpr):
+    """Round float64 once.
+
+    To a 16-bit format it goes through float32, rounded to odd there, which no later rounding can tell from the number itself;
+    rounded to nearest it could come to lie in the middle between two 16-bit numbers.
+    """
+    near = x.to(tl.float32)
+    if dtype != tl.float32:
+        back = near.to(tl.float64)
+        bits = near.to(tl.int32, bitcast=True)
+        bits = tl.where(tl.abs(back) > tl.abs(x), bits - 1, bits)
+        bits = tl.where(back == x, bits, bits | 1)
+        near = bits.to(tl.float32, bitcast=True)
+    return near.to(dtype)
+
+
+@triton.jit
+def _measured(
+    f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule: tl.constexpr, wide: tl.constexpr, threads: tl.constexpr,
+    vector: tl.constexpr,
+):  # fmt: skip
+    """Add a block to the sums: the gradients' own unless the rule is ``"linear"``, the update's unless it is ``"moments"``."""
+    f = f.to(tl.float32)
+    r = r.to(tl.float32)
+    if rule != "linear":
+        conflicts += _by_thread(_conflict(f, r).to(tl.int32), threads, vector)
+    f = f.to(wide)
+    r = r.to(wide)
+    if rule != "linear":
+        ff += _by_thread(f * f, threads, vector)
+        rr += _by_thread(r * r, threads, vector)
+        fr += _by_thread(f * r, threads, vector)
+    if rule != "moments":
+        u = u.to(tl.float32).to(wide)
+        uu += _by_thread(u * u, threads, vector)
+        ur += _by_thread(u * r, threads, vector)
+        uf += _by_thread(u * f, threads, vector)
+    return ff, rr, uu, fr, ur, uf, conflicts
+
+
+@triton.jit
+def _by_thread(x, threads: tl.constexpr, vector: tl.constexpr):
+    rounds: tl.constexpr = x.shape[0] // (threads * vector)
+    return tl.sum(tl.sum(tl.reshape(x, [rounds, threads, vector]), 2), 0)

@@ -1,0 +1,141 @@
+"""The Triton kernels on GPU tensors, all tensors of a dtype in one launch; nothing is read back to the host.
+
+Set ``TRITON_INTERPRET=1`` before Triton is imported, and they run on CPU tensors, slowly, to check their logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retainfirst import moments as m
+from retainfirst.kernels import _eager
+from retainfirst.kernels._layout import in_memory_order
+from retainfirst.kernels._passes import add_rows, combine_blocks
+from retainfirst.transfer import send
+
+__all__ = ["LAUNCH", "Launch", "elementwise_", "linear_", "moments", "takes"]
+
+# Not float64: its products are not exact in float64, and its squares leave the range.
+_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+_INTERPRETED = not isinstance(combine_blocks, triton.JITFunction)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the work is cut up.
+
+    Attributes:
+        block: Elements that a program holds at a time; a power of two.
+        steps: Blocks a program works through; its sums are one row of 64 bytes.
+        warps: Warps a program.
+        wide: The dtype of the sums within a program. In float32 the squares of gradients below 1e-23 are lost.
+    """
+
+    block: int = 2048
+    steps: int = 16
+    warps: int = 4
+    wide: Any = tl.float64
+
+
+LAUNCH = Launch()
+
+
+def takes(forget: Tensor, retain: Tensor) -> bool:
+    """Whether this backend can work on the pair: on a GPU, no float64, both dense in the same order, no pending negation."""
+    on_device = retain.is_cuda or (_INTERPRETED and retain.device.type == "cpu")
+    if not on_device or retain.dtype not in _DTYPES or forget.is_neg() or retain.is_neg():
+        return False
+    if forget.is_contiguous() and retain.is_contiguous():
+        return True
+    return all(x.is_contiguous() for x in in_memory_order(forget, retain))
+
+
+def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+    """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
+    return _run("moments", forget, retain)
+
+
+def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+    """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
+    return _run(rule, forget, retain, weights=(float(alpha), float(gamma)))
+
+
+def linear_(
+    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+) -> Tensor:
+    """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
+    if toward_retain:
+        return _eager.linear_(forget, retain, c_retain, c_forget, toward_retain)
+    return _run("linear", forget, retain, coefficients=(c_retain.contiguous(), c_forget.contiguous()))
+
+
+def _run(
+    rule: str,
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    weights: tuple[float, float] = (0.0, 0.0),
+    coefficients: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    n, device, shape = len(retain), retain[0].device, LAUNCH
+    span = shape.block * shape.steps
+    host, launches, even = _plan(forget, retain, span)
+    table = send(torch.from_numpy(host), device)
+    sums = torch.zeros(max(len(host) - 4 * n, 1), 8, dtype=torch.float64, device=device)
+    result = torch.zeros(n, len(m.COLUMNS), dtype=torch.float64, device=device)
+    on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with on_device:
+        for skipped, programs, aligned in launches:
+            combine_blocks[(programs,)](
+                table,
+                sums,
+                *(coefficients or (sums, sums)),
+                *weights,
+                n,
+                skipped,
+                rule=rule,
+                dtype=_DTYPES[retain[0].dtype],
+                wide=shape.wide,
+                block=shape.block,
+                steps=shape.steps,
+                threads=32 * shape.warps,
+                vector=16 // retain[0].element_size() if aligned else 1,
+                aligned=aligned,
+                even=even,
+                num_warps=shape.warps,
+                enable_fp_fusion=False,
+            )
+        add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
+    return result
+
+
+def _plan(
+    forget: Sequence[Tensor], retain: Sequence[Tensor], span: int
+) -> tuple[NDArray[np.int64], list[tuple[int, int, bool]], bool]:
+    """Give each tensor its programs, those of aligned tensors first.
+
+    Returns:
+        The table for :func:`combine_blocks`; launches, as the programs before, the programs, and whether they are aligned; and
+        whether all sizes are multiples of 16.
+    """
+    address = np.array([[x.data_ptr() for x in xs] for xs in (forget, retain)], dtype=np.int64)
+    size = np.array([x.numel() for x in retain], dtype=np.int64)
+    odd = ((address[0] | address[1]) & 15) != 0
+    order = np.argsort(odd, kind="stable")
+    programs = -(-size // span)
+    owner = np.repeat(order, programs[order])
+    first = np.empty_like(size)
+    first[order] = np.cumsum(programs[order]) - programs[order]
+    before = int(programs[~odd].sum())
+    launches = [(0, before, True), (before, len(owner) - before, False)]
+    table = np.concatenate([address[0], address[1], size, first, owner])
+    return table, [one for one in launches if one[1]], not (size % 16).any()
