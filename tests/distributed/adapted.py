@@ -9,11 +9,17 @@ from torch import Tensor, nn
 import tiny
 
 
+def adapted_llama() -> nn.Module:
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=3, init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return peft.get_peft_model(tiny.tiny_llama(), config)
+
+
 class Adapted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        config = peft.LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=3, init_lora_weights=False)
-        self.llama = peft.get_peft_model(tiny.tiny_llama(), config)
+        self.llama = adapted_llama()
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -26,9 +32,7 @@ class Adapted(nn.Module):
 
 
 def make_adapted(dtype: torch.dtype = torch.float64, *, checkpointing: bool = False) -> Adapted:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Adapted().to(dtype)
+    model = Adapted().to(dtype)
     if checkpointing:
         model.llama.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
