@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -14,11 +15,12 @@ from transformers import TrainingArguments
 import cases
 import tiny
 from adapted import adapted_llama
-from hf_cases import FOLDER, InOrder, make_pairs
+from pairs import InOrder, make_pairs
 from retainfirst.data import PairedCollator
 from retainfirst.hf import TwoTaskTrainer
 from wraps import whole
 
+FOLDER = Path.cwd()  # a fresh one for each run
 DEVICE = os.environ.get("RETAINFIRST_TEST_DEVICE", "cuda")
 KINDS = {
     "plain": {},
