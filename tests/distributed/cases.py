@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,19 +13,35 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
+from retainfirst import RetainFirstError
+
 Case = Callable[[], dict]
 
 
-def main(cases: dict[str, Case], backend: str = "gloo") -> None:
-    """Run all cases. One that raises is noted with its traceback; if only some processes raise, the others time out."""
+def refusal(act: Callable[[], object]) -> dict[str, str]:
+    """Return the text with which retainfirst refuses; nothing if it does not."""
+    try:
+        act()
+    except RetainFirstError as error:
+        return {"refused": str(error)}
+    return {}
+
+
+def main(cases: dict[str, Case], backend: str | None = "gloo") -> None:
+    """Run all cases. One that raises is noted with its traceback; if only some processes raise, the others time out.
+
+    Without a backend the cases set up processes themselves, or none.
+    """
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    dist.init_process_group(backend, timeout=timedelta(seconds=30))
+    if backend:
+        dist.init_process_group(backend, timeout=timedelta(seconds=30))
     found = {}
     for name, case in cases.items():
         try:
             found[name] = case()
         except Exception:
             found[name] = {"raised": traceback.format_exc()}
-    (folder / f"result{dist.get_rank()}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    (folder / f"result{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
+    if dist.is_initialized():
+        dist.destroy_process_group()

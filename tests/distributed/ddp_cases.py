@@ -101,14 +101,6 @@ def bucket_views_without_a_copy(name):
         return train(name, outside=True, **OPTIONS["find_unused_parameters"], **OPTIONS["gradient_as_bucket_view"])
 
 
-def message(act):
-    try:
-        act()
-    except rf.RetainFirstError as error:
-        return {"refused": str(error)}
-    return {}
-
-
 def construct(hook=False, **options):
     model = DistributedDataParallel(make_model(), **options)
     if hook:
@@ -194,12 +186,12 @@ CASES = {
     "equal, buffers": buffers,
     "wrong, combine before averaging": partial(combine_before_averaging, "sago"),
     "wrong, bucket views without a copy": partial(bucket_views_without_a_copy, "sago"),
-    "refused, static_graph": lambda: message(partial(construct, static_graph=True)),
-    "refused, hook": lambda: message(partial(construct, hook=True)),
-    "refused, bucket views": lambda: message(
+    "refused, static_graph": lambda: cases.refusal(partial(construct, static_graph=True)),
+    "refused, hook": lambda: cases.refusal(partial(construct, hook=True)),
+    "refused, bucket views": lambda: cases.refusal(
         partial(train, "sago", outside=True, **OPTIONS["find_unused_parameters"], **OPTIONS["gradient_as_bucket_view"])
     ),
-    "refused, no retain gradient": lambda: message(no_retain_gradient_anywhere),
+    "refused, no retain gradient": lambda: cases.refusal(no_retain_gradient_anywhere),
     "sent, sago": partial(bytes_sent, "sago"),
     "sent, pcgrad global": partial(bytes_sent, "pcgrad global"),
 }

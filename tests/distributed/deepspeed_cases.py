@@ -84,14 +84,6 @@ def bf16(stage):
     }
 
 
-def message(act):
-    try:
-        act()
-    except rf.RetainFirstError as error:
-        return {"refused": str(error)}
-    return {}
-
-
 def read_alone():
     engine = make_engine(2)
     for geometry in steps(engine, rf.TwoTaskStep(engine, "sago"), Data(dist.get_world_size(), rare=None)):
@@ -106,11 +98,11 @@ CASES = {
     },
     **{f"equal, stage {stage}, given the module": partial(train, stage, "sago", given="module") for stage in STAGES},
     **{f"bf16, stage {stage}": partial(bf16, stage) for stage in (2, 3)},
-    "refused, stage 0": lambda: message(lambda: rf.TwoTaskStep(make_engine(0))),
-    "refused, offloading": lambda: message(
+    "refused, stage 0": lambda: cases.refusal(lambda: rf.TwoTaskStep(make_engine(0))),
+    "refused, offloading": lambda: cases.refusal(
         lambda: rf.TwoTaskStep(make_engine(2, zero_optimization={"stage": 2, "offload_optimizer": {"device": "cpu"}}))
     ),
-    "refused, geometry of one process": lambda: message(read_alone),
+    "refused, geometry of one process": lambda: cases.refusal(read_alone),
 }
 
 if __name__ == "__main__":

@@ -16,33 +16,7 @@ import cases
 import retainfirst as rf
 from retainfirst.engines import _fsdp, _host
 from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
-
-try:
-    from torch.distributed.fsdp import fully_shard
-except ImportError:  # torch 2.4 and 2.5
-    from torch.distributed._composable.fsdp import fully_shard
-
-
-def shard2(inner, **options):
-    options["mesh"] = init_device_mesh("cpu", (dist.get_world_size(),))
-    for layer in inner.layers:
-        fully_shard(layer, **options)
-    return fully_shard(inner, **options)
-
-
-def shard1(inner, **options):
-    layers = lambda module: module in set(inner.layers)  # noqa: E731
-    return FullyShardedDataParallel(
-        inner, use_orig_params=True, auto_wrap_policy=lambda module, recurse, **_: recurse or layers(module),
-        device_id=torch.device("cpu"), **options,
-    )  # fmt: skip
-
-
-def whole(model):
-    if isinstance(model, FullyShardedDataParallel):
-        with FullyShardedDataParallel.summon_full_params(model):
-            return {name: p.detach().clone() for name, p in model.named_parameters()}
-    return {name: p.detach().full_tensor() for name, p in model.named_parameters()}
+from wraps import fully_shard, shard1, shard2, whole
 
 
 def put_off(model, last):
@@ -127,14 +101,6 @@ def streamed():
     rf.TwoTaskStep(shard2(make_model()), stream=True)
 
 
-def message(act):
-    try:
-        act()
-    except rf.RetainFirstError as error:
-        return {"refused": str(error)}
-    return {}
-
-
 def one_layer_only():
     model = make_model()
     fully_shard(model.layers[0], mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
@@ -160,11 +126,11 @@ CASES = {
         for how in (shard1, shard2)
         for name in ("sago", "pcgrad tensor")
     },
-    "refused, use_orig_params": lambda: message(
+    "refused, use_orig_params": lambda: cases.refusal(
         lambda: rf.TwoTaskStep(FullyShardedDataParallel(nn.Linear(3, 3), device_id=torch.device("cpu")))
     ),
-    "refused, not sharded": lambda: message(one_layer_only),
-    "refused, streaming": lambda: message(streamed),
+    "refused, not sharded": lambda: cases.refusal(one_layer_only),
+    "refused, streaming": lambda: cases.refusal(streamed),
 }
 
 if __name__ == "__main__":

@@ -13,19 +13,12 @@ from transformers import TrainingArguments
 import cases
 import framework_stand_in as framework
 import tiny
-from retainfirst.data import EncodedSet, PairedCollator, PairedDataset
+from pairs import InOrder, make_pairs
+from retainfirst.data import PairedCollator
 from retainfirst.hf import TwoTaskTrainer
 from retainfirst_open_unlearning.trainers import make_trainer
 
 FOLDER = Path.cwd()  # a fresh one for each run
-
-
-def make_pairs(rows):
-    def encoded(seed):
-        batch = tiny.tiny_batch((8,) * rows, seed=seed)
-        return EncodedSet([{key: value[i].tolist() for key, value in batch.items()} for i in range(rows)], name="tiny")
-
-    return PairedDataset(encoded(1), encoded(2))
 
 
 def arguments(**options):
@@ -35,11 +28,6 @@ def arguments(**options):
         "disable_tqdm": True, "ddp_find_unused_parameters": False,
     }  # fmt: skip
     return TrainingArguments(output_dir=str(FOLDER / "out"), **{**defaults, **options})
-
-
-class InOrder(TwoTaskTrainer):
-    def _get_train_sampler(self, *_):
-        return None
 
 
 def train(

@@ -8,26 +8,13 @@ from functools import partial
 import torch
 from torch import distributed as dist
 from torch.distributed.fsdp import MixedPrecision
-from torch.nn.parallel import DistributedDataParallel
 
 import cases
 import retainfirst as rf
-from fsdp_cases import shard1, shard2, whole
 from setting import MICRO_BATCHES, STEPS, Data, make_model, make_optimizer, on_one_process, rule
-
-try:
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-except ImportError:  # torch 2.4 and 2.5
-    from torch.distributed._composable.fsdp import MixedPrecisionPolicy
+from wraps import WRAPS, MixedPrecisionPolicy, whole
 
 NARROW = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
-WRAPS = {"DDP": DistributedDataParallel, "FSDP": shard1, "fully_shard": shard2}
-
-
-def parameters_of(model):
-    if isinstance(model, DistributedDataParallel):
-        return {name: p.detach() for name, p in model.module.named_parameters()}
-    return whole(model)
 
 
 def collect(step, model, data, i, spoil=None, scale=None, autocast=False):
@@ -52,7 +39,7 @@ def train(wrap, name, *, dtype=torch.float32, autocast=False, **options):
         step.combine()
         optimizer.step()
         optimizer.zero_grad()
-    found = parameters_of(model)
+    found = whole(model)
     flat = [torch.cat([p[key].detach().float().reshape(-1) for key in found]) for p in (
         found, dict(end.named_parameters()), dict(start.named_parameters()))]  # fmt: skip
     everyone = [torch.empty_like(flat[0]) for _ in range(dist.get_world_size())]
@@ -65,8 +52,7 @@ def scaled(wrap, task):
     """Infinity in one task's gradient, on one process, in one micro-batch: no process steps, and each lowers its scale."""
     model, data = WRAPS[wrap](make_model(torch.float32)), Data(dist.get_world_size(), rare=None)
     step, optimizer, scaler = rf.TwoTaskStep(model, "sago"), make_optimizer(model), torch.amp.GradScaler("cpu", 1024.0)
-    before, scales, moved = parameters_of(model), [], []
-    before = {name: p.clone() for name, p in before.items()}
+    before, scales, moved = whole(model), [], []
     for spoil in ((1, task, dist.get_world_size() - 1), None):
         collect(step, model, data, 0, spoil, scaler.scale)
         step.combine()
@@ -74,7 +60,7 @@ def scaled(wrap, task):
         scaler.update()
         optimizer.zero_grad()
         scales.append(scaler.get_scale())
-        moved.append(any(not torch.equal(before[name], p) for name, p in parameters_of(model).items()))
+        moved.append(any(not torch.equal(before[name], p) for name, p in whole(model).items()))
     return {"scales": scales, "moved": moved}
 
 

@@ -72,9 +72,16 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 class Data:
     """Rows of each step, micro-batch, task and process: more on some processes than on others."""
 
-    def __init__(self, world: int, *, rare: int | None = 0, absent: frozenset[tuple[int, str]] = frozenset()) -> None:
+    def __init__(
+        self,
+        world: int,
+        *,
+        rare: int | None = 0,
+        absent: frozenset[tuple[int, str]] = frozenset(),
+        device: torch.device | str = "cpu",
+    ) -> None:
         """Rank ``rare`` alone reaches one of the parameters; ``absent``: ranks and tasks without rows."""
-        self.world, self._rare, self._absent = world, rare, absent
+        self.world, self._rare, self._absent, self._device = world, rare, absent, device
 
     def has_rows(self, task: str, rank: int) -> bool:
         return (rank, task) not in self._absent
@@ -82,7 +89,7 @@ class Data:
     def rows(self, step: int, micro: int, task: str, rank: int) -> Tensor:
         seed = 1000 * step + 100 * micro + 10 * rank + (task == "forget")
         count = 2 + (rank + micro) % 2
-        return torch.randint(11, (count, 6), generator=torch.Generator().manual_seed(seed))
+        return torch.randint(11, (count, 6), generator=torch.Generator().manual_seed(seed)).to(self._device)
 
     def total(self, step: int, task: str) -> int:
         ranks = [rank for rank in range(self.world) if self.has_rows(task, rank)]
@@ -100,10 +107,14 @@ class Data:
 
 
 def on_one_process(
-    data: Data, name: str, dtype: torch.dtype = torch.float64, clip: float = CLIP
-) -> tuple[Model, list[dict[str, float]]]:
+    data: Data,
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    clip: float = CLIP,
+    make: Callable[[torch.dtype], nn.Module] = make_model,
+) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train by hand on all rows at once: plain autograd, one gradient after the other, and the pure function."""
-    model = make_model(dtype)
+    model = make(dtype)
     optimizer = make_optimizer(model)
     geometries = []
     for step in range(STEPS):
