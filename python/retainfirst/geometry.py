@@ -52,12 +52,13 @@ class Geometry:
     @staticmethod
     def join(parts: Sequence[Geometry]) -> Geometry:
         """Return the geometry of several combinations, of different parameters in one process, as of one."""
+        parts = [part for part in parts if part._names] or parts[:1]  # one of no tensors is on the CPU
         index, names = [], list[str]()
         for part in parts:
             index.append(part._index + len(names))
             names += part._names
-        device = parts[0]._table.device
-        return Geometry(torch.cat([p._whole().to(device) for p in parts]), torch.cat(index).to(device), names)
+        tables, device = [part._whole() for part in parts], parts[0]._table.device
+        return Geometry(*(torch.cat([one.to(device) for one in ones]) for ones in (tables, index)), names)
 
     def all_reduce(self) -> Geometry:
         """Add up what the processes measured, where gradients are sharded; every process must call it, and may again.

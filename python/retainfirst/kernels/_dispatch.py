@@ -24,7 +24,7 @@ BACKENDS = ("auto", "eager")
 
 _NAMES = (*BACKENDS, "triton")
 # Bytes of forget gradients that are brought over from host memory at a time.
-_BROUGHT_OVER = 64 * 2**20
+_BROUGHT_OVER = 16 * 2**20
 _backend = os.environ.get("RETAINFIRST_BACKEND", "auto")
 
 
