@@ -57,8 +57,9 @@ class Geometry:
         for part in parts:
             index.append(part._index + len(names))
             names += part._names
-        tables, device = [part._whole() for part in parts], parts[0]._table.device
-        return Geometry(*(torch.cat([one.to(device) for one in ones]) for ones in (tables, index)), names)
+        device = parts[0]._table.device
+        table = torch.cat([part._whole().to(device) for part in parts])
+        return Geometry(table, torch.cat([one.to(device) for one in index]), names)
 
     def all_reduce(self) -> Geometry:
         """Add up what the processes measured, where gradients are sharded; every process must call it, and may again.
