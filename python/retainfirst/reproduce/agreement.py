@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retainfirst.reproduce.paper import CLAIMS, Claim
-from retainfirst.reproduce.table_parts import NAMES, Results, Table, difference_cell
+from retainfirst.reproduce.table_parts import NAMES, Results, Table, difference_cell, in_order
 
 __all__ = ["agreement_table", "differences_table", "verdicts"]
 
@@ -60,7 +60,7 @@ def differences_table(results: Results) -> Table:
     rows = []
     for which, found in results["comparisons"].items():
         keyed: dict[tuple[str, ...], dict[str, Any]] = {}
-        for row in found:
+        for row in sorted(found, key=in_order):
             keyed.setdefault((row["bench"], row["objective"], row["rule"], row["than"]), {})[row["measure"]] = row
         for (bench, objective, rule, than), measures in keyed.items():
             if bench == results["main_bench"]:

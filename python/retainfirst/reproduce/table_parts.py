@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from retainfirst.reproduce.design import RULES
 
 __all__ = [
     "NAMES",
@@ -12,6 +14,7 @@ __all__ = [
     "Table",
     "at_common",
     "difference_cell",
+    "in_order",
     "name_cells",
     "number_cell",
     "summary_rows",
@@ -54,9 +57,14 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def summary_rows(results: Results, which: str, bench: str) -> Iterable[Mapping[str, Any]]:
-    """The rows of a summary that are about one bench."""
-    return [row for row in results["summary"][which] if row["bench"] == bench]
+def summary_rows(results: Results, which: str, bench: str) -> Sequence[Mapping[str, Any]]:
+    """The rows of a summary that are about one bench, in the order of the main table."""
+    return sorted((row for row in results["summary"][which] if row["bench"] == bench), key=in_order)
+
+
+def in_order(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a row belongs: by objective, then by rule."""
+    return list(NAMES).index(row["objective"]), list(RULES).index(row["rule"])
 
 
 def at_common(results: Results, row: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ def all_tables(results: Results) -> list[Table]:
         side_tables.end_models_table(results),
         side_tables.geometry_table(results),
         side_tables.sweep_table(results),
+        side_tables.closer_table(results),
         side_tables.control_table(results),
         side_tables.chosen_table(results),
     ]
@@ -79,7 +80,8 @@ def terminal_table(results: Results) -> Table:
 
 def targets(results: Results) -> str:
     """The target models' accuracies, averaged over the seeds."""
-    starts = [one["path"][0] for one in results["cells"] if one["role"] == "report"]
+    main = (one for one in results["cells"] if one["bench"] == results["main_bench"])
+    starts = [one["path"][0] for one in main if one["role"] == "report"]
     found = {
         name.replace("_", " "): sum(start[name] for start in starts) / len(starts)
         for name in results["measures"]
