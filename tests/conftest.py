@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from hypothesis import settings
 
 import tiny
@@ -23,8 +25,18 @@ for profile, examples in (("quick", 20), ("ci", 60), ("deep", 2000)):
     )
 settings.load_profile("quick")
 
+# Where the tests of the rules keep their tensors: `RETAINFIRST_TEST_DEVICE=cuda pytest tests/unit/test_combiners.py`.
+DEVICE = os.environ.get("RETAINFIRST_TEST_DEVICE", "cpu")
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@pytest.fixture
+def default_device() -> Iterator[torch.device]:
+    """What tensors are made on by default during the test."""
+    with torch.device(DEVICE) as device:
+        yield device
 
 
 @pytest.fixture

@@ -28,10 +28,11 @@ def projection(name: str, f: Tensor, r: Tensor, alpha: float, gamma: float) -> T
 
 
 def gradients(n: int, dtype: torch.dtype, seed: int = 0, ratio: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Two random gradients with zeros of both signs among them."""
-    generator = torch.Generator().manual_seed(seed)
-    f = torch.randn(n, generator=generator, dtype=torch.float64) * ratio
-    r = torch.randn(n, generator=generator, dtype=torch.float64)
+    """Two random gradients with zeros of both signs among them, the same on every device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    f = torch.randn(n, generator=generator, dtype=torch.float64, device="cpu") * ratio
+    r = torch.randn(n, generator=generator, dtype=torch.float64, device="cpu")
     for x, value in ((f, 0.0), (r, -0.0)):
-        x[torch.rand(n, generator=generator) < 0.1] = value
-    return f.to(dtype), r.to(dtype)
+        x[torch.rand(n, generator=generator, device="cpu") < 0.1] = value
+    device = torch.get_default_device()
+    return f.to(device, dtype), r.to(device, dtype)

@@ -125,7 +125,7 @@ class Geometry:
 
     def per_group(self) -> dict[str, Geometry]:
         """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
-        one = torch.zeros(1, dtype=torch.int64)
+        one = torch.zeros(1, dtype=torch.int64, device="cpu")
         table = m.reduce_rows(self._whole(), self._index, len(self._names)).cpu()
         return {name: Geometry(row.unsqueeze(0), one, [name]) for name, row in zip(self._names, table, strict=True)}
 

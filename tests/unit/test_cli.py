@@ -128,7 +128,7 @@ def test_exit_codes_as_a_shell_sees_them(tmp_path):
 
 
 def test_importing_the_library_is_light():
-    heavy = ("transformers", "datasets", "peft", "matplotlib", "typer", "rich", "torchjd")
+    heavy = ("transformers", "datasets", "peft", "matplotlib", "typer", "rich", "torchjd", "triton")
     code = f"import sys, retainfirst; print(*[name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""

@@ -17,7 +17,7 @@ WEIGHTS = [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (0.3, 7.0)]
 
 
 @pytest.fixture(params=kernels.BACKENDS, autouse=True)
-def backend(request):
+def backend(request, default_device):
     with kernels.use_backend(request.param):
         yield request.param
 

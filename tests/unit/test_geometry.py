@@ -14,7 +14,7 @@ from written_out import DTYPES, gradients
 
 
 @pytest.fixture(params=kernels.BACKENDS, autouse=True)
-def backend(request):
+def backend(request, default_device):
     with kernels.use_backend(request.param):
         yield request.param
 

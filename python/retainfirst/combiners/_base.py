@@ -108,7 +108,7 @@ class Combiner(ABC):
         device = retain[0].device if retain else torch.device("cpu")
         index = send(_group_index(self.name, groups, len(retain)), device)
         if not retain:
-            return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
+            return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64, device=device), index, [])
         with torch.no_grad():
             return Geometry(self._update(forget, retain, index, len(groups), reduce), index, list(groups), reduce)
 
@@ -279,4 +279,4 @@ def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
             index[i] = g
     if -1 in index:
         raise ShapeMismatch(f"{rule}: groups: tensor {index.index(-1)} is in none; name each tensor once")
-    return torch.tensor(index, dtype=torch.int64)
+    return torch.tensor(index, dtype=torch.int64, device="cpu")  # also where another device is the default

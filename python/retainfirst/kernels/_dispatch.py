@@ -107,7 +107,7 @@ def linear_(
     def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], chosen: list[int] | None) -> Tensor:
         coefficients = c_retain, c_forget
         if chosen is not None:
-            on = send(torch.tensor(chosen), c_retain.device)
+            on = send(torch.tensor(chosen, device="cpu"), c_retain.device)
             coefficients = c_retain[on], c_forget[on]
         table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain)
         return table
@@ -137,7 +137,8 @@ def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -
         part = [forget[i] for i in chosen], [retain[i] for i in chosen]
         tables.append(work(kernels, *part, chosen).to(retain[0].device))
         order += chosen
-    return torch.cat(tables)[send(torch.argsort(torch.tensor(order)), retain[0].device)]
+    back = torch.argsort(torch.tensor(order, device="cpu"))
+    return torch.cat(tables)[send(back, retain[0].device)]
 
 
 def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
@@ -194,7 +195,7 @@ def _of(part: list[int], work: _Work) -> _Work:
 
 
 def _check_rounded(name: str, weight: float) -> None:
-    rounded = torch.tensor(weight, dtype=torch.float32).item()
+    rounded = torch.tensor(weight, dtype=torch.float32, device="cpu").item()
     if not math.isfinite(rounded) or (rounded == 0) != (weight == 0):
         raise RetainFirstError(f"{name}={weight!r} becomes {rounded} in float32; choose a weight that float32 can hold")
 

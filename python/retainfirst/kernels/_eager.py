@@ -113,4 +113,4 @@ def _per_tensor(rows: list[list[Tensor]]) -> Tensor:
     if len(flat) == len(rows):
         return flat
     owner = [i for i, pieces in enumerate(rows) for _ in pieces]
-    return m.reduce_rows(flat, send(torch.tensor(owner), flat.device), len(rows))
+    return m.reduce_rows(flat, send(torch.tensor(owner, device="cpu"), flat.device), len(rows))
