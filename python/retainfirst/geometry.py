@@ -43,7 +43,7 @@ class Geometry:
 
         Args:
             table: Shape ``[n, 11]``, one row a tensor (:mod:`retainfirst.moments`).
-            index: Shape ``[n]``, int64, the group of each tensor.
+            index: Shape ``[n]``, int64, the group of each tensor; on the CPU.
             names: The groups' names.
             reduce: Adds up the tables of all processes, if this one's is of its shards only.
         """
@@ -58,8 +58,7 @@ class Geometry:
             index.append(part._index + len(names))
             names += part._names
         device = parts[0]._table.device
-        table = torch.cat([part._whole().to(device) for part in parts])
-        return Geometry(table, torch.cat([one.to(device) for one in index]), names)
+        return Geometry(torch.cat([part._whole().to(device) for part in parts]), torch.cat(index), names)
 
     def all_reduce(self) -> Geometry:
         """Add up what the processes measured, where gradients are sharded; every process must call it, and may again.
@@ -80,8 +79,9 @@ class Geometry:
 
     @cached_property
     def _row(self) -> list[float]:
-        everything = torch.zeros_like(self._index)
-        row: list[float] = m.reduce_rows(self._whole(), everything, 1)[0].tolist()
+        table = self._whole()
+        everything = torch.zeros(len(table), dtype=torch.int64, device=table.device)
+        row: list[float] = m.reduce_rows(table, everything, 1)[0].tolist()
         return row
 
     @property
@@ -126,7 +126,8 @@ class Geometry:
     def per_group(self) -> dict[str, Geometry]:
         """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
         one = torch.zeros(1, dtype=torch.int64, device="cpu")
-        table = m.reduce_rows(self._whole(), self._index, len(self._names)).cpu()
+        table = self._whole()
+        table = m.reduce_rows(table, self._index.to(table.device), len(self._names)).cpu()
         return {name: Geometry(row.unsqueeze(0), one, [name]) for name, row in zip(self._names, table, strict=True)}
 
     def not_finite(self) -> dict[int, list[str]]:

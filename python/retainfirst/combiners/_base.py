@@ -105,10 +105,9 @@ class Combiner(ABC):
             groups: Group name to indices.
             reduce: Adds up tables of moments over the processes that hold the other parts of these tensors.
         """
-        device = retain[0].device if retain else torch.device("cpu")
-        index = send(_group_index(self.name, groups, len(retain)), device)
+        index = _group_index(self.name, groups, len(retain))
         if not retain:
-            return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64, device=device), index, [])
+            return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
         with torch.no_grad():
             return Geometry(self._update(forget, retain, index, len(groups), reduce), index, list(groups), reduce)
 
@@ -173,6 +172,7 @@ class ProjectionCombiner(Combiner):
     def _update(
         self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
     ) -> Tensor:
+        index = send(index, retain[0].device)
         table = kernels.moments(forget, retain)
         rows = m.reduce_rows(table, index, groups)
         c_retain, c_forget = self.coefficients(rows if reduce is None else reduce(rows))

@@ -1,8 +1,7 @@
 """What runs on a GPU: one pass over all tensors of a dtype, and the sum of what its programs have measured.
 
 Products are summed in float64, where those of two 16-bit or float32 numbers are exact and none is lost to underflow, and in an
-order that depends on sizes alone: equal gradients give equal bits. Launch with ``enable_fp_fusion=False``: fused, ``alpha * r +
-gamma * f`` would be rounded once less than elsewhere.
+order that depends on sizes alone: equal gradients give equal bits.
 """
 
 from __future__ import annotations
@@ -108,16 +107,16 @@ def combine_blocks(
             f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule, wide, threads, vector
         )
 
+    # What a rule does not measure is zero still.
     row = sums + program.to(tl.int64) * 8
-    if rule != "linear":
-        tl.store(row, tl.sum(ff.to(tl.float64), 0))
-        tl.store(row + 1, tl.sum(rr.to(tl.float64), 0))
-        tl.store(row + 3, tl.sum(fr.to(tl.float64), 0))
-        tl.store(row + 6, tl.sum(conflicts, 0).to(tl.float64))
-    if rule != "moments":
-        tl.store(row + 2, tl.sum(uu.to(tl.float64), 0))
-        tl.store(row + 4, tl.sum(ur.to(tl.float64), 0))
-        tl.store(row + 5, tl.sum(uf.to(tl.float64), 0))
+    tl.store(row, tl.sum(ff.to(tl.float64), 0))
+    tl.store(row + 1, tl.sum(rr.to(tl.float64), 0))
+    tl.store(row + 2, tl.sum(uu.to(tl.float64), 0))
+    tl.store(row + 3, tl.sum(fr.to(tl.float64), 0))
+    tl.store(row + 4, tl.sum(ur.to(tl.float64), 0))
+    tl.store(row + 5, tl.sum(uf.to(tl.float64), 0))
+    tl.store(row + 6, tl.sum(conflicts, 0).to(tl.float64))
+    tl.store(row + 7, 0.0)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -127,7 +126,7 @@ def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
     Args:
         table: See :func:`combine_blocks`.
         sums: Likewise.
-        moments: float64 ``[n, 11]``, of which the first eight columns are written.
+        moments: float64 ``[n, 11]``; the three exponents are zero.
         n: The number of tensors.
         span: Elements a program.
         rows: Rows at a time.
@@ -144,6 +143,8 @@ def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
         total += tl.load(sums + here, (offsets < programs)[:, None], 0.0)
     row = tl.where(columns == 7, size.to(tl.float64), tl.sum(total, 0))
     tl.store(moments + tensor * 11 + columns, row)
+    exponents = tl.arange(0, 4)
+    tl.store(moments + tensor * 11 + 8 + exponents, tl.zeros([4], tl.float64), exponents < 3)
 
 
 @triton.jit
