@@ -112,8 +112,8 @@ def _run(
                 aligned=aligned,
                 even=even,
                 num_warps=shape.warps,
-                # Fused, alpha * r + gamma * f would be rounded once less than elsewhere. SAGO adds no two products, and those that
-                # are summed are exact in float64, so that there fusing changes nothing but the time.
+                # Fused, alpha * r + gamma * f would be rounded once less than elsewhere. SAGO adds no two products but those that
+                # it sums, and these are exact in float64, so that fusing changes nothing but the time.
                 enable_fp_fusion=rule in ("sago", "moments"),
             )
         add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
