@@ -353,22 +353,23 @@ def launch() -> list[dict[str, Any]]:
 def with_launches(choices: dict[str, dict[str, Any]], dtypes: tuple[torch.dtype, ...]) -> list[dict[str, Any]]:
     from retainfirst.kernels import _triton
 
-    rows, before = [], _triton.LAUNCH
+    rows = []
     for dtype in dtypes:
+        usual = _triton.WIDE if dtype == torch.float32 else _triton.NARROW_LARGE
         n = sized(4 * 10**8)
         pool, copy = Pool(dtype, n), copier()
         for name in ("sago", "pcgrad"):
             rule = combiner(name, {})
             calls = {}
             for label, change in choices.items():
-                shape = dataclasses.replace(before, **change)
+                shape = dataclasses.replace(usual, **change)
 
                 def call(shape: Any = shape, rule: rf.Combiner = rule, pool: Pool = pool, n: int = n) -> None:
                     _triton.LAUNCH = shape
                     try:
                         rule.combine_(*pool.next(n))
                     finally:
-                        _triton.LAUNCH = before
+                        _triton.LAUNCH = None
 
                 calls[label] = call
             accesses = (3 if name in ELEMENTWISE else 5) * pool.itemsize

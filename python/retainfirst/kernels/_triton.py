@@ -23,7 +23,7 @@ from retainfirst.kernels._layout import in_memory_order
 from retainfirst.kernels._passes import add_rows, combine_blocks
 from retainfirst.transfer import send
 
-__all__ = ["LAUNCH", "Launch", "elementwise_", "linear_", "moments", "takes"]
+__all__ = ["LAUNCH", "NARROW", "NARROW_LARGE", "WIDE", "Launch", "elementwise_", "linear_", "moments", "takes"]
 
 # Not float64: its products are not exact in float64, and its squares leave the range.
 _DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -41,13 +41,20 @@ class Launch:
         wide: The dtype of the sums within a program. In float32 the squares of gradients below 1e-23 are lost.
     """
 
-    block: int = 2048
-    steps: int = 16
-    warps: int = 4
+    block: int
+    steps: int
+    warps: int
     wide: Any = tl.float64
 
 
-LAUNCH = Launch()
+NARROW, NARROW_LARGE, WIDE = Launch(1024, 16, 4), Launch(1024, 64, 4), Launch(2048, 16, 8)
+"""For 16-bit formats, for many elements of them, and for float32; as measured on an H100 (docs/performance.md)."""
+
+LAUNCH: Launch | None = None
+"""Another one, to try it out."""
+
+# From here on there are programs enough for every processor of a large GPU, and long ones cost less.
+_MANY = 1 << 28
 
 
 def takes(forget: Tensor, retain: Tensor) -> bool:
@@ -86,7 +93,7 @@ def _run(
     weights: tuple[float, float] = (0.0, 0.0),
     coefficients: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    n, device, shape = len(retain), retain[0].device, LAUNCH
+    n, device, shape = len(retain), retain[0].device, LAUNCH or _launch(retain)
     span = shape.block * shape.steps
     host, launches, even = _plan(forget, retain, span)
     table = send(torch.from_numpy(host), device)
@@ -118,6 +125,12 @@ def _run(
             )
         add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
     return result
+
+
+def _launch(retain: Sequence[Tensor]) -> Launch:
+    if retain[0].element_size() > 2:
+        return WIDE
+    return NARROW_LARGE if sum(r.numel() for r in retain) >= _MANY else NARROW
 
 
 def _plan(
