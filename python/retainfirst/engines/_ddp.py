@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from retainfirst.engines._local import Engine, Gradients
 from retainfirst.errors import DtypeMismatch, RetainFirstError
+from retainfirst.transfer import send
 
 __all__ = ["DDPEngine"]
 
@@ -106,7 +107,7 @@ class _Averaging:
         self._missing: dict[str, tuple[int, Tensor]] = {}
         # Every process sends every parameter, so that none has to ask the others first: reading an answer waits for the device.
         reached = [name in gradients for name, _ in items]
-        self._flags = torch.tensor(reached, dtype=torch.uint8).to(items[0][1].device)
+        self._flags = send(torch.tensor(reached, dtype=torch.uint8), items[0][1].device)
         self._work = [dist.all_reduce(self._flags, dist.ReduceOp.MAX, group, async_op=True)]
         position = {name: i for i, (name, _) in enumerate(items)}
         for bucket in _buckets(items):
