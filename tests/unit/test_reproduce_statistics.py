@@ -3,6 +3,7 @@
 import pytest
 
 from retainfirst.reproduce.results import choose, compare, summarise
+from retainfirst.reproduce.side_tables import closer_table
 from retainfirst.reproduce.statistics import mean_and_spread, paired_difference
 
 
@@ -85,3 +86,21 @@ def test_cells_that_never_forgot_are_left_out_and_counted():
     [difference] = [row for row in compare(cells) if row["measure"] == "covered"]
     assert (difference["rule"], difference["than"], difference["n"]) == ("sago", "sum", 1)
     assert difference["mean"] == pytest.approx(0.1)
+
+
+def test_states_without_a_conflict_are_not_counted():
+    def cell(gamma, states, bound):
+        names = ("sum", "pcgrad_global", "sago", "sago_keep_retain")
+        return {
+            "role": "report", "bench": "facts", "objective": "ga", "rule": "sum", "gamma": gamma, "learning_rate": 0.1,
+            "agreement_bound": bound, "states": [dict(zip(names, state, strict=True)) for state in states],
+        }  # fmt: skip
+
+    closer, further, no_conflict = (0.1, 0.2, 0.3, 0.4), (0.1, 0.5, 0.3, 0.6), (0.5, 0.5, 0.3, 0.6)
+    cells = [cell(4.0, [closer, further], 2.0), cell(4.0, [closer, no_conflict], 4.0), cell(1.0, [further], 1.0)]
+    results = {"cells": cells, "main_bench": "facts", "common": {"gamma": 4.0, "learning_rate": 0.1}}
+    assert closer_table(results).rows == [
+        ["GA + GD", "1", "1.0", "0 of 1", "1 of 1"],
+        ["GA + GD", "4", "3.0", "2 of 3", "3 of 3"],
+    ]
+    assert closer_table({**results, "cells": cells[:2]}).rows == [], "one weight is no sweep"
