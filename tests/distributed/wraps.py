@@ -22,7 +22,7 @@ def _device(inner: nn.Module) -> torch.device:
 
 
 def shard2(inner, **options):
-    options.setdefault("mesh", init_device_mesh(_device(inner).type, (dist.get_world_size(),)))
+    options["mesh"] = options.get("mesh") or init_device_mesh(_device(inner).type, (dist.get_world_size(),))
     for layer in inner.layers:
         fully_shard(layer, **options)
     return fully_shard(inner, **options)

@@ -1,0 +1,25 @@
+"""Hybrid sharding, two replicas of one or of two shards: they end where one process does that sees all rows."""
+
+from __future__ import annotations
+
+import pytest
+
+import hybrid_cases
+import processes
+
+WORLDS = (2, 4)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", [name for name in hybrid_cases.CASES if name.startswith("equal")])
+def test_equal_to_one_process(world, name):
+    for result in processes.results("hybrid_cases.py", world, name):
+        assert result["error"] <= 1e-12
+        assert result["geometry"] <= 1e-12
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_moments_are_added_over_shards_and_not_over_replicas(world):
+    """PCGrad itself would not show it: its coefficients are ratios of moments."""
+    for result in processes.results("hybrid_cases.py", world, "wrong, over all processes"):
+        assert result["geometry"] > 0.1
