@@ -46,6 +46,7 @@ CASES = {
         for strategy in ("HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
         for name in NAMES
     },
+    "refused, one shard": lambda: cases.refusal(partial(fsdp, "HYBRID_SHARD", "sago")),
     "wrong, over all processes": partial(over_all_processes, "pcgrad global"),
 }
 

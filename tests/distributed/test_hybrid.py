@@ -10,8 +10,16 @@ import processes
 WORLDS = (2, 4)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", [name for name in hybrid_cases.CASES if name.startswith("equal")])
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [
+        (world, name)
+        for world in WORLDS
+        for name in hybrid_cases.CASES
+        # FSDP 1 with a single shard is NO_SHARD.
+        if name.startswith("equal, fully_shard" if world == 2 else "equal")
+    ],
+)
 def test_equal_to_one_process(world, name):
     for result in processes.results("hybrid_cases.py", world, name):
         assert result["error"] <= 1e-12
@@ -23,3 +31,8 @@ def test_moments_are_added_over_shards_and_not_over_replicas(world):
     """PCGrad itself would not show it: its coefficients are ratios of moments."""
     for result in processes.results("hybrid_cases.py", world, "wrong, over all processes"):
         assert result["geometry"] > 0.1
+
+
+def test_fsdp_1_with_one_shard_is_refused():
+    for result in processes.results("hybrid_cases.py", 2, "refused, one shard"):
+        assert "NO_SHARD is not supported" in result["refused"]

@@ -10,11 +10,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 try:
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 except ImportError:  # torch 2.4 and 2.5
-    from torch.distributed._composable.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed._composable.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-__all__ = ["WRAPS", "MixedPrecisionPolicy", "fully_shard", "shard1", "shard2", "whole"]
+__all__ = ["WRAPS", "FSDPModule", "MixedPrecisionPolicy", "fully_shard", "shard1", "shard2", "whole"]
 
 
 def _device(inner: nn.Module) -> torch.device:
