@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import deepspeed
 import torch
@@ -10,16 +11,18 @@ from torch import distributed as dist
 
 import cases
 import retainfirst as rf
+from adapted import make_adapted
 from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
 
 # A kernel for shared memory, which would be compiled at the first use; gloo does without it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 STAGES = (1, 2, 3)
+FOLDER = Path.cwd()  # a fresh one for each run, and the same for all processes
 
 
-def make_engine(stage, **options):
-    model = make_model(torch.float32)
+def make_engine(stage, make=make_model, **options):
+    model = make(torch.float32)
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": MICRO_BATCHES,
@@ -42,12 +45,12 @@ def whole(engine):
         }
 
 
-def steps(engine, step, data, interleaved=True):
+def steps(engine, step, data, interleaved=True, numbers=range(STEPS)):
     rank = dist.get_rank()
     orders = [(micro, task) for micro in range(MICRO_BATCHES) for task in ("forget", "retain")]
     if not interleaved:
         orders.sort(key=lambda pair: pair[1])
-    for i in range(STEPS):
+    for i in numbers:
         for micro, task in orders:
             with getattr(step, task)():
                 engine.backward(data.loss(engine, i, micro, task, rank), scale_wrt_gas=False)
@@ -55,10 +58,10 @@ def steps(engine, step, data, interleaved=True):
         engine.step()
 
 
-def train(stage, name, *, given="engine", interleaved=True):
+def train(stage, name, *, given="engine", interleaved=True, make=make_model):
     data = Data(dist.get_world_size(), rare=None)
-    expected, geometries = on_one_process(data, name, torch.float32)
-    engine = make_engine(stage)
+    expected, geometries = on_one_process(data, name, torch.float32, make=make)
+    engine = make_engine(stage, make)
     step = rf.TwoTaskStep({"engine": engine, "module": engine.module}[given], rule(name))
     found = [geometry.all_reduce().as_dict() for geometry in steps(engine, step, data, interleaved)]
     # What no pass reaches counts as coordinates here, so the share of conflicting ones is another.
@@ -67,6 +70,29 @@ def train(stage, name, *, given="engine", interleaved=True):
     parameters = whole(engine)
     expected = {key: p for key, p in expected.named_parameters() if key in parameters}
     return {"error": distance(parameters, expected), "geometry": geometry}
+
+
+def resumed(stage, name):
+    """Two steps of four, from a checkpoint in a fresh engine, after the four without a break."""
+    data = Data(dist.get_world_size(), rare=None)
+
+    def advance(engine, numbers):
+        for _ in steps(engine, rf.TwoTaskStep(engine, rule(name)), data, numbers=numbers):
+            pass
+
+    unbroken, first, second = (make_engine(stage) for _ in range(3))
+    advance(unbroken, range(4))
+    advance(first, range(2))
+    first.save_checkpoint(str(FOLDER), tag=f"{stage} {name}")
+    start = whole(second)
+    second.load_checkpoint(str(FOLDER), tag=f"{stage} {name}")
+    loaded = whole(second)
+    advance(second, range(2, 4))
+    mine, theirs = whole(second), whole(unbroken)
+    return {
+        "equal": all(torch.equal(mine[key], p) for key, p in theirs.items()),
+        "moved": any(not torch.equal(loaded[key], p) for key, p in start.items()),
+    }
 
 
 def bf16(stage):
@@ -97,6 +123,17 @@ CASES = {
         for stage in STAGES
     },
     **{f"equal, stage {stage}, given the module": partial(train, stage, "sago", given="module") for stage in STAGES},
+    **{
+        f"equal, stage {stage}, adapters{', checkpointing' * checkpointing}": partial(
+            train, stage, "pcgrad module", make=partial(make_adapted, checkpointing=checkpointing)
+        )
+        for stage, checkpointing in ((2, False), (3, False), (3, True))
+    },
+    **{
+        f"resumed, stage {stage}, {name}": partial(resumed, stage, name)
+        for stage in STAGES
+        for name in ("sago", "pcgrad global")
+    },
     **{f"bf16, stage {stage}": partial(bf16, stage) for stage in (2, 3)},
     "refused, stage 0": lambda: cases.refusal(lambda: rf.TwoTaskStep(make_engine(0))),
     "refused, offloading": lambda: cases.refusal(

@@ -27,12 +27,12 @@ def put_off(model, last):
     return nullcontext()
 
 
-def train(shard, name, *, given="model", deferred=False, evaluate=False, offload=None, **options):
+def train(shard, name, *, given="model", deferred=False, evaluate=False, offload=None, make=make_model, **options):
     rank, data = dist.get_rank(), Data(dist.get_world_size(), rare=None)
     # FSDP's own clipping takes nothing wider than float32.
     clip = CLIP if shard is shard2 else math.inf
-    expected, geometries = on_one_process(data, name, clip=clip)
-    model = shard(make_model(), **options)
+    expected, geometries = on_one_process(data, name, clip=clip, make=make)
+    model = shard(make(torch.float64), **options)
     source = {"model": model, "parameters": [*model.parameters()], "named": [*model.named_parameters()]}[given]
     step, optimizer, found = rf.TwoTaskStep(source, rule(name), offload=offload), make_optimizer(model), []
     for i in range(STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def case(accumulate=1, **options):
     return report(train(gradient_accumulation_steps=accumulate, **options))
 
 
-def resumed(**options):
+def resumed(gathered=lambda parameters: nullcontext(), **options):
     """Two steps of four, from a checkpoint, after the four without a break."""
     options |= {
         "max_steps": 4,
@@ -73,8 +74,10 @@ def resumed(**options):
     whole, again = (
         train(kind=TwoTaskTrainer, resume=resume, **options) for resume in (None, str(FOLDER / "out/checkpoint-2"))
     )
-    pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
-    return {"equal": all(torch.equal(p, q) for p, q in pairs), "step": again.state.global_step}
+    mine, theirs = list(again.model.parameters()), list(whole.model.parameters())
+    with gathered(mine), gathered(theirs):
+        equal = all(torch.equal(p, q) for p, q in zip(mine, theirs, strict=True))
+    return {"equal": equal, "step": again.state.global_step}
 
 
 def plugin(name):

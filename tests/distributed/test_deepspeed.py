@@ -19,7 +19,8 @@ import deepspeed_cases
 import hf_deepspeed_cases
 
 NAMES = {
-    kind: [name for name in deepspeed_cases.CASES if name.startswith(kind)] for kind in ("equal", "bf16", "refused")
+    kind: [name for name in deepspeed_cases.CASES if name.startswith(kind)]
+    for kind in ("equal", "resumed", "bf16", "refused")
 }
 
 
@@ -29,6 +30,12 @@ def test_equal_to_one_process(name):
         # float32: sums over rows, micro-batches and processes in another order, two steps of at most 0.01 an element.
         assert result["error"] <= 1e-6
         assert result["geometry"] <= 2e-6
+
+
+@pytest.mark.parametrize("name", NAMES["resumed"])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(name):
+    for result in processes.results("deepspeed_cases.py", 2, name):
+        assert result == {"equal": True, "moved": True}
 
 
 @pytest.mark.parametrize("name", NAMES["bf16"])
@@ -61,3 +68,10 @@ def test_the_trainer_on_two_processes_trains_as_on_one(name):
         for mine, theirs in zip(result["logs"], one["logs"], strict=True):
             for key in ("forget_loss", "retain_loss", "grad_norm", "cos_update_retain", "norm_update"):
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-4), key
+
+
+@pytest.mark.parametrize("name", hf_deepspeed_cases.RESUMED)
+def test_a_resumed_trainer_ends_where_the_uninterrupted_one_does(name):
+    for rank in processes.found("hf_deepspeed_cases.py", 2):
+        assert "raised" not in rank[name], rank[name]["raised"]
+        assert rank[name] == {"equal": True, "step": 4}

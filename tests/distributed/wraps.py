@@ -10,11 +10,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 try:
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 except ImportError:  # torch 2.4 and 2.5
-    from torch.distributed._composable.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed._composable.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-__all__ = ["WRAPS", "MixedPrecisionPolicy", "fully_shard", "shard1", "shard2", "whole"]
+__all__ = ["WRAPS", "FSDPModule", "MixedPrecisionPolicy", "fully_shard", "shard1", "shard2", "whole"]
 
 
 def _device(inner: nn.Module) -> torch.device:
@@ -22,7 +22,7 @@ def _device(inner: nn.Module) -> torch.device:
 
 
 def shard2(inner, **options):
-    options.setdefault("mesh", init_device_mesh(_device(inner).type, (dist.get_world_size(),)))
+    options["mesh"] = options.get("mesh") or init_device_mesh(_device(inner).type, (dist.get_world_size(),))
     for layer in inner.layers:
         fully_shard(layer, **options)
     return fully_shard(inner, **options)
