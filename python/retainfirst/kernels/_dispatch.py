@@ -123,7 +123,7 @@ def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -
 
     ``work`` is told which tensors it is given, unless these are all.
     """
-    if any(f.device != r.device for f, r in zip(forget, retain, strict=True)):
+    if any(f.is_cpu and not r.is_cpu for f, r in zip(forget, retain, strict=True)):
         return _bring_over(forget, retain, work)
     parts: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
     backend = _check_backend()

@@ -23,7 +23,7 @@ _NAMES = {
 
 def takes(forget: Tensor, retain: Tensor) -> bool:
     """Whether this backend can work on the pair: on the CPU, both dense in the same element order, no pending negation."""
-    if retain.device.type != "cpu" or forget.is_neg() or retain.is_neg():
+    if not retain.is_cpu or forget.is_neg() or retain.is_neg():
         return False
     if forget.is_contiguous() and retain.is_contiguous():
         return True
