@@ -2,7 +2,7 @@
 
 The page has a line ``<!-- begin TIER -->`` and one ``<!-- end TIER -->``; what stands between them is replaced::
 
-    python -m retainfirst.reproduce.page docs/reproduction.md outputs/full/results.json
+    python -m retainfirst.reproduce.page docs/reproduction.md outputs/full/results.json --figures docs/figures
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.reproduce.figures import frontier_figure, sweep_figure
 from retainfirst.reproduce.markdown import render_markdown
 
 __all__ = ["insert"]
@@ -42,16 +43,20 @@ def insert(page: str, results: Mapping[str, Any]) -> str:
     return before + begin + "\n" + re.sub(r"(?m)^## ", "### ", report).strip() + "\n\n" + end + after
 
 
-def main(page: Path, results: list[Path]) -> None:
+def main(page: Path, results: list[Path], figures: Path | None = None) -> None:
     """Put the tables of runs into a page.
 
     Args:
         page: The page to change.
         results: Files named results.json.
+        figures: A folder for the figures that a page shows: frontiers and, where there is one, the sweep.
     """
     for file in results:
-        text = insert(page.read_text(encoding="utf-8"), json.loads(file.read_text(encoding="utf-8")))
-        page.write_text(text, encoding="utf-8")
+        found = json.loads(file.read_text(encoding="utf-8"))
+        page.write_text(insert(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+        for name, figure in (("frontier", frontier_figure(found)), ("sweep", sweep_figure(found))) if figures else ():
+            if figure is not None:
+                figure.savefig(figures / f"{found['tier']}_{name}.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":
