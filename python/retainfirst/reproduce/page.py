@@ -54,7 +54,9 @@ def main(page: Path, results: list[Path], figures: Path | None = None) -> None:
     for file in results:
         found = json.loads(file.read_text(encoding="utf-8"))
         page.write_text(insert(page.read_text(encoding="utf-8"), found), encoding="utf-8")
-        for name, figure in (("frontier", frontier_figure(found)), ("sweep", sweep_figure(found))) if figures else ():
+        if figures is None:
+            continue
+        for name, figure in (("frontier", frontier_figure(found)), ("sweep", sweep_figure(found))):
             if figure is not None:
                 figure.savefig(figures / f"{found['tier']}_{name}.png", dpi=110, metadata={"Software": None})
 
