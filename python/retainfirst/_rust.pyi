@@ -15,9 +15,11 @@ __all__ = [
     "exhaustive",
     "geometry",
     "get_num_threads",
+    "limit_",
     "linear_",
     "moments",
     "set_num_threads",
+    "update_alone_",
 ]
 
 COLUMNS: tuple[str, ...]
@@ -43,6 +45,18 @@ def linear_(
     c_forget: list[float],
     toward_retain: bool = False,
 ) -> NDArray[np.float64]: ...
+def update_alone_(
+    rule: str,
+    dtype: str,
+    forget: list[int],
+    retain: list[int],
+    lengths: list[int],
+    alpha: float,
+    gamma: float,
+) -> None: ...
+def limit_(
+    dtype: str, forget: list[int], retain: list[int], lengths: list[int], alpha: float, gamma: float
+) -> None: ...
 def combine(
     rule: str,
     forget: NDArray[Any],

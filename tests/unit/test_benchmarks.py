@@ -18,19 +18,6 @@ def load(name):
     return module
 
 
-def test_step_benchmark(tmp_path, monkeypatch):
-    step = load("step")
-    monkeypatch.setattr(step, "LENGTH", 4)
-    monkeypatch.setattr(step, "MICRO_BATCHES", (1,))
-    monkeypatch.setattr(step, "run_peak", lambda *_: 1.0)
-    monkeypatch.setattr("sys.argv", ["step.py", "--rounds", "1", "--json", str(tmp_path / "out.json")])
-    step.main()
-    report = json.loads((tmp_path / "out.json").read_text())
-    assert [row["rule"] for row in report["rows"]] == list(step.RULES)
-    assert all(row["cpu_ratio"]["median"] > 0 for row in report["rows"])
-    assert 40e6 < report["parameters"] < 60e6
-
-
 def test_toward_retain_benchmark(tmp_path, monkeypatch):
     toward = load("toward_retain")
     monkeypatch.setattr(toward, "SIZES", (1000,))

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from retainfirst import __version__
+from retainfirst.cli._bench import bench
 from retainfirst.cli._evaluate import evaluate
 from retainfirst.cli._reproduce import reproduce
 from retainfirst.cli._unlearn import unlearn
@@ -28,6 +29,7 @@ app.command()(unlearn)
 app.command()(evaluate)
 app.command()(reproduce)
 app.command()(verify)
+app.add_typer(bench)
 
 
 def _print_version(wanted: bool) -> None:

@@ -73,12 +73,12 @@ fn combine_pieces<T: Element>(
             let weights = Weights::new(alpha, gamma)?;
             Ok(combine_groups(pieces, |moments| blur(weights, moments)))
         }
-        _ => combine_elements(rule, alpha, gamma, pieces),
+        _ => combine_elements::<T, true>(rule, alpha, gamma, pieces),
     }
 }
 
-/// Applies an element-wise rule; any other is an error.
-pub(crate) fn combine_elements<T: Element>(
+/// Applies an element-wise rule, and measures it with `MEASURE`; any other rule is an error.
+pub(crate) fn combine_elements<T: Element, const MEASURE: bool>(
     rule: Rule,
     alpha: f64,
     gamma: f64,
@@ -88,15 +88,15 @@ pub(crate) fn combine_elements<T: Element>(
     match rule {
         Rule::Sum => {
             let operation = Sum(weights?);
-            Ok(sweep::update::<T, _, true>(pieces, |_| operation))
+            Ok(sweep::update::<T, _, MEASURE, MEASURE>(pieces, |_| operation))
         }
         Rule::Sago => {
             let operation = Sago(weights?);
-            Ok(sweep::update::<T, _, true>(pieces, |_| operation))
+            Ok(sweep::update::<T, _, MEASURE, MEASURE>(pieces, |_| operation))
         }
         Rule::SagoKeepRetain => {
             let operation = SagoKeepRetain(weights?);
-            Ok(sweep::update::<T, _, true>(pieces, |_| operation))
+            Ok(sweep::update::<T, _, MEASURE, MEASURE>(pieces, |_| operation))
         }
         Rule::Pcgrad | Rule::Blur => Err(crate::rules::unknown(
             rule.name(),
@@ -113,7 +113,7 @@ fn combine_groups<T: Element>(
     let views = pieces.iter().map(|piece| View::pair(piece.forget, piece.source())).collect();
     let mut rows = sweep::measure::<T, true, false>(views);
     let operations: Vec<_> = rows.iter().map(|row| Linear(choose(row))).collect();
-    let applied = sweep::update::<T, _, false>(pieces, |i| operations[i]);
+    let applied = sweep::update::<T, _, false, true>(pieces, |i| operations[i]);
     for (row, update) in rows.iter_mut().zip(&applied) {
         row.add_update(update);
     }

@@ -48,8 +48,8 @@ impl<'a, T> View<'a, T> {
 type Sums<T> = <<T as Element>::Wide as crate::element::Wide>::Sums;
 type Scratch<T> = [<T as Element>::Wide; BLOCK];
 
-/// Writes the update of each piece and returns its moments: of the update, and with `PAIR` also of `f` and `r` alone.
-pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool>(
+/// Writes the update of each piece and returns its moments: with `UPDATE` of the update, with `PAIR` of `f` and `r` alone.
+pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool>(
     pieces: Vec<Piece<'_, T>>,
     operation: impl Fn(usize) -> O,
 ) -> Vec<Moments> {
@@ -63,7 +63,7 @@ pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool>(
             let start = k * CHUNK;
             let retain = retain.map(|retain| &retain[start..start + forget.len()]);
             let piece = Piece { forget, retain, target };
-            chunks.push((i, Update::<'_, T, O, PAIR> { piece, operation }));
+            chunks.push((i, Update::<'_, T, O, PAIR, UPDATE> { piece, operation }));
         }
     }
     run(count, chunks, |chunk| chunk.piece.forget.len())
@@ -104,12 +104,14 @@ fn run<W: Work<Output = Moments> + Send>(
     rows
 }
 
-struct Update<'a, T, O, const PAIR: bool> {
+struct Update<'a, T, O, const PAIR: bool, const UPDATE: bool> {
     piece: Piece<'a, T>,
     operation: O,
 }
 
-impl<T: Element, O: Operation<T>, const PAIR: bool> Work for Update<'_, T, O, PAIR> {
+impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
+    for Update<'_, T, O, PAIR, UPDATE>
+{
     type Output = Moments;
 
     #[inline(always)]
@@ -134,7 +136,9 @@ impl<T: Element, O: Operation<T>, const PAIR: bool> Work for Update<'_, T, O, PA
                     *u = operation.apply(f, r);
                 }
             });
-            sums.add::<FMA, PAIR, true>(f, r, u);
+            if PAIR || UPDATE {
+                sums.add::<FMA, PAIR, UPDATE>(f, r, u);
+            }
         }
         sums.finish()
     }
@@ -182,7 +186,7 @@ mod tests {
             let Self(forget, retain, operation) = self;
             let mut target = retain.to_vec();
             let piece = Piece { forget, retain: None, target: &mut target };
-            let moments = Update::<'_, T, O, true> { piece, operation }.run::<FMA>();
+            let moments = Update::<'_, T, O, true, true> { piece, operation }.run::<FMA>();
             (target, moments)
         }
     }

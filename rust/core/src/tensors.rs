@@ -29,7 +29,20 @@ pub fn apply_elementwise<T: Element>(
     gamma: f64,
     pairs: Vec<(&[T], &mut [T])>,
 ) -> Result<Vec<Moments>, Error> {
-    combine_elements(rule, alpha, gamma, pieces(pairs)?)
+    combine_elements::<T, true>(rule, alpha, gamma, pieces(pairs)?)
+}
+
+/// As [`apply_elementwise`], with nothing measured: what the update alone costs.
+///
+/// # Errors
+/// The same as [`apply_elementwise`].
+pub fn apply_unmeasured<T: Element>(
+    rule: Rule,
+    alpha: f64,
+    gamma: f64,
+    pairs: Vec<(&[T], &mut [T])>,
+) -> Result<(), Error> {
+    combine_elements::<T, false>(rule, alpha, gamma, pieces(pairs)?).map(drop)
 }
 
 /// Writes `u = c.retain * r + c.forget * f`, rounded as asked, into each `retain` of the pairs `(forget, retain)`.
@@ -46,9 +59,9 @@ pub fn apply_linear<T: Element>(
     check_length("coefficients", coefficients.len(), pairs.len())?;
     let pieces = pieces(pairs)?;
     Ok(match rounding {
-        Rounding::Nearest => sweep::update::<T, _, false>(pieces, |i| Linear(coefficients[i])),
+        Rounding::Nearest => sweep::update::<T, _, false, true>(pieces, |i| Linear(coefficients[i])),
         Rounding::TowardRetain => {
-            sweep::update::<T, _, false>(pieces, |i| LinearTowardRetain(coefficients[i]))
+            sweep::update::<T, _, false, true>(pieces, |i| LinearTowardRetain(coefficients[i]))
         }
     })
 }

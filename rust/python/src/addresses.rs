@@ -93,10 +93,10 @@ pub fn linear_<'py>(
     with_dtype!(dtype, apply_linear(py, tensors, coefficients, rounding))
 }
 
-struct Tensors {
-    forget: Vec<usize>,
-    retain: Vec<usize>,
-    lengths: Vec<usize>,
+pub(crate) struct Tensors {
+    pub(crate) forget: Vec<usize>,
+    pub(crate) retain: Vec<usize>,
+    pub(crate) lengths: Vec<usize>,
 }
 
 fn measure<T: Element>(py: Python<'_>, tensors: Tensors) -> Table<'_> {
@@ -138,7 +138,7 @@ fn run(
 }
 
 /// Forget tensors may be given again and again, so that a sum of lengths can exceed any memory.
-fn total(lengths: impl Iterator<Item = usize>) -> usize {
+pub(crate) fn total(lengths: impl Iterator<Item = usize>) -> usize {
     lengths.fold(0, usize::saturating_add)
 }
 
@@ -153,7 +153,7 @@ impl Tensors {
     }
 
     /// The pairs of forget and retain as slices, the retain ones to be written.
-    fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
+    pub(crate) fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
         self.check::<T>(true)?;
         let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
         // SAFETY: as in `into_read`; and no element of a retain slice lies in another slice, as checked.

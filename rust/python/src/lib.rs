@@ -4,6 +4,7 @@
 
 mod addresses;
 mod arrays;
+mod bounds;
 mod errors;
 mod exact;
 mod exhaustive;
@@ -19,6 +20,8 @@ mod _rust {
     use crate::addresses::{elementwise_, linear_, moments};
     #[pymodule_export]
     use crate::arrays::{combine, combine_, geometry};
+    #[pymodule_export]
+    use crate::bounds::{limit_, update_alone_};
     #[pymodule_export]
     use crate::errors::RustError;
     #[pymodule_export]

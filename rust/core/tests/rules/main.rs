@@ -1,5 +1,6 @@
 //! The rules against their definitions, for every format.
 
+mod bounds;
 mod common;
 mod elementwise;
 mod linear;

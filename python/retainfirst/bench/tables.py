@@ -1,0 +1,160 @@
+"""A report as tables of text, for the terminal and for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retainfirst.bench.targets import LARGE, targets
+
+__all__ = ["Table", "conditions", "markdown", "tables"]
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, headings and cells; the first columns are words, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(report: Report) -> list[Table]:
+    """Return what a report found, and what of it misses its target."""
+    found = list(_MAKERS[report["benchmark"]](report))
+    judged = targets(report)
+    if judged:
+        missed = [
+            [one["what"], f"{one['at_most']:.2f}", _plain(one["cpu"]), _plain(one["wall"])]
+            for one in judged
+            if not one["met"]
+        ]
+        title = f"Targets: {len(judged) - len(missed)} of {len(judged)} met" + ("; missed:" if missed else "")
+        found.append(Table(title, ["what", "at most", "CPU time", "wall time"], missed))
+    return found
+
+
+def conditions(report: Report) -> str:
+    """Return in a sentence where and how a report was made."""
+    machine, versions = report["machine"], report["versions"]
+    where = machine["processor"] + ("" if machine["device"] == "cpu" else f", {machine['device']}")
+    used = report.get("threads")
+    how = [
+        f"{where}, {machine['cores']} core(s)",
+        "" if used is None else f"threads: {', '.join(map(str, used)) if isinstance(used, list) else used}",
+        f"rounds: {report['rounds']}" if "rounds" in report else "",
+        f"{report['parameters'] / 1e6:.1f} M parameters" if "parameters" in report else "",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        report["date"][:10],
+    ]
+    return "; ".join(part for part in how if part) + "."
+
+
+def markdown(report: Report) -> str:
+    """Return the tables as Markdown, with the conditions above."""
+    parts = [conditions(report)]
+    for table in tables(report):
+        parts.append(f"**{table.title}**")
+        if table.rows:
+            lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+            parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _combine(report: Report) -> Iterator[Table]:
+    rows = report["rows"]
+    speeds = [
+        [one["dtype"], str(one["threads"]), _size(one["elements"]), *(_plain(one.get(f"{k}_gb_s"), 1) for k in ("copy", "limit"))]
+        for one in report["bandwidth"]
+    ]  # fmt: skip
+    yield Table("Memory, GB/s", ["dtype", "threads", "elements", "copy", "r = g f + a r"], speeds)
+    for threads in report["threads"]:
+        for dtype in dict.fromkeys(row["dtype"] for row in rows):
+            mine = [row for row in rows if (row["dtype"], row["threads"]) == (dtype, threads)]
+            sizes = sorted({row["elements"] for row in mine})
+            # The largest, in detail; the figure and the JSON have them all.
+            sizes = [n for n in sizes if n >= LARGE] or sizes[-1:]
+            columns = ["case", *(f"{_size(n)}, {kind}" for n in sizes for kind in ("CPU", "wall"))]
+            cells = []
+            for case in dict.fromkeys(row["case"] for row in mine):
+                by_size = {row["elements"]: row for row in mine if row["case"] == case}
+                cells.append([case, *(cell for n in sizes for cell in _cells(by_size.get(n)))])
+            yield Table(f"{dtype}, {threads} thread(s): x {mine[0]['against']}", columns, cells)
+    against = [
+        [row["case"], what, f"{row['dtype']}, {_size(row['elements'])}", str(row["threads"]), *_cells(row[key])]
+        for row in rows
+        for key, what in (("to_passes", "its passes"), ("to_update_alone", "update alone"))
+        if key in row and row["elements"] >= min(LARGE, max(one["elements"] for one in rows))
+    ]
+    if against:
+        columns = ["rule", "beside", "elements", "threads", "CPU", "wall"]
+        yield Table("Rules beside their own parts", columns, against)
+    many = [
+        [row["case"], row["dtype"], str(row["threads"]), *_cells(row["to_flat"]), _spread(row["call_microseconds"], 1)]
+        for row in report["many_tensors"]
+    ]
+    title = "{tensors} tensors, {elements:,} elements in all, x one flat array".format(**report["many_tensors"][0])
+    yield Table(title, ["rule", "dtype", "threads", "CPU", "wall", "a call, us a tensor"], many)
+
+
+def _step(report: Report) -> Iterator[Table]:
+    rows = [
+        [row["case"], str(row["micro_batches"]), *_cells(row), _spread(row["plain_seconds"])] for row in report["rows"]
+    ]
+    title = "A step of {} x {} tokens for each task, x plain addition".format(*report["tokens"])
+    yield Table(title, ["case", "micro-batches", "CPU time", "wall time", "plain, s"], rows)
+
+
+def _memory(report: Report) -> Iterator[Table]:
+    rows = []
+    for row in report["rows"]:
+        [plain] = [
+            one
+            for one in report["rows"]
+            if one["case"] == "plain" and all(one[k] == row[k] for k in ("batch", "length", "micro_batches"))
+        ]
+        above = (row["peak_mib"] - plain["peak_mib"]) / report["gradient_set_mib"]
+        tokens = f"{row['batch']} x {row['length']}"
+        rows.append([row["case"], tokens, str(row["micro_batches"]), f"{row['peak_mib']:.0f}", f"{above:+.2f}"])
+    title = f"Peak of a step, above the model; one gradient set is {report['gradient_set_mib']:.0f} MiB"
+    yield Table(title, ["case", "tokens", "micro-batches", "MiB", "sets above plain"], rows)
+
+
+def _imports(report: Report) -> Iterator[Table]:
+    ratio = _cells(report)
+    rows = [
+        [f"import {name}", _spread(seconds), *(ratio if name == "retainfirst" else ("", ""))]
+        for name, seconds in report["seconds"].items()
+    ]
+    yield Table("Start-up, x import torch", ["process", "seconds", "CPU time", "wall time"], rows)
+
+
+_MAKERS = {"combine": _combine, "step": _step, "memory": _memory, "imports": _imports}
+
+
+def _cells(row: Mapping[str, Any] | None) -> tuple[str, str]:
+    """CPU and wall ratio."""
+    if row is None:
+        return "", ""
+    return _spread(row["cpu_ratio"]), _spread(row["wall_ratio"])
+
+
+def _spread(found: Mapping[str, float] | None, digits: int = 2) -> str:
+    if found is None:
+        return ""
+    median, least, greatest = (f"{found[name]:.{digits}f}" for name in ("median", "least", "greatest"))
+    return f"{median} ({least}-{greatest})"
+
+
+def _plain(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _size(n: int) -> str:
+    for unit, letter in ((10**6, " M"), (10**3, " k")):
+        if n >= unit:
+            return f"{n / unit:g}{letter}"
+    return str(n)

@@ -1,0 +1,142 @@
+"""Times of cases that take turns, so that what disturbs the machine disturbs all of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["Case", "Clock", "Sample", "Spread", "clock_for", "ratios", "rounds_of", "spread"]
+
+Spread = dict[str, float]
+"""``median``, ``least`` and ``greatest``."""
+
+# Shorter measurements would be those of the clock.
+_SHORTEST = 2e-3
+# Threads of a finished loop wait actively for a moment, which would count as time of the next case.
+_SETTLE = 2e-3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one call; ``cpu`` is that of all threads of the process, None for work on another device."""
+
+    cpu: float | None
+    wall: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to be timed.
+
+    Attributes:
+        run: What is timed, called several times in a row if it is short.
+        before: Called before each measurement and not timed.
+    """
+
+    run: Callable[[], object]
+    before: Callable[[], object] = field(default=lambda: None)
+
+
+class Clock:
+    """CPU time and wall time of this process."""
+
+    def measure(self, case: Case, calls: int) -> Sample:
+        """Return the seconds of one of ``calls`` calls."""
+        case.before()
+        time.sleep(_SETTLE)
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(calls):
+            case.run()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        return Sample(cpu / calls, wall / calls)
+
+
+class CudaClock(Clock):
+    """Time between two events on the device."""
+
+    def measure(self, case: Case, calls: int) -> Sample:
+        """Return the seconds of one of ``calls`` calls, as the device saw them."""
+        case.before()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(calls):
+            case.run()
+        end.record()
+        torch.cuda.synchronize()
+        return Sample(None, start.elapsed_time(end) / 1e3 / calls)
+
+
+def clock_for(device: str) -> Clock:
+    """Return the clock for ``"cpu"`` or ``"cuda"``."""
+    return CudaClock() if device == "cuda" else Clock()
+
+
+def rounds_of(
+    cases: Mapping[str, Case],
+    rounds: int,
+    clock: Clock,
+    *,
+    tick: Callable[[], object] = lambda: None,
+    patience: float = math.inf,
+    least: int = 2,
+) -> dict[str, list[Sample]]:
+    """Time each case once a round, in an order that turns around from round to round.
+
+    Args:
+        cases: The cases by name.
+        rounds: How often each is timed, after one call that is not counted.
+        clock: See :func:`clock_for`.
+        tick: Called after each round.
+        patience: Seconds after which a case is left out of the rounds that follow.
+        least: Rounds that every case is given all the same.
+
+    Returns:
+        The samples of each case; those of one round have the same index in every list.
+    """
+    first = {name: clock.measure(case, 1) for name, case in cases.items()}
+    calls = {name: max(1, min(10_000, math.ceil(_SHORTEST / sample.wall))) for name, sample in first.items()}
+    spent = {name: sample.wall for name, sample in first.items()}
+    samples: dict[str, list[Sample]] = {name: [] for name in cases}
+    for i in range(rounds):
+        for name in list(cases) if i % 2 == 0 else list(cases)[::-1]:
+            if i < least or spent[name] < patience:
+                sample = clock.measure(cases[name], calls[name])
+                samples[name].append(sample)
+                spent[name] += sample.wall * calls[name]
+        tick()
+    return samples
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median, the least and the greatest."""
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
+
+
+def ratios(case: Sequence[Sample], *against: Sequence[Sample], factor: float = 1.0) -> dict[str, Any]:
+    """Return the ratios of a case to others, or to the sum of several, round by round.
+
+    Args:
+        case: Samples of the case.
+        *against: Samples of what it is held against, from the same rounds.
+        factor: What it is held against is multiplied by this.
+
+    Returns:
+        ``cpu_ratio`` (None where there is no CPU time) and ``wall_ratio``, each a :data:`Spread`.
+    """
+    found: dict[str, Any] = {}
+    for kind in ("cpu", "wall"):
+        pairs = [
+            (getattr(sample, kind), [getattr(other[i], kind) for other in against]) for i, sample in enumerate(case)
+        ]
+        known = all(value is not None and None not in others for value, others in pairs)
+        # A round too short for the clock of CPU time says nothing.
+        values = [value / (factor * sum(others)) for value, others in pairs if known and sum(others) > 0]
+        found[f"{kind}_ratio"] = spread(values) if values else None
+    return found
