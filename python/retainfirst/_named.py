@@ -14,7 +14,11 @@ __all__ = ["by_name"]
 def by_name(
     parameters: Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
 ) -> dict[str, nn.Parameter]:
-    """Name parameters that came without names by their position; one that comes twice (tied weights) counts once."""
+    """Name parameters that came without names by their position; one that comes twice (tied weights) counts once.
+
+    Raises:
+        RetainFirstError: What came is no list of parameters, or two of them have one name.
+    """
     wanted = "give a model, its parameters() or its named_parameters()"
     try:
         items = list(parameters)

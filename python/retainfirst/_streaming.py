@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from retainfirst.errors import RetainFirstError
+from retainfirst.errors import RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 
 __all__ = ["Streaming"]
@@ -40,6 +40,7 @@ class Streaming:
         self._group = {name: group for group in groups for name in group}
         self._waiting = {id(group): len(group) for group in groups}
         self._reached: set[str] = set()
+        self._updates: dict[str, Tensor] = {}
         self.geometries: list[Geometry] = []
         self.names: list[str] = []
 
@@ -47,14 +48,23 @@ class Streaming:
     def running(self) -> Iterator[None]:
         """Return the context in which the backward pass of the retain loss runs."""
         handles = []
-        for name in self._group:
-            parameter: Any = self._parameters[name]  # torch has no types for this hook
-            handles.append(parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._arrived(name)))
         try:
+            for name in self._group:
+                parameter: Any = self._parameters[name]  # torch has no types for this hook
+                if parameter.requires_grad:
+                    handles.append(
+                        parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._arrived(name))
+                    )
             yield
         finally:
             for handle in handles:
                 handle.remove()
+        for name, update in self._updates.items():
+            if self._parameters[name].grad is not update:
+                raise StaleGradient(
+                    f"{name}: its .grad was cleared or replaced inside `with step.retain():`, where stream=True had put the"
+                    " update; call zero_grad() and optimizer.step() only after combine()"
+                )
 
     def _arrived(self, name: str) -> None:
         if name in self._reached:
@@ -71,8 +81,10 @@ class Streaming:
         for member in group:
             gradient = self._parameters[member].grad
             if gradient is None:
-                raise RetainFirstError(f"{member}: its .grad was cleared during the retain pass")
-            retain[member] = gradient
+                raise StaleGradient(f"{member}: its .grad was cleared during the retain pass")
+            # A copy, as autograd may have put there a view of a gradient that is still on its way to other parameters.
+            retain[member] = self._parameters[member].grad = gradient.clone()
+        self._updates |= retain
         forget = {member: self._forget.pop(member) for member in group if member in self._forget}
         geometry = self._combine(group, forget, retain)
         self.geometries += [geometry] if geometry is not None else []

@@ -15,7 +15,7 @@ from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.geometry import Geometry
 from retainfirst.objectives import get_objective
-from retainfirst.step import TwoTaskStep
+from retainfirst.step import TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
 has_length = transformers.trainer_utils.has_length
@@ -62,6 +62,7 @@ class TwoTaskTraining:
         **kwargs: Any,
     ) -> None:
         self.combiner = resolve(combiner, **(combiner_options or {}))
+        check_memory_options(self.combiner, offload, stream)
         self._memory: dict[str, Any] = {"offload": offload, "stream": stream}
         super().__init__(*args, **kwargs)
         me: Any = self

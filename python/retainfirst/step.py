@@ -16,7 +16,7 @@ from retainfirst.engines import Engine, Gradients, HostMemory, find_engine, name
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 
-__all__ = ["TwoTaskStep"]
+__all__ = ["TwoTaskStep", "check_memory_options"]
 
 _TASKS = ("forget", "retain")
 
@@ -44,9 +44,9 @@ class TwoTaskStep:
         trained: The parameters that the optimiser changes, where these are not all that require a gradient. The others take no
             part in the rule and its geometry, and their ``.grad`` is the weighted sum, for what looks at it (clipping, for one).
         offload: ``"cpu"``: the task whose passes do not run waits in the memory of the host (pinned, for a GPU), and is brought
-            back one parameter at a time to be combined; no gradient set is then held on the device beyond what plain training
-            holds, for one copy of a gradient set each way, and two more for each further micro-batch. For a model on the CPU
-            nothing changes.
+            back in parts, of 16 MiB or one parameter, to be combined; no gradient set is then held on the device beyond what
+            plain training holds. It costs one copy of a gradient set to the host and one back (two for rules that look at
+            groups), and two more for each further micro-batch. For a model on the CPU nothing changes.
         stream: Combine each group of the rule's scope as soon as the retain pass has reached all of it, and free its forget
             gradient there and then, so that one gradient set is held in all. It needs one process, the forget passes first, one
             backward pass of the retain loss a step, and a scope below ``"global"``.
@@ -84,15 +84,9 @@ class TwoTaskStep:
     ) -> None:
         self.combiner = resolve(combiner, **options)
         self.check_finite = check_finite
-        if offload not in (None, "cpu"):
-            raise RetainFirstError(f'TwoTaskStep: offload must be "cpu" or None, not {offload!r}')
+        check_memory_options(self.combiner, offload, stream)
         self._host = HostMemory() if offload == "cpu" else None
         self._stream = stream
-        if stream and getattr(self.combiner, "scope", None) == "global":
-            raise RetainFirstError(
-                f"TwoTaskStep: {self.combiner.name} with scope 'global' needs the whole gradient before it can combine any of it,"
-                " so that stream=True would save nothing; choose another scope, or leave stream out"
-            )
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else by_name(model)
         self._started = False
@@ -176,8 +170,8 @@ class TwoTaskStep:
         self._refuse_stale()
         if task in self._averaging:
             raise RetainFirstError(f"{task}(): a block of this step was the last one already, as its last=True said")
-        collected = self._gradients.setdefault(task, {})
         streaming = self._start_streaming(task) if self._stream else None
+        collected = self._gradients.setdefault(task, {})
         self._open = task
         try:
             if self._host is not None:
@@ -197,11 +191,21 @@ class TwoTaskStep:
         try:
             for task in _TASKS:
                 if task not in self._averaging:
-                    self._averaging[task] = self._engine.average(self._gradients.get(task, {}))
+                    self._average(task)
             return self._averaging["forget"](), self._averaging["retain"]()
         except BaseException:
             self.reset()
             raise
+
+    def _average(self, task: str) -> None:
+        gradients = self._gradients.setdefault(task, {})
+        if self._host is None or not self._engine.averages_at_the_end:
+            self._averaging[task] = self._engine.average(gradients)
+            return
+        # One task after the other, so that the device holds the gradients of one.
+        self._make_room(task, self._host)
+        done = self._gradients[task] = self._engine.average(gradients)()
+        self._averaging[task] = lambda: done
 
     def _make_room(self, task: str, host: HostMemory) -> None:
         """Send the other task's gradients to the host before this task's passes."""
@@ -214,7 +218,7 @@ class TwoTaskStep:
 
     def _start_streaming(self, task: str) -> Streaming | None:
         if task == "forget":
-            if "retain" in self._gradients:
+            if self._streaming is not None:
                 raise RetainFirstError(
                     "forget(): with stream=True the forget passes of a step come before its retain pass"
                 )
@@ -288,6 +292,23 @@ class TwoTaskStep:
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
         return trainable
+
+
+def check_memory_options(combiner: Combiner, offload: object, stream: object) -> None:
+    """Refuse values of ``offload`` and ``stream`` of :class:`TwoTaskStep` that cannot work.
+
+    Raises:
+        RetainFirstError: An unknown value, or streaming with a rule that needs the whole gradient.
+    """
+    if offload not in (None, "cpu"):
+        raise RetainFirstError(f'offload must be "cpu" or None, not {offload!r}')
+    if not isinstance(stream, bool):
+        raise RetainFirstError(f"stream must be True or False, not {stream!r}")
+    if stream and getattr(combiner, "scope", None) == "global":
+        raise RetainFirstError(
+            f"{combiner.name} with scope 'global' needs the whole gradient before it can combine any of it, so that stream=True"
+            " would save nothing; choose another scope, or leave stream out"
+        )
 
 
 def _same(left: dict[str, nn.Parameter], right: dict[str, nn.Parameter]) -> bool:

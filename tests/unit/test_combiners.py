@@ -260,6 +260,16 @@ def test_in_place_refuses_shared_memory():
         rf.SAGO().combine_([x[:3]], [x[1:]])
     with pytest.raises(rf.RetainFirstError, match="expanded"):
         rf.SAGO().combine_([torch.ones(4)], [torch.ones(1).expand(4)])
+    y, z = torch.ones(4), torch.ones(4)
+    for backend in kernels.BACKENDS:
+        with kernels.use_backend(backend):
+            with pytest.raises(rf.ShapeMismatch, match="retain gradients 0 and 2 share memory"):
+                rf.SAGO().combine_([x, x, x], [y, z, y])
+            with pytest.raises(rf.ShapeMismatch, match="forget gradient 1 and retain gradient 0 share memory"):
+                rf.SAGO().combine_([x, y], [y, z])
+    assert torch.equal(y, torch.ones(4)), "refused before anything is written"
+    rf.SAGO().combine_([x, x], [y, z])  # forget is only read
+    rf.SAGO().combine_([torch.ones(0)] * 2, [torch.ones(0)] * 2)
 
 
 @pytest.mark.parametrize("name", rf.available_combiners())

@@ -88,6 +88,7 @@ class Combiner(ABC):
             if not _fits(f, r):
                 check_pair(self.name, f"tensor {i}", f, r)
                 _check_writable(self.name, f"tensor {i}", f, r)
+        _check_apart(self.name, forget, retain)
         named = self.group_without_names(len(retain)) if groups is None else _named_groups(self.name, groups)
         return self.combine_named_(forget, retain, named)
 
@@ -273,6 +274,26 @@ def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> Non
         raise ShapeMismatch(
             f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first"
         )
+
+
+def _check_apart(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> None:
+    """Refuse retain gradients that begin where another one does, or where a forget gradient of another pair does."""
+    places = [r.data_ptr() for r in retain]
+    if len(set(places)) == len(places) and set(places).isdisjoint([f.data_ptr() for f in forget]):
+        return
+    first: dict[int, int] = {}
+    for i, (place, r) in enumerate(zip(places, retain, strict=True)):
+        # Tensors of nothing, and those without data, have no place.
+        if place and r.numel() and first.setdefault(place, i) != i:
+            raise ShapeMismatch(
+                f"{rule}: retain gradients {first[place]} and {i} share memory, and would be combined twice; clone one"
+            )
+    for i, f in enumerate(forget):
+        if f.data_ptr() in first and f.numel():
+            raise ShapeMismatch(
+                f"{rule}: forget gradient {i} and retain gradient {first[f.data_ptr()]} share memory, and the update would"
+                " overwrite both; clone one"
+            )
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

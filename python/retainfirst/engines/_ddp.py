@@ -46,6 +46,8 @@ class DDPEngine(Engine):
         RetainFirstError: A wrapper with a communication hook, mixed precision of its own, or ``static_graph``.
     """
 
+    averages_at_the_end = True
+
     def __init__(self, parameters: dict[str, nn.Parameter], wrappers: Sequence[DistributedDataParallel]) -> None:
         super().__init__(parameters)
         self._wrappers = wrappers
@@ -120,7 +122,8 @@ class _Averaging:
         found = self._gradients.get(name)
         if len(bucket) == 1 and found is not None and found.is_contiguous() and parameter.is_contiguous():
             _check(name, found, parameter)
-            return found.view(-1)
+            if found.device == parameter.device:  # not in the memory of the host
+                return found.view(-1)
         flat = torch.zeros(sum(p.numel() for _, p in bucket), dtype=parameter.dtype, device=parameter.device)
         start = 0
         for name, parameter in bucket:

@@ -40,8 +40,8 @@ class HostMemory:
                 local.data = local.to(parameters[name].device, non_blocking=True)
 
     def _store(self, task: str, name: str, gradient: Tensor) -> None:
-        if not _is_away(gradient):
-            return
+        if not _is_away(gradient) or gradient.layout != torch.strided:
+            return  # what is not dense cannot be pinned, and is refused when it is combined
         buffer = self._buffers.get((task, name))
         like = (gradient.shape, gradient.dtype, gradient.stride())
         if buffer is None or (buffer.shape, buffer.dtype, buffer.stride()) != like:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from retainfirst.errors import StaleGradient
@@ -25,9 +27,11 @@ class Engine:
 
     Attributes:
         reduce: Adds up tables of moments over the processes, where each holds only a part of every gradient; else None.
+        averages_at_the_end: Whether :meth:`average` has to do with all of a task's gradients; else its passes have averaged.
     """
 
     reduce: Reduce | None = None
+    averages_at_the_end: ClassVar[bool] = False
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
@@ -45,6 +49,7 @@ class Engine:
             self.parameters[name].grad = gradient
         with self.passes():
             yield
+        places = set()
         for name, parameter in self.parameters.items():
             before, found = collected.get(name), parameter.grad
             # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
@@ -53,8 +58,14 @@ class Engine:
                     f"{name}: its .grad was cleared inside `with step.{task}():`, which loses micro-batches of this step; call"
                     " zero_grad() and optimizer.step() only after combine()"
                 )
-            if found is not None:
-                collected[name], parameter.grad = found, None
+            if found is None:
+                continue
+            if (place := _place(found)) in places:
+                found = (
+                    found.clone()
+                )  # autograd gives two parameters the same memory if one's gradient is a view of the other's
+            places.update([place] if place else [])
+            collected[name], parameter.grad = found, None
 
     def passes(self) -> AbstractContextManager[None]:
         """Return the context that keeps a distributed model from averaging in its own way."""
@@ -89,3 +100,9 @@ class Engine:
         """
         for name, gradient in update.items():
             self.parameters[name].grad = gradient
+
+
+def _place(gradient: Tensor) -> int:
+    """Return where a gradient lies; 0 for what has no address, or an engine's own."""
+    plain = type(gradient) is Tensor and gradient.layout == torch.strided
+    return gradient.data_ptr() if plain else 0

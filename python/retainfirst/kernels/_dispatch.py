@@ -34,7 +34,8 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: ``"auto"`` (Rust on the CPU and Triton on a GPU where they can, else eager torch), ``"eager"`` (plain torch
-            everywhere) or ``"triton"`` (Triton where it can, under ``TRITON_INTERPRET=1`` on the CPU too, else eager torch).
+            everywhere) or ``"triton"`` (Triton where it can, under ``TRITON_INTERPRET=1`` on the CPU too, else eager torch; the
+            interpreter is for tests, and cuts bfloat16 off where all others round it).
 
     Raises:
         RetainFirstError: The name is unknown.
