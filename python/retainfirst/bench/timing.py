@@ -57,8 +57,18 @@ class Clock:
         return Sample(cpu / calls, wall / calls)
 
 
+    def first(self, case: Case) -> Sample:
+        """Return a first measurement, from which it is told how many calls one has to be of."""
+        return self.measure(case, 1)
+
+
 class CudaClock(Clock):
     """Time between two events on the device."""
+
+    def first(self, case: Case) -> Sample:
+        """See :meth:`Clock.first`; the very first call may compile a kernel."""
+        self.measure(case, 1)
+        return self.measure(case, 1)
 
     def measure(self, case: Case, calls: int) -> Sample:
         """Return the seconds of one of ``calls`` calls, as the device saw them."""
@@ -100,7 +110,7 @@ def rounds_of(
     Returns:
         The samples of each case; those of one round have the same index in every list.
     """
-    first = {name: clock.measure(case, 1) for name, case in cases.items()}
+    first = {name: clock.first(case) for name, case in cases.items()}
     calls = {name: max(1, min(10_000, math.ceil(_SHORTEST / sample.wall))) for name, sample in first.items()}
     spent = {name: sample.wall for name, sample in first.items()}
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
