@@ -18,7 +18,7 @@ from retainfirst.errors import RetainFirstError, require
 
 __all__ = ["SHAPES", "cases", "measure"]
 
-SHAPES = (Shape(4, 128, 1), Shape(4, 128, 4), Shape(8, 256, 1))
+SHAPES = (Shape(1, 16, 1), Shape(4, 128, 1), Shape(4, 128, 4), Shape(8, 256, 1))
 MIB = 2**20
 # Freed memory goes back to the system at once, so that the peak is of what is alive.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
