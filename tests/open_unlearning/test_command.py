@@ -55,6 +55,19 @@ def test_every_scope(framework, tmp_path):
     assert all(len(logs(tmp_path / scope)) == 2 for scope in ("tensor", "module", "block", "global"))
 
 
+def test_ways_to_save_memory_end_at_the_same_model(framework, tmp_path):
+    ways = {
+        "plain": (),
+        "stream": ("+trainer.method_args.stream=true",),
+        "both": ("+trainer.method_args.stream=true", "+trainer.method_args.offload=cpu"),
+    }
+    for name, way in ways.items():
+        done = framework.train("RetainFirstNPO", tmp_path / name, "trainer.args.gradient_accumulation_steps=1", *way)
+        assert done.returncode == 0, done.stderr[-3000:]
+    plain, *others = (load_file(tmp_path / name / "model.safetensors") for name in ways)
+    assert all(plain[key].equal(one[key]) for one in others for key in plain)
+
+
 def test_our_handler_in_the_frameworks_own_config(framework, tmp_path):
     more = ("trainer.handler=RetainFirstNPO", "+trainer.method_args.combiner=pcgrad")
     done = framework.train("NPO", tmp_path, *more)

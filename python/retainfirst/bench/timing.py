@@ -56,7 +56,6 @@ class Clock:
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         return Sample(cpu / calls, wall / calls)
 
-
     def first(self, case: Case) -> Sample:
         """Return a first measurement, from which it is told how many calls one has to be of."""
         return self.measure(case, 1)
