@@ -3,22 +3,60 @@
 use super::double::{scale, two_sum};
 use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
 use crate::rules::conflict;
+use crate::simd::{Instructions, LANES};
 
-const LANES: usize = 8;
+/// Coordinates that are scaled and summed together; they stay in the nearest cache.
+const BLOCK: usize = 1 << 10;
 /// While the largest magnitude of a block is between `2^-LIMIT` and `2^LIMIT`, its sums are kept unscaled.
 const LIMIT: i32 = 400;
 
-#[derive(Default)]
-pub struct ScaledSums(Moments);
+type Block = [[f64; LANES]; BLOCK / LANES];
+
+pub struct ScaledSums {
+    moments: Moments,
+    f: Block,
+    r: Block,
+    u: Block,
+    filled: usize,
+}
+
+impl Default for ScaledSums {
+    fn default() -> Self {
+        let block = [[0.0; LANES]; BLOCK / LANES];
+        Self { moments: Moments::default(), f: block, r: block, u: block, filled: 0 }
+    }
+}
 
 impl Accumulate<f64> for ScaledSums {
     #[inline(always)]
-    fn add<const FMA: bool, const PAIR: bool, const UPDATE: bool>(
+    fn add<I: Instructions, const PAIR: bool, const UPDATE: bool>(
         &mut self,
-        f: &[f64],
-        r: &[f64],
-        u: &[f64],
+        f: &[f64; LANES],
+        r: &[f64; LANES],
+        u: &[f64; LANES],
     ) {
+        if self.filled == BLOCK / LANES {
+            self.add_block::<PAIR, UPDATE>(BLOCK);
+        }
+        self.f[self.filled] = *f;
+        self.r[self.filled] = *r;
+        self.u[self.filled] = *u;
+        self.filled += 1;
+    }
+
+    #[inline(always)]
+    fn finish<const PAIR: bool, const UPDATE: bool>(mut self, count: usize) -> Moments {
+        if count > 0 {
+            self.add_block::<PAIR, UPDATE>((count - 1) % BLOCK + 1);
+        }
+        self.moments
+    }
+}
+
+impl ScaledSums {
+    #[inline(always)]
+    fn add_block<const PAIR: bool, const UPDATE: bool>(&mut self, count: usize) {
+        let [f, r, u] = [&self.f, &self.r, &self.u].map(|block| &block.as_flattened()[..count]);
         let mut exponents = [exponent(f), exponent(r), None];
         if UPDATE {
             exponents[2] = exponent(u);
@@ -30,11 +68,8 @@ impl Accumulate<f64> for ScaledSums {
         };
         let conflicts =
             if PAIR { f.iter().zip(r).map(|(&f, &r)| u64::from(conflict(f, r))).sum() } else { 0 };
-        self.0.merge(&Moments::new(sums, exponents, conflicts, f.len() as u64));
-    }
-
-    fn finish(self) -> Moments {
-        self.0
+        self.moments.merge(&Moments::new(sums, exponents, conflicts, count as u64));
+        self.filled = 0;
     }
 }
 
