@@ -22,6 +22,8 @@ pub trait Wide:
     fn to_f64(self) -> f64;
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
+    /// Is NaN.
+    fn is_nan(self) -> bool;
 }
 
 impl Wide for f32 {
@@ -41,6 +43,11 @@ impl Wide for f32 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
+    }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
     }
 }
 
@@ -62,6 +69,11 @@ impl Wide for f64 {
     fn is_finite(self) -> bool {
         self.is_finite()
     }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
 }
 
 /// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
@@ -69,6 +81,10 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     /// The format that element-wise rules compute in.
     #[doc(hidden)]
     type Wide: Wide;
+
+    /// Whether an update that is not measured must be kept apart from its stores for the compiler to find vectors.
+    #[doc(hidden)]
+    const APART: bool;
 
     /// Returns the values in the wide format.
     #[doc(hidden)]
@@ -100,6 +116,8 @@ macro_rules! wide_element {
     ($float:ty, $toward:path) => {
         impl Element for $float {
             type Wide = Self;
+
+            const APART: bool = true;
 
             #[inline(always)]
             fn widen<I: Instructions>(values: &[Self; LANES], _: I) -> [Self; LANES] {
@@ -134,9 +152,11 @@ fn unrounded(value: f64, _: f64) -> f64 {
 }
 
 macro_rules! half_element {
-    ($half:ty, $widen:path, $narrow:path, $toward:path) => {
+    ($half:ty, $widen:path, $narrow:path, $toward:path, $apart:literal) => {
         impl Element for $half {
             type Wide = f32;
+
+            const APART: bool = $apart;
 
             #[inline(always)]
             fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [f32; LANES] {
@@ -161,8 +181,8 @@ macro_rules! half_element {
     };
 }
 
-half_element!(f16, widen_f16, narrow_f16, round_toward::<11, -24>);
-half_element!(bf16, widen_bf16, narrow_bf16, round_toward::<8, -133>);
+half_element!(f16, widen_f16, narrow_f16, round_toward::<11, -24>, false);
+half_element!(bf16, widen_bf16, narrow_bf16, round_toward::<8, -133>, true);
 
 #[inline(always)]
 fn widen_f16<I: Instructions>(values: &[f16; LANES], instructions: I) -> [f32; LANES] {
@@ -176,17 +196,24 @@ fn narrow_f16<I: Instructions>(values: &[f32; LANES], instructions: I) -> [f16; 
 
 #[inline(always)]
 fn widen_bf16<I: Instructions>(values: &[bf16; LANES], _: I) -> [f32; LANES] {
-    values.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16))
+    let mut wide = [0.0; LANES];
+    for i in 0..LANES {
+        wide[i] = f32::from_bits(u32::from(values[i].to_bits()) << 16);
+    }
+    wide
 }
 
 /// Rounds to nearest, ties to even, without a branch, so that the loop becomes vector instructions.
 #[inline(always)]
 fn narrow_bf16<I: Instructions>(values: &[f32; LANES], _: I) -> [bf16; LANES] {
-    values.map(|x| {
+    let mut narrow = [bf16::ZERO; LANES];
+    for i in 0..LANES {
+        let x = values[i];
         let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         // Rounding could carry a NaN into infinity: keep its upper half and make it quiet.
         let nan = (bits >> 16) | 0x40;
-        bf16::from_bits(if x.is_nan() { nan } else { rounded } as u16)
-    })
+        narrow[i] = bf16::from_bits(if x.is_nan() { nan } else { rounded } as u16);
+    }
+    narrow
 }

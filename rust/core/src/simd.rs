@@ -7,8 +7,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// Elements that are worked on side by side.
-pub(crate) const LANES: usize = 8;
+/// Elements that are worked on side by side: as many `f32` as the widest vector holds.
+pub(crate) const LANES: usize = 16;
 
 /// A set of vector instructions, as far as the compiler does not find its way by itself. A value of the type is the proof
 /// that the machine has them.
@@ -59,10 +59,13 @@ impl Instructions for Avx2 {
         use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
 
         let mut wide = [0.0; LANES];
-        // SAFETY: `self` proves the instructions; eight elements are read and written, which need no alignment.
-        unsafe {
-            let bits = _mm_loadu_si128(values.as_ptr().cast());
-            _mm256_storeu_ps(wide.as_mut_ptr(), _mm256_cvtph_ps(bits));
+        for i in [0, LANES / 2] {
+            let (wide, values) = (&mut wide[i..i + LANES / 2], &values[i..i + LANES / 2]);
+            // SAFETY: `self` proves the instructions; eight elements are read and written, which need no alignment.
+            unsafe {
+                let bits = _mm_loadu_si128(values.as_ptr().cast());
+                _mm256_storeu_ps(wide.as_mut_ptr(), _mm256_cvtph_ps(bits));
+            }
         }
         wide
     }
@@ -74,10 +77,13 @@ impl Instructions for Avx2 {
         };
 
         let mut narrow = [f16::ZERO; LANES];
-        // SAFETY: as above.
-        unsafe {
-            let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(values.as_ptr()));
-            _mm_storeu_si128(narrow.as_mut_ptr().cast(), bits);
+        for i in [0, LANES / 2] {
+            let (narrow, values) = (&mut narrow[i..i + LANES / 2], &values[i..i + LANES / 2]);
+            // SAFETY: as above.
+            unsafe {
+                let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(values.as_ptr()));
+                _mm_storeu_si128(narrow.as_mut_ptr().cast(), bits);
+            }
         }
         narrow
     }

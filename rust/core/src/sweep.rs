@@ -3,6 +3,8 @@
 //!
 //! Cuts depend on lengths alone and partial sums are merged in order, so that the number of threads changes no bit.
 
+use std::hint::black_box;
+
 use rayon::prelude::*;
 
 use crate::element::Element;
@@ -156,7 +158,9 @@ fn step<T: Element, O: Operation<T>, I: Instructions, const PAIR: bool, const UP
     for i in 0..LANES {
         u[i] = operation.apply(f[i], r[i]);
     }
-    let mut narrow = T::narrow(&u, instructions);
+    // Kept apart from the stores where nothing else is made of it: their order would keep vectors from being found.
+    let u = if PAIR || UPDATE || !T::APART { &u } else { black_box(&u) };
+    let mut narrow = T::narrow(u, instructions);
     narrow[count..].fill(T::default());
     if PAIR || UPDATE {
         sums.add::<I, PAIR, UPDATE>(&f, &r, &T::widen(&narrow, instructions));

@@ -5,6 +5,9 @@ use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
 use crate::rules::conflict;
 use crate::simd::{Instructions, LANES};
 
+/// Independent sums side by side.
+const SUMS: usize = 8;
+
 /// Coordinates that are scaled and summed together; they stay in the nearest cache.
 const BLOCK: usize = 1 << 10;
 /// While the largest magnitude of a block is between `2^-LIMIT` and `2^LIMIT`, its sums are kept unscaled.
@@ -40,7 +43,9 @@ impl Accumulate<f64> for ScaledSums {
         }
         self.f[self.filled] = *f;
         self.r[self.filled] = *r;
-        self.u[self.filled] = *u;
+        if UPDATE {
+            self.u[self.filled] = *u;
+        }
         self.filled += 1;
     }
 
@@ -76,10 +81,10 @@ impl ScaledSums {
 /// The power of two to divide a block by: that of its largest magnitude where it is extreme, else 0; `None` for zeros.
 #[inline(always)]
 fn exponent(values: &[f64]) -> Option<i32> {
-    let mut largest = [0.0_f64; LANES];
-    let (lanes, rest) = values.as_chunks::<LANES>();
+    let mut largest = [0.0_f64; SUMS];
+    let (lanes, rest) = values.as_chunks::<SUMS>();
     for x in lanes {
-        for i in 0..LANES {
+        for i in 0..SUMS {
             let x = x[i].abs();
             largest[i] = if x > largest[i] { x } else { largest[i] };
         }
@@ -119,9 +124,9 @@ fn scaled_sums<const PAIR: bool, const UPDATE: bool>(
 /// product", 2005, algorithm `Dot2`), in independent lanes.
 #[inline(always)]
 fn block_sums<const PAIR: bool, const UPDATE: bool>(values: [&[f64]; 3]) -> [Double; 6] {
-    let mut high = [[0.0; LANES]; 6];
-    let mut low = [[0.0; LANES]; 6];
-    let [(f, f_rest), (r, r_rest), (u, u_rest)] = values.map(<[f64]>::as_chunks::<LANES>);
+    let mut high = [[0.0; SUMS]; 6];
+    let mut low = [[0.0; SUMS]; 6];
+    let [(f, f_rest), (r, r_rest), (u, u_rest)] = values.map(<[f64]>::as_chunks::<SUMS>);
     for ((f, r), u) in f.iter().zip(r).zip(u) {
         add_lanes::<PAIR, UPDATE>(&mut high, &mut low, [f, r, u]);
     }
@@ -138,9 +143,9 @@ fn block_sums<const PAIR: bool, const UPDATE: bool>(values: [&[f64]; 3]) -> [Dou
 
 #[inline(always)]
 fn add_lanes<const PAIR: bool, const UPDATE: bool>(
-    high: &mut [[f64; LANES]; 6],
-    low: &mut [[f64; LANES]; 6],
-    [f, r, u]: [&[f64; LANES]; 3],
+    high: &mut [[f64; SUMS]; 6],
+    low: &mut [[f64; SUMS]; 6],
+    [f, r, u]: [&[f64; SUMS]; 3],
 ) {
     if PAIR {
         add_products(&mut high[FF], &mut low[FF], f, f);
@@ -155,8 +160,8 @@ fn add_lanes<const PAIR: bool, const UPDATE: bool>(
 }
 
 #[inline(always)]
-fn add_products(high: &mut [f64; LANES], low: &mut [f64; LANES], x: &[f64; LANES], y: &[f64; LANES]) {
-    for i in 0..LANES {
+fn add_products(high: &mut [f64; SUMS], low: &mut [f64; SUMS], x: &[f64; SUMS], y: &[f64; SUMS]) {
+    for i in 0..SUMS {
         let product = x[i] * y[i];
         let product_error = x[i].mul_add(y[i], -product);
         let (sum, sum_error) = two_sum(high[i], product);
@@ -165,8 +170,8 @@ fn add_products(high: &mut [f64; LANES], low: &mut [f64; LANES], x: &[f64; LANES
     }
 }
 
-fn pad(rest: &[f64]) -> [f64; LANES] {
-    let mut lanes = [0.0; LANES];
+fn pad(rest: &[f64]) -> [f64; SUMS] {
+    let mut lanes = [0.0; SUMS];
     lanes[..rest.len()].copy_from_slice(rest);
     lanes
 }
