@@ -2,11 +2,11 @@
 
 use std::ops::{Add, Mul};
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::moments::{Accumulate, NarrowSums, ScaledSums};
 use crate::rounding::{round_to_odd, round_toward};
+use crate::simd::{Instructions, LANES};
 
 /// A format that element-wise rules compute in: `f32` (for `f32` and the 16-bit formats) or `f64`.
 pub trait Wide:
@@ -22,6 +22,8 @@ pub trait Wide:
     fn to_f64(self) -> f64;
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
+    /// Is NaN.
+    fn is_nan(self) -> bool;
 }
 
 impl Wide for f32 {
@@ -41,6 +43,11 @@ impl Wide for f32 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
+    }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
     }
 }
 
@@ -62,6 +69,11 @@ impl Wide for f64 {
     fn is_finite(self) -> bool {
         self.is_finite()
     }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
 }
 
 /// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
@@ -70,24 +82,23 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     #[doc(hidden)]
     type Wide: Wide;
 
-    /// Returns the values in the wide format: the slice itself where it is wide already, else a copy in `scratch`.
+    /// Whether an update that is not measured must be kept apart from its stores for the compiler to find vectors.
     #[doc(hidden)]
-    fn widen<'a>(values: &'a [Self], scratch: &'a mut [Self::Wide]) -> &'a [Self::Wide];
+    const APART: bool;
 
-    /// Lets `write` compute wide values, stores each rounded once (to nearest, ties to even) in `out`, and returns the
-    /// stored values in the wide format.
+    /// Returns the values in the wide format.
     #[doc(hidden)]
-    fn store<'a>(
-        out: &'a mut [Self],
-        scratch: &'a mut [Self::Wide],
-        write: impl FnOnce(&mut [Self::Wide]),
-    ) -> &'a [Self::Wide];
+    fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [Self::Wide; LANES];
 
-    /// Returns a wide value that [`Element::store`] turns into `value` rounded once to this format.
+    /// Rounds wide values once (to nearest, ties to even).
+    #[doc(hidden)]
+    fn narrow<I: Instructions>(values: &[Self::Wide; LANES], instructions: I) -> [Self; LANES];
+
+    /// Returns a wide value that [`Element::narrow`] turns into `value` rounded once to this format.
     #[doc(hidden)]
     fn prepare(value: f64) -> Self::Wide;
 
-    /// Returns a wide value that [`Element::store`] turns into `value` rounded once to this format: up where `direction` is
+    /// Returns a wide value that [`Element::narrow`] turns into `value` rounded once to this format: up where `direction` is
     /// above zero, down where it is below, as by [`Element::prepare`] where it is zero. Overflow gives infinity.
     #[doc(hidden)]
     fn prepare_toward(value: f64, direction: f64) -> Self::Wide;
@@ -106,19 +117,16 @@ macro_rules! wide_element {
         impl Element for $float {
             type Wide = Self;
 
+            const APART: bool = true;
+
             #[inline(always)]
-            fn widen<'a>(values: &'a [Self], _: &'a mut [Self]) -> &'a [Self] {
-                values
+            fn widen<I: Instructions>(values: &[Self; LANES], _: I) -> [Self; LANES] {
+                *values
             }
 
             #[inline(always)]
-            fn store<'a>(
-                out: &'a mut [Self],
-                _: &'a mut [Self],
-                write: impl FnOnce(&mut [Self]),
-            ) -> &'a [Self] {
-                write(out);
-                out
+            fn narrow<I: Instructions>(values: &[Self; LANES], _: I) -> [Self; LANES] {
+                *values
             }
 
             #[inline(always)]
@@ -144,28 +152,20 @@ fn unrounded(value: f64, _: f64) -> f64 {
 }
 
 macro_rules! half_element {
-    ($half:ty, $to_f32:path, $from_f32:path, $toward:path) => {
+    ($half:ty, $widen:path, $narrow:path, $toward:path, $apart:literal) => {
         impl Element for $half {
             type Wide = f32;
 
+            const APART: bool = $apart;
+
             #[inline(always)]
-            fn widen<'a>(values: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32] {
-                let scratch = &mut scratch[..values.len()];
-                $to_f32(values, scratch);
-                scratch
+            fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [f32; LANES] {
+                $widen(values, instructions)
             }
 
             #[inline(always)]
-            fn store<'a>(
-                out: &'a mut [Self],
-                scratch: &'a mut [f32],
-                write: impl FnOnce(&mut [f32]),
-            ) -> &'a [f32] {
-                let scratch = &mut scratch[..out.len()];
-                write(scratch);
-                $from_f32(scratch, out);
-                $to_f32(out, scratch);
-                scratch
+            fn narrow<I: Instructions>(values: &[f32; LANES], instructions: I) -> [Self; LANES] {
+                $narrow(values, instructions)
             }
 
             #[inline(always)]
@@ -181,34 +181,39 @@ macro_rules! half_element {
     };
 }
 
-half_element!(f16, f16_to_f32, f16_from_f32, round_toward::<11, -24>);
-half_element!(bf16, bf16_to_f32, bf16_from_f32, round_toward::<8, -133>);
+half_element!(f16, widen_f16, narrow_f16, round_toward::<11, -24>, false);
+half_element!(bf16, widen_bf16, narrow_bf16, round_toward::<8, -133>, true);
 
 #[inline(always)]
-fn f16_to_f32(from: &[f16], to: &mut [f32]) {
-    from.convert_to_f32_slice(to);
+fn widen_f16<I: Instructions>(values: &[f16; LANES], instructions: I) -> [f32; LANES] {
+    instructions.widen(values)
 }
 
 #[inline(always)]
-fn f16_from_f32(from: &[f32], to: &mut [f16]) {
-    to.convert_from_f32_slice(from);
+fn narrow_f16<I: Instructions>(values: &[f32; LANES], instructions: I) -> [f16; LANES] {
+    instructions.narrow(values)
 }
 
 #[inline(always)]
-fn bf16_to_f32(from: &[bf16], to: &mut [f32]) {
-    for (from, to) in from.iter().zip(to) {
-        *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+fn widen_bf16<I: Instructions>(values: &[bf16; LANES], _: I) -> [f32; LANES] {
+    let mut wide = [0.0; LANES];
+    for i in 0..LANES {
+        wide[i] = f32::from_bits(u32::from(values[i].to_bits()) << 16);
     }
+    wide
 }
 
 /// Rounds to nearest, ties to even, without a branch, so that the loop becomes vector instructions.
 #[inline(always)]
-fn bf16_from_f32(from: &[f32], to: &mut [bf16]) {
-    for (from, to) in from.iter().zip(to) {
-        let bits = from.to_bits();
+fn narrow_bf16<I: Instructions>(values: &[f32; LANES], _: I) -> [bf16; LANES] {
+    let mut narrow = [bf16::ZERO; LANES];
+    for i in 0..LANES {
+        let x = values[i];
+        let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         // Rounding could carry a NaN into infinity: keep its upper half and make it quiet.
         let nan = (bits >> 16) | 0x40;
-        *to = bf16::from_bits(if from.is_nan() { nan } else { rounded } as u16);
+        narrow[i] = bf16::from_bits(if x.is_nan() { nan } else { rounded } as u16);
     }
+    narrow
 }

@@ -9,7 +9,7 @@ use crate::combine::check_length;
 use crate::element::Element;
 use crate::error::Error;
 use crate::rules::Weights;
-use crate::simd::{Work, dispatch};
+use crate::simd::{Instructions, Work, dispatch};
 use crate::sweep::PARALLEL_MIN_ELEMENTS;
 
 const CHUNK: usize = 1 << 16;
@@ -59,7 +59,7 @@ macro_rules! wide_limit {
             type Output = ();
 
             #[inline(always)]
-            fn run<const FMA: bool>(self) {
+            fn run<I: Instructions>(self, _: I) {
                 let Self(alpha, gamma, forget, retain) = self;
                 for (r, f) in retain.iter_mut().zip(forget) {
                     *r = alpha * *r + gamma * f;
@@ -82,7 +82,7 @@ impl Work for AddScaled<'_, bf16> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Instructions>(self, _: I) {
         let Self(alpha, gamma, forget, retain) = self;
         let widen = |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16);
         for (r, f) in retain.iter_mut().zip(forget) {

@@ -1,20 +1,21 @@
-//! One pass over memory: arrays are cut into chunks (the unit of threads) and those into blocks (which stay in the
-//! nearest cache while an update is written and measured).
+//! One pass over memory: arrays are cut into chunks (the unit of threads), and those into a few elements at a time, which are
+//! updated and measured in registers, so that arithmetic goes on while memory is waited for.
 //!
 //! Cuts depend on lengths alone and partial sums are merged in order, so that the number of threads changes no bit.
+
+use std::hint::black_box;
 
 use rayon::prelude::*;
 
 use crate::element::Element;
 use crate::moments::{Accumulate, Moments};
 use crate::rules::Operation;
-use crate::simd::{Work, dispatch};
+use crate::simd::{Instructions, LANES, Work, dispatch};
 
 /// From this many elements in all, work is spread over the threads of the current rayon pool.
 pub const PARALLEL_MIN_ELEMENTS: usize = 1 << 18;
 
 const CHUNK: usize = 1 << 16;
-const BLOCK: usize = 1 << 10;
 
 /// A stretch of an array to be updated.
 pub(crate) struct Piece<'a, T> {
@@ -46,7 +47,6 @@ impl<'a, T> View<'a, T> {
 }
 
 type Sums<T> = <<T as Element>::Wide as crate::element::Wide>::Sums;
-type Scratch<T> = [<T as Element>::Wide; BLOCK];
 
 /// Writes the update of each piece and returns its moments: with `UPDATE` of the update, with `PAIR` of `f` and `r` alone.
 pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool>(
@@ -115,33 +115,65 @@ impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
     type Output = Moments;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Moments {
+    fn run<I: Instructions>(self, instructions: I) -> Moments {
         let Self { piece: Piece { forget, retain, target }, operation } = self;
+        let count = forget.len();
         let mut sums = Sums::<T>::default();
-        let mut kept = [T::default(); BLOCK];
-        let (mut f_scratch, mut r_scratch, mut u_scratch): (Scratch<T>, Scratch<T>, Scratch<T>) =
-            ([<_>::default(); BLOCK], [<_>::default(); BLOCK], [<_>::default(); BLOCK]);
-        for (k, (forget, target)) in forget.chunks(BLOCK).zip(target.chunks_mut(BLOCK)).enumerate() {
-            let length = forget.len();
-            let retain = if let Some(retain) = retain {
-                &retain[k * BLOCK..][..length]
-            } else {
-                kept[..length].copy_from_slice(target);
-                &kept[..length]
-            };
-            let f = T::widen(forget, &mut f_scratch);
-            let r = T::widen(retain, &mut r_scratch);
-            let u = T::store(target, &mut u_scratch, |u| {
-                for ((u, &f), &r) in u.iter_mut().zip(f).zip(r) {
-                    *u = operation.apply(f, r);
-                }
-            });
-            if PAIR || UPDATE {
-                sums.add::<FMA, PAIR, UPDATE>(f, r, u);
+        let (forget, forget_rest) = forget.as_chunks::<LANES>();
+        let (target, target_rest) = target.as_chunks_mut::<LANES>();
+        let retain_rest = if let Some(retain) = retain {
+            let (retain, rest) = retain.as_chunks::<LANES>();
+            for ((u, f), r) in target.iter_mut().zip(forget).zip(retain) {
+                *u = step::<T, O, I, PAIR, UPDATE>(operation, f, r, LANES, &mut sums, instructions);
             }
+            rest
+        } else {
+            for (u, f) in target.iter_mut().zip(forget) {
+                *u = step::<T, O, I, PAIR, UPDATE>(operation, f, u, LANES, &mut sums, instructions);
+            }
+            &*target_rest
+        };
+        let rest = forget_rest.len();
+        if rest > 0 {
+            let (f, r) = (pad(forget_rest), pad(retain_rest));
+            let u = step::<T, O, I, PAIR, UPDATE>(operation, &f, &r, rest, &mut sums, instructions);
+            target_rest.copy_from_slice(&u[..rest]);
         }
-        sums.finish()
+        sums.finish::<PAIR, UPDATE>(count)
     }
+}
+
+/// Returns the update of the first `count` coordinates, the others being zero, and adds all to the sums.
+#[inline(always)]
+fn step<T: Element, O: Operation<T>, I: Instructions, const PAIR: bool, const UPDATE: bool>(
+    operation: O,
+    f: &[T; LANES],
+    r: &[T; LANES],
+    count: usize,
+    sums: &mut Sums<T>,
+    instructions: I,
+) -> [T; LANES] {
+    let (f, r) = (T::widen(f, instructions), T::widen(r, instructions));
+    let mut u = [<_>::default(); LANES];
+    for i in 0..LANES {
+        u[i] = operation.apply(f[i], r[i]);
+    }
+    // Kept apart from the stores where nothing else is made of it: their order would keep vectors from being found.
+    let u = if PAIR || UPDATE || !T::APART { &u } else { black_box(&u) };
+    let mut narrow = T::narrow(u, instructions);
+    narrow[count..].fill(T::default());
+    if PAIR || UPDATE {
+        sums.add::<I, PAIR, UPDATE>(&f, &r, &T::widen(&narrow, instructions));
+    }
+    narrow
+}
+
+/// Fills up with zeros, which add nothing to a sum and conflict with nothing.
+#[inline(always)]
+fn pad<T: Element>(rest: &[T]) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
 }
 
 struct Measure<'a, T, const PAIR: bool, const UPDATE: bool>(View<'a, T>);
@@ -150,20 +182,23 @@ impl<T: Element, const PAIR: bool, const UPDATE: bool> Work for Measure<'_, T, P
     type Output = Moments;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Moments {
+    fn run<I: Instructions>(self, instructions: I) -> Moments {
         let View { forget, retain, update } = self.0;
         let mut sums = Sums::<T>::default();
-        let (mut f_scratch, mut r_scratch, mut u_scratch): (Scratch<T>, Scratch<T>, Scratch<T>) =
-            ([<_>::default(); BLOCK], [<_>::default(); BLOCK], [<_>::default(); BLOCK]);
-        for ((forget, retain), update) in
-            forget.chunks(BLOCK).zip(retain.chunks(BLOCK)).zip(update.chunks(BLOCK))
-        {
-            let f = T::widen(forget, &mut f_scratch);
-            let r = T::widen(retain, &mut r_scratch);
-            let u = if UPDATE { T::widen(update, &mut u_scratch) } else { r };
-            sums.add::<FMA, PAIR, UPDATE>(f, r, u);
+        let ((f_lanes, f_rest), (r_lanes, r_rest), (u_lanes, u_rest)) =
+            (forget.as_chunks::<LANES>(), retain.as_chunks::<LANES>(), update.as_chunks::<LANES>());
+        for ((f, r), u) in f_lanes.iter().zip(r_lanes).zip(u_lanes) {
+            sums.add::<I, PAIR, UPDATE>(
+                &T::widen(f, instructions),
+                &T::widen(r, instructions),
+                &T::widen(u, instructions),
+            );
         }
-        sums.finish()
+        if !f_rest.is_empty() {
+            let [f, r, u] = [f_rest, r_rest, u_rest].map(|x| T::widen(&pad(x), instructions));
+            sums.add::<I, PAIR, UPDATE>(&f, &r, &u);
+        }
+        sums.finish::<PAIR, UPDATE>(forget.len())
     }
 }
 
@@ -182,11 +217,11 @@ mod tests {
         type Output = (Vec<T>, Moments);
 
         #[inline(always)]
-        fn run<const FMA: bool>(self) -> Self::Output {
+        fn run<I: Instructions>(self, instructions: I) -> Self::Output {
             let Self(forget, retain, operation) = self;
             let mut target = retain.to_vec();
             let piece = Piece { forget, retain: None, target: &mut target };
-            let moments = Update::<'_, T, O, true, true> { piece, operation }.run::<FMA>();
+            let moments = Update::<'_, T, O, true, true> { piece, operation }.run(instructions);
             (target, moments)
         }
     }

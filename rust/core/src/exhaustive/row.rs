@@ -3,7 +3,7 @@
 use super::specification::{Specification, differs, opposes};
 use super::{PATTERNS, Sixteen, Statement, Violation, patterns};
 use crate::error::Error;
-use crate::simd::{Work, dispatch};
+use crate::simd::{Instructions, Work, dispatch};
 
 /// The memory of a row, used again for the next.
 pub(super) struct Row<T> {
@@ -52,7 +52,7 @@ impl<T: Sixteen> Work for Expect<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Instructions>(self, _: I) {
         let Self { specification, retain, expected, out } = self;
         specification.write_row(retain, expected);
         for (out, &expected) in out.iter_mut().zip(&*expected) {
@@ -75,7 +75,7 @@ impl<T: Sixteen> Work for Judge<'_, T> {
     type Output = bool;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> bool {
+    fn run<I: Instructions>(self, _: I) -> bool {
         let mut broken = false;
         for (forget, (&found, &expected)) in T::bits(self.found).iter().zip(self.expected).enumerate() {
             broken |= differs::<T>(found, expected) | opposes::<T>(forget as u16, self.retain, found);

@@ -2,84 +2,68 @@
 
 use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
 use crate::rules::conflict;
+use crate::simd::{Instructions, LANES};
 
 /// Independent sums side by side, so that additions neither wait for each other nor depend on the vector width.
-const LANES: usize = 8;
+const SUMS: usize = 8;
 
 #[derive(Default)]
 pub struct NarrowSums {
-    sums: [[f64; LANES]; 6],
-    conflicts: u64,
-    count: u64,
+    sums: [[f64; SUMS]; 6],
+    /// By lane; a chunk is short enough for 32 bits.
+    conflicts: [u32; LANES],
 }
 
 impl Accumulate<f32> for NarrowSums {
     #[inline(always)]
-    fn add<const FMA: bool, const PAIR: bool, const UPDATE: bool>(
+    fn add<I: Instructions, const PAIR: bool, const UPDATE: bool>(
         &mut self,
-        f: &[f32],
-        r: &[f32],
-        u: &[f32],
+        f: &[f32; LANES],
+        r: &[f32; LANES],
+        u: &[f32; LANES],
     ) {
-        let mut sums = self.sums;
-        let mut conflicts = [0_u32; LANES];
-        let ((f_lanes, f_rest), (r_lanes, r_rest), (u_lanes, u_rest)) =
-            (f.as_chunks::<LANES>(), r.as_chunks::<LANES>(), u.as_chunks::<LANES>());
-        for ((f, r), u) in f_lanes.iter().zip(r_lanes).zip(u_lanes) {
-            add_lanes::<FMA, PAIR, UPDATE>(&mut sums, &mut conflicts, f, r, u);
+        if PAIR {
+            for i in 0..LANES {
+                self.conflicts[i] += u32::from(conflict(f[i], r[i]));
+            }
         }
-        if !f_rest.is_empty() {
-            let [f, r, u] = [f_rest, r_rest, u_rest].map(pad);
-            add_lanes::<FMA, PAIR, UPDATE>(&mut sums, &mut conflicts, &f, &r, &u);
+        for start in (0..LANES).step_by(SUMS) {
+            let mut f_wide = [0.0; SUMS];
+            let mut r_wide = [0.0; SUMS];
+            let mut u_wide = [0.0; SUMS];
+            for i in 0..SUMS {
+                f_wide[i] = f64::from(f[start + i]);
+                r_wide[i] = f64::from(r[start + i]);
+                u_wide[i] = f64::from(u[start + i]);
+            }
+            let sums = &mut self.sums;
+            if PAIR {
+                add_products::<I>(&mut sums[FF], &f_wide, &f_wide);
+                add_products::<I>(&mut sums[RR], &r_wide, &r_wide);
+                add_products::<I>(&mut sums[FR], &f_wide, &r_wide);
+            }
+            if UPDATE {
+                add_products::<I>(&mut sums[UU], &u_wide, &u_wide);
+                add_products::<I>(&mut sums[UR], &u_wide, &r_wide);
+                add_products::<I>(&mut sums[UF], &u_wide, &f_wide);
+            }
         }
-        self.sums = sums;
-        self.conflicts += u64::from(conflicts.iter().sum::<u32>());
-        self.count += f.len() as u64;
     }
 
-    fn finish(self) -> Moments {
-        let total = |lanes: [f64; LANES]| {
+    #[inline(always)]
+    fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments {
+        let total = |lanes: [f64; SUMS]| {
             lanes.into_iter().fold(Double::default(), |sum, lane| sum.plus(Double::new(lane, 0.0)))
         };
-        Moments::new(self.sums.map(total), [Some(0); 3], self.conflicts, self.count)
-    }
-}
-
-#[inline(always)]
-fn add_lanes<const FMA: bool, const PAIR: bool, const UPDATE: bool>(
-    sums: &mut [[f64; LANES]; 6],
-    conflicts: &mut [u32; LANES],
-    f: &[f32; LANES],
-    r: &[f32; LANES],
-    u: &[f32; LANES],
-) {
-    let [f_wide, r_wide, u_wide] = [f, r, u].map(|x| x.map(f64::from));
-    if PAIR {
-        add_products::<FMA>(&mut sums[FF], &f_wide, &f_wide);
-        add_products::<FMA>(&mut sums[RR], &r_wide, &r_wide);
-        add_products::<FMA>(&mut sums[FR], &f_wide, &r_wide);
-        for i in 0..LANES {
-            conflicts[i] += u32::from(conflict(f[i], r[i]));
-        }
-    }
-    if UPDATE {
-        add_products::<FMA>(&mut sums[UU], &u_wide, &u_wide);
-        add_products::<FMA>(&mut sums[UR], &u_wide, &r_wide);
-        add_products::<FMA>(&mut sums[UF], &u_wide, &f_wide);
+        let conflicts = self.conflicts.into_iter().map(u64::from).sum();
+        Moments::new(self.sums.map(total), [Some(0); 3], conflicts, count as u64)
     }
 }
 
 /// The product of two `f32` is exact in `f64`, so that fusing it with the addition gives the same bits.
 #[inline(always)]
-fn add_products<const FMA: bool>(sums: &mut [f64; LANES], x: &[f64; LANES], y: &[f64; LANES]) {
-    for i in 0..LANES {
-        sums[i] = if FMA { x[i].mul_add(y[i], sums[i]) } else { x[i] * y[i] + sums[i] };
+fn add_products<I: Instructions>(sums: &mut [f64; SUMS], x: &[f64; SUMS], y: &[f64; SUMS]) {
+    for i in 0..SUMS {
+        sums[i] = if I::FMA { x[i].mul_add(y[i], sums[i]) } else { x[i] * y[i] + sums[i] };
     }
-}
-
-/// Fills up with zeros, which add nothing to a sum and conflict with nothing.
-fn pad(rest: &[f32]) -> [f32; LANES] {
-    let mut lanes = [0.0; LANES];
-    lanes[..rest.len()].copy_from_slice(rest);
-    lanes
 }

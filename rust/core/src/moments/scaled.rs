@@ -3,22 +3,65 @@
 use super::double::{scale, two_sum};
 use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
 use crate::rules::conflict;
+use crate::simd::{Instructions, LANES};
 
-const LANES: usize = 8;
+/// Independent sums side by side.
+const SUMS: usize = 8;
+
+/// Coordinates that are scaled and summed together; they stay in the nearest cache.
+const BLOCK: usize = 1 << 10;
 /// While the largest magnitude of a block is between `2^-LIMIT` and `2^LIMIT`, its sums are kept unscaled.
 const LIMIT: i32 = 400;
 
-#[derive(Default)]
-pub struct ScaledSums(Moments);
+type Block = [[f64; LANES]; BLOCK / LANES];
+
+pub struct ScaledSums {
+    moments: Moments,
+    f: Block,
+    r: Block,
+    u: Block,
+    filled: usize,
+}
+
+impl Default for ScaledSums {
+    fn default() -> Self {
+        let block = [[0.0; LANES]; BLOCK / LANES];
+        Self { moments: Moments::default(), f: block, r: block, u: block, filled: 0 }
+    }
+}
 
 impl Accumulate<f64> for ScaledSums {
     #[inline(always)]
-    fn add<const FMA: bool, const PAIR: bool, const UPDATE: bool>(
+    fn add<I: Instructions, const PAIR: bool, const UPDATE: bool>(
         &mut self,
-        f: &[f64],
-        r: &[f64],
-        u: &[f64],
+        f: &[f64; LANES],
+        r: &[f64; LANES],
+        u: &[f64; LANES],
     ) {
+        if self.filled == BLOCK / LANES {
+            self.add_block::<PAIR, UPDATE>(BLOCK);
+        }
+        self.f[self.filled] = *f;
+        self.r[self.filled] = *r;
+        if UPDATE {
+            self.u[self.filled] = *u;
+        }
+        self.filled += 1;
+    }
+
+    #[inline(always)]
+    fn finish<const PAIR: bool, const UPDATE: bool>(mut self, count: usize) -> Moments {
+        if count > 0 {
+            self.add_block::<PAIR, UPDATE>((count - 1) % BLOCK + 1);
+        }
+        self.moments
+    }
+}
+
+impl ScaledSums {
+    #[inline(always)]
+    fn add_block<const PAIR: bool, const UPDATE: bool>(&mut self, count: usize) {
+        let [f, r, u] = [&self.f, &self.r, &self.u].map(|block| &block.as_flattened()[..count]);
         let mut exponents = [exponent(f), exponent(r), None];
         if UPDATE {
             exponents[2] = exponent(u);
@@ -30,21 +73,18 @@ impl Accumulate<f64> for ScaledSums {
         };
         let conflicts =
             if PAIR { f.iter().zip(r).map(|(&f, &r)| u64::from(conflict(f, r))).sum() } else { 0 };
-        self.0.merge(&Moments::new(sums, exponents, conflicts, f.len() as u64));
-    }
-
-    fn finish(self) -> Moments {
-        self.0
+        self.moments.merge(&Moments::new(sums, exponents, conflicts, count as u64));
+        self.filled = 0;
     }
 }
 
 /// The power of two to divide a block by: that of its largest magnitude where it is extreme, else 0; `None` for zeros.
 #[inline(always)]
 fn exponent(values: &[f64]) -> Option<i32> {
-    let mut largest = [0.0_f64; LANES];
-    let (lanes, rest) = values.as_chunks::<LANES>();
+    let mut largest = [0.0_f64; SUMS];
+    let (lanes, rest) = values.as_chunks::<SUMS>();
     for x in lanes {
-        for i in 0..LANES {
+        for i in 0..SUMS {
             let x = x[i].abs();
             largest[i] = if x > largest[i] { x } else { largest[i] };
         }
@@ -84,9 +124,9 @@ fn scaled_sums<const PAIR: bool, const UPDATE: bool>(
 /// product", 2005, algorithm `Dot2`), in independent lanes.
 #[inline(always)]
 fn block_sums<const PAIR: bool, const UPDATE: bool>(values: [&[f64]; 3]) -> [Double; 6] {
-    let mut high = [[0.0; LANES]; 6];
-    let mut low = [[0.0; LANES]; 6];
-    let [(f, f_rest), (r, r_rest), (u, u_rest)] = values.map(<[f64]>::as_chunks::<LANES>);
+    let mut high = [[0.0; SUMS]; 6];
+    let mut low = [[0.0; SUMS]; 6];
+    let [(f, f_rest), (r, r_rest), (u, u_rest)] = values.map(<[f64]>::as_chunks::<SUMS>);
     for ((f, r), u) in f.iter().zip(r).zip(u) {
         add_lanes::<PAIR, UPDATE>(&mut high, &mut low, [f, r, u]);
     }
@@ -103,9 +143,9 @@ fn block_sums<const PAIR: bool, const UPDATE: bool>(values: [&[f64]; 3]) -> [Dou
 
 #[inline(always)]
 fn add_lanes<const PAIR: bool, const UPDATE: bool>(
-    high: &mut [[f64; LANES]; 6],
-    low: &mut [[f64; LANES]; 6],
-    [f, r, u]: [&[f64; LANES]; 3],
+    high: &mut [[f64; SUMS]; 6],
+    low: &mut [[f64; SUMS]; 6],
+    [f, r, u]: [&[f64; SUMS]; 3],
 ) {
     if PAIR {
         add_products(&mut high[FF], &mut low[FF], f, f);
@@ -120,8 +160,8 @@ fn add_lanes<const PAIR: bool, const UPDATE: bool>(
 }
 
 #[inline(always)]
-fn add_products(high: &mut [f64; LANES], low: &mut [f64; LANES], x: &[f64; LANES], y: &[f64; LANES]) {
-    for i in 0..LANES {
+fn add_products(high: &mut [f64; SUMS], low: &mut [f64; SUMS], x: &[f64; SUMS], y: &[f64; SUMS]) {
+    for i in 0..SUMS {
         let product = x[i] * y[i];
         let product_error = x[i].mul_add(y[i], -product);
         let (sum, sum_error) = two_sum(high[i], product);
@@ -130,8 +170,8 @@ fn add_products(high: &mut [f64; LANES], low: &mut [f64; LANES], x: &[f64; LANES
     }
 }
 
-fn pad(rest: &[f64]) -> [f64; LANES] {
-    let mut lanes = [0.0; LANES];
+fn pad(rest: &[f64]) -> [f64; SUMS] {
+    let mut lanes = [0.0; SUMS];
     lanes[..rest.len()].copy_from_slice(rest);
     lanes
 }

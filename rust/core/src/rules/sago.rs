@@ -16,13 +16,18 @@ pub(crate) struct SagoKeepRetain<W>(pub(crate) Weights<W>);
 #[inline(always)]
 pub(crate) fn conflict<W: Wide>(forget: W, retain: W) -> bool {
     let zero = W::default();
-    ((forget < zero) & (retain > zero)) | ((forget > zero) & (retain < zero))
+    // Both are the second one where one is NaN.
+    let least = if forget < retain { forget } else { retain };
+    let greatest = if forget > retain { forget } else { retain };
+    (least < zero) & (greatest > zero)
 }
 
 /// A selection alone would pick the finite one of a pair and hide that the other is broken.
 #[inline(always)]
 fn show_non_finite<W: Wide>(forget: W, retain: W, update: W) -> W {
-    if forget.is_finite() & retain.is_finite() { update } else { forget + retain }
+    let zero = W::default();
+    // Zero times a number is NaN if and only if that is not finite; two such questions are one comparison.
+    if (forget * zero).is_nan() | (retain * zero).is_nan() { forget + retain } else { update }
 }
 
 impl<T: Element> Operation<T> for Sago<T::Wide> {
