@@ -7,13 +7,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import distributed as dist
 
 from retainfirst import RetainFirstError
+from retainfirst.engines import _host
 
 Case = Callable[[], dict]
 
@@ -45,3 +49,8 @@ def main(cases: dict[str, Case], backend: str | None = "gloo") -> None:
     (folder / f"result{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def moving_on_the_cpu() -> AbstractContextManager[Any]:
+    """Return the context in which offloaded gradients move although there is one device: to another place on it."""
+    return mock.patch.object(_host, "_is_away", return_value=True)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cases
 import retainfirst as rf
-from retainfirst.engines import _ddp, _host
+from retainfirst.engines import _ddp
 from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
 
 OPTIONS = {
@@ -166,7 +166,7 @@ def small_buckets(name):
 
 
 def offloaded(name, **options):
-    with patched(_host, _is_away=lambda _: True):
+    with cases.moving_on_the_cpu():
         return train(name, offload="cpu", **options)
 
 

@@ -58,11 +58,11 @@ def steps(engine, step, data, interleaved=True, numbers=range(STEPS)):
         engine.step()
 
 
-def train(stage, name, *, given="engine", interleaved=True, make=make_model):
+def train(stage, name, *, given="engine", interleaved=True, make=make_model, offload=None):
     data = Data(dist.get_world_size(), rare=None)
     expected, geometries = on_one_process(data, name, torch.float32, make=make)
     engine = make_engine(stage, make)
-    step = rf.TwoTaskStep({"engine": engine, "module": engine.module}[given], rule(name))
+    step = rf.TwoTaskStep({"engine": engine, "module": engine.module}[given], rule(name), offload=offload)
     found = [geometry.all_reduce().as_dict() for geometry in steps(engine, step, data, interleaved)]
     # What no pass reaches counts as coordinates here, so the share of conflicting ones is another.
     keys = [key for key in found[0] if key != "conflict_fraction"]
@@ -70,6 +70,11 @@ def train(stage, name, *, given="engine", interleaved=True, make=make_model):
     parameters = whole(engine)
     expected = {key: p for key, p in expected.named_parameters() if key in parameters}
     return {"error": distance(parameters, expected), "geometry": geometry}
+
+
+def offloaded(stage, name):
+    with cases.moving_on_the_cpu():
+        return train(stage, name, offload="cpu")
 
 
 def resumed(stage, name):
@@ -123,6 +128,7 @@ CASES = {
         for stage in STAGES
     },
     **{f"equal, stage {stage}, given the module": partial(train, stage, "sago", given="module") for stage in STAGES},
+    **{f"equal, stage {stage}, offloaded": partial(offloaded, stage, "pcgrad global") for stage in STAGES},
     **{
         f"equal, stage {stage}, adapters{', checkpointing' * checkpointing}": partial(
             train, stage, "pcgrad module", make=partial(make_adapted, checkpointing=checkpointing)

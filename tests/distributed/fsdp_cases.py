@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 import cases
 import retainfirst as rf
-from retainfirst.engines import _fsdp, _host
+from retainfirst.engines import _fsdp
 from setting import CLIP, MICRO_BATCHES, RULES, STEPS, Data, distance, make_model, make_optimizer, on_one_process, rule
 from wraps import fully_shard, shard1, shard2, whole
 
@@ -66,13 +66,8 @@ def deferred_and_interleaved(name):
 
 
 def offloaded(shard, name):
-    """Without a second device: what waits is moved to another place on the same."""
-    is_away = _host._is_away
-    _host._is_away = lambda _: True
-    try:
+    with cases.moving_on_the_cpu():
         return train(shard, name, offload="cpu")
-    finally:
-        _host._is_away = is_away
 
 
 def collectives(shard, name):
