@@ -60,10 +60,9 @@ class Engine:
                 )
             if found is None:
                 continue
+            # Autograd gives two parameters the same memory if one's gradient is a view of the other's.
             if (place := _place(found)) in places:
-                found = (
-                    found.clone()
-                )  # autograd gives two parameters the same memory if one's gradient is a view of the other's
+                found = found.clone()
             places.update([place] if place else [])
             collected[name], parameter.grad = found, None
 
