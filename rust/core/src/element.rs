@@ -1,34 +1,25 @@
 //! The four formats of a gradient, and the two in which element-wise rules compute.
 
-use std::ops::{Add, Mul};
-
 use half::{bf16, f16};
 
 use crate::moments::{Accumulate, NarrowSums, ScaledSums};
-use crate::rounding::{round_to_odd, round_toward};
-use crate::simd::{Instructions, LANES};
+use crate::rounding::round_toward;
+use crate::simd::{Instructions, LANES, Lanes};
 
 /// A format that element-wise rules compute in: `f32` (for `f32` and the 16-bit formats) or `f64`.
-pub trait Wide:
-    Copy + Default + PartialOrd + Add<Output = Self> + Mul<Output = Self> + Send + Sync + 'static
-{
+pub trait Wide: Copy + Default + PartialOrd + Send + Sync + 'static {
     /// The format's name in error texts.
     const NAME: &'static str;
-    /// How the six sums are kept.
-    type Sums: Accumulate<Self>;
     /// The nearest value of this format.
     fn from_f64(value: f64) -> Self;
     /// The same value in `f64`.
     fn to_f64(self) -> f64;
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
-    /// Is NaN.
-    fn is_nan(self) -> bool;
 }
 
 impl Wide for f32 {
     const NAME: &'static str = "float32";
-    type Sums = NarrowSums;
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -44,16 +35,10 @@ impl Wide for f32 {
     fn is_finite(self) -> bool {
         self.is_finite()
     }
-
-    #[inline(always)]
-    fn is_nan(self) -> bool {
-        self.is_nan()
-    }
 }
 
 impl Wide for f64 {
     const NAME: &'static str = "float64";
-    type Sums = ScaledSums;
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -69,11 +54,6 @@ impl Wide for f64 {
     fn is_finite(self) -> bool {
         self.is_finite()
     }
-
-    #[inline(always)]
-    fn is_nan(self) -> bool {
-        self.is_nan()
-    }
 }
 
 /// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
@@ -82,24 +62,28 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     #[doc(hidden)]
     type Wide: Wide;
 
-    /// Whether an update that is not measured must be kept apart from its stores for the compiler to find vectors.
+    /// [`LANES`] elements in the wide format, in whichever order.
     #[doc(hidden)]
-    const APART: bool;
+    type Vector<I: Instructions>: Lanes<Scalar = Self::Wide>;
+
+    /// How the six sums are kept.
+    #[doc(hidden)]
+    type Sums<I: Instructions>: Accumulate<Self::Vector<I>>;
 
     /// Returns the values in the wide format.
     #[doc(hidden)]
-    fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [Self::Wide; LANES];
+    fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> Self::Vector<I>;
 
     /// Rounds wide values once (to nearest, ties to even).
     #[doc(hidden)]
-    fn narrow<I: Instructions>(values: &[Self::Wide; LANES], instructions: I) -> [Self; LANES];
+    fn narrow<I: Instructions>(values: Self::Vector<I>, instructions: I) -> [Self; LANES];
 
-    /// Returns a wide value that [`Element::narrow`] turns into `value` rounded once to this format.
+    /// Returns wide values that [`Element::narrow`] turns into these, rounded once to this format.
     #[doc(hidden)]
-    fn prepare(value: f64) -> Self::Wide;
+    fn prepare<L: Lanes<Scalar = Self::Wide>>(values: L::Double) -> L;
 
     /// Returns a wide value that [`Element::narrow`] turns into `value` rounded once to this format: up where `direction` is
-    /// above zero, down where it is below, as by [`Element::prepare`] where it is zero. Overflow gives infinity.
+    /// above zero, down where it is below, to nearest where it is zero. Overflow gives infinity.
     #[doc(hidden)]
     fn prepare_toward(value: f64, direction: f64) -> Self::Wide;
 }
@@ -113,25 +97,27 @@ mod sealed {
 }
 
 macro_rules! wide_element {
-    ($float:ty, $toward:path) => {
+    ($float:ty, $vector:ty, $sums:ty, $load:ident, $toward:path) => {
         impl Element for $float {
             type Wide = Self;
-
-            const APART: bool = true;
+            type Vector<I: Instructions> = $vector;
+            type Sums<I: Instructions> = $sums;
 
             #[inline(always)]
-            fn widen<I: Instructions>(values: &[Self; LANES], _: I) -> [Self; LANES] {
-                *values
+            fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> $vector {
+                instructions.$load(values)
             }
 
             #[inline(always)]
-            fn narrow<I: Instructions>(values: &[Self; LANES], _: I) -> [Self; LANES] {
-                *values
+            fn narrow<I: Instructions>(values: $vector, _: I) -> [Self; LANES] {
+                let mut narrow = [0.0; LANES];
+                values.write(&mut narrow);
+                narrow
             }
 
             #[inline(always)]
-            fn prepare(value: f64) -> Self {
-                Self::from_f64(value)
+            fn prepare<L: Lanes<Scalar = Self>>(values: L::Double) -> L {
+                L::nearest(values)
             }
 
             #[inline(always)]
@@ -142,8 +128,8 @@ macro_rules! wide_element {
     };
 }
 
-wide_element!(f64, unrounded);
-wide_element!(f32, round_toward::<24, -149>);
+wide_element!(f64, [I::Doubles; 4], ScaledSums, load_f64, unrounded);
+wide_element!(f32, [I::Floats; 2], NarrowSums, load_f32, round_toward::<24, -149>);
 
 /// Nothing is narrower than `f64` here, so that there is no direction to round in.
 #[inline(always)]
@@ -152,25 +138,25 @@ fn unrounded(value: f64, _: f64) -> f64 {
 }
 
 macro_rules! half_element {
-    ($half:ty, $widen:path, $narrow:path, $toward:path, $apart:literal) => {
+    ($half:ty, $widen:ident, $narrow:ident, $toward:path) => {
         impl Element for $half {
             type Wide = f32;
-
-            const APART: bool = $apart;
+            type Vector<I: Instructions> = [I::Floats; 2];
+            type Sums<I: Instructions> = NarrowSums;
 
             #[inline(always)]
-            fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [f32; LANES] {
-                $widen(values, instructions)
+            fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [I::Floats; 2] {
+                instructions.$widen(values)
             }
 
             #[inline(always)]
-            fn narrow<I: Instructions>(values: &[f32; LANES], instructions: I) -> [Self; LANES] {
-                $narrow(values, instructions)
+            fn narrow<I: Instructions>(values: [I::Floats; 2], instructions: I) -> [Self; LANES] {
+                instructions.$narrow(values)
             }
 
             #[inline(always)]
-            fn prepare(value: f64) -> f32 {
-                round_to_odd(value)
+            fn prepare<L: Lanes<Scalar = f32>>(values: L::Double) -> L {
+                L::odd(values)
             }
 
             #[inline(always)]
@@ -181,39 +167,5 @@ macro_rules! half_element {
     };
 }
 
-half_element!(f16, widen_f16, narrow_f16, round_toward::<11, -24>, false);
-half_element!(bf16, widen_bf16, narrow_bf16, round_toward::<8, -133>, true);
-
-#[inline(always)]
-fn widen_f16<I: Instructions>(values: &[f16; LANES], instructions: I) -> [f32; LANES] {
-    instructions.widen(values)
-}
-
-#[inline(always)]
-fn narrow_f16<I: Instructions>(values: &[f32; LANES], instructions: I) -> [f16; LANES] {
-    instructions.narrow(values)
-}
-
-#[inline(always)]
-fn widen_bf16<I: Instructions>(values: &[bf16; LANES], _: I) -> [f32; LANES] {
-    let mut wide = [0.0; LANES];
-    for i in 0..LANES {
-        wide[i] = f32::from_bits(u32::from(values[i].to_bits()) << 16);
-    }
-    wide
-}
-
-/// Rounds to nearest, ties to even, without a branch, so that the loop becomes vector instructions.
-#[inline(always)]
-fn narrow_bf16<I: Instructions>(values: &[f32; LANES], _: I) -> [bf16; LANES] {
-    let mut narrow = [bf16::ZERO; LANES];
-    for i in 0..LANES {
-        let x = values[i];
-        let bits = x.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        // Rounding could carry a NaN into infinity: keep its upper half and make it quiet.
-        let nan = (bits >> 16) | 0x40;
-        narrow[i] = bf16::from_bits(if x.is_nan() { nan } else { rounded } as u16);
-    }
-    narrow
-}
+half_element!(f16, widen_f16, narrow_f16, round_toward::<11, -24>);
+half_element!(bf16, widen_bf16, narrow_bf16, round_toward::<8, -133>);

@@ -7,12 +7,10 @@
 #[inline(always)]
 pub(crate) fn round_to_odd(value: f64) -> f32 {
     let nearest = value as f32;
-    let bits = nearest.to_bits();
     let back = f64::from(nearest);
-    // The odd neighbour of an even result lies on the side of `value`: one step down in magnitude if it was rounded up.
-    let odd = if back.abs() > value.abs() { bits.wrapping_sub(1) } else { bits.wrapping_add(1) };
-    let change = (back != value) & (bits & 1 == 0) & !value.is_nan();
-    f32::from_bits(if change { odd } else { bits })
+    // Toward zero, and then odd.
+    let down = nearest.to_bits().wrapping_sub(u32::from(back.abs() > value.abs()));
+    f32::from_bits(down | u32::from(back != value))
 }
 
 /// Rounds to a format of so many significant `DIGITS` whose smallest number is `2^LEAST`: up where `direction` is above zero,

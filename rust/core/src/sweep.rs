@@ -3,8 +3,6 @@
 //!
 //! Cuts depend on lengths alone and partial sums are merged in order, so that the number of threads changes no bit.
 
-use std::hint::black_box;
-
 use rayon::prelude::*;
 
 use crate::element::Element;
@@ -45,8 +43,6 @@ impl<'a, T> View<'a, T> {
         Self { forget, retain, update: retain }
     }
 }
-
-type Sums<T> = <<T as Element>::Wide as crate::element::Wide>::Sums;
 
 /// Writes the update of each piece and returns its moments: with `UPDATE` of the update, with `PAIR` of `f` and `r` alone.
 pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool>(
@@ -118,7 +114,7 @@ impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
     fn run<I: Instructions>(self, instructions: I) -> Moments {
         let Self { piece: Piece { forget, retain, target }, operation } = self;
         let count = forget.len();
-        let mut sums = Sums::<T>::default();
+        let mut sums = T::Sums::<I>::default();
         let (forget, forget_rest) = forget.as_chunks::<LANES>();
         let (target, target_rest) = target.as_chunks_mut::<LANES>();
         let retain_rest = if let Some(retain) = retain {
@@ -150,20 +146,14 @@ fn step<T: Element, O: Operation<T>, I: Instructions, const PAIR: bool, const UP
     f: &[T; LANES],
     r: &[T; LANES],
     count: usize,
-    sums: &mut Sums<T>,
+    sums: &mut T::Sums<I>,
     instructions: I,
 ) -> [T; LANES] {
     let (f, r) = (T::widen(f, instructions), T::widen(r, instructions));
-    let mut u = [<_>::default(); LANES];
-    for i in 0..LANES {
-        u[i] = operation.apply(f[i], r[i]);
-    }
-    // Kept apart from the stores where nothing else is made of it: their order would keep vectors from being found.
-    let u = if PAIR || UPDATE || !T::APART { &u } else { black_box(&u) };
-    let mut narrow = T::narrow(u, instructions);
+    let mut narrow = T::narrow(operation.apply(f, r), instructions);
     narrow[count..].fill(T::default());
     if PAIR || UPDATE {
-        sums.add::<I, PAIR, UPDATE>(&f, &r, &T::widen(&narrow, instructions));
+        sums.add::<PAIR, UPDATE>(f, r, T::widen(&narrow, instructions));
     }
     narrow
 }
@@ -184,19 +174,19 @@ impl<T: Element, const PAIR: bool, const UPDATE: bool> Work for Measure<'_, T, P
     #[inline(always)]
     fn run<I: Instructions>(self, instructions: I) -> Moments {
         let View { forget, retain, update } = self.0;
-        let mut sums = Sums::<T>::default();
+        let mut sums = T::Sums::<I>::default();
         let ((f_lanes, f_rest), (r_lanes, r_rest), (u_lanes, u_rest)) =
             (forget.as_chunks::<LANES>(), retain.as_chunks::<LANES>(), update.as_chunks::<LANES>());
         for ((f, r), u) in f_lanes.iter().zip(r_lanes).zip(u_lanes) {
-            sums.add::<I, PAIR, UPDATE>(
-                &T::widen(f, instructions),
-                &T::widen(r, instructions),
-                &T::widen(u, instructions),
+            sums.add::<PAIR, UPDATE>(
+                T::widen(f, instructions),
+                T::widen(r, instructions),
+                T::widen(u, instructions),
             );
         }
         if !f_rest.is_empty() {
             let [f, r, u] = [f_rest, r_rest, u_rest].map(|x| T::widen(&pad(x), instructions));
-            sums.add::<I, PAIR, UPDATE>(&f, &r, &u);
+            sums.add::<PAIR, UPDATE>(f, r, u);
         }
         sums.finish::<PAIR, UPDATE>(forget.len())
     }

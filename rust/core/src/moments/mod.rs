@@ -8,8 +8,6 @@ pub(crate) use double::{Double, scale};
 pub use narrow::NarrowSums;
 pub use scaled::ScaledSums;
 
-use crate::simd::{Instructions, LANES};
-
 /// Indices of the six sums.
 pub(crate) const FF: usize = 0;
 pub(crate) const RR: usize = 1;
@@ -121,14 +119,11 @@ impl Moments {
 
 /// Sums that are being made over the coordinates of one chunk, [`LANES`] at a time: `ff`, `rr`, `fr` and the conflicts with
 /// `PAIR`, `uu`, `ur` and `uf` with `UPDATE`.
-pub trait Accumulate<W>: Default {
+///
+/// [`LANES`]: crate::simd::LANES
+pub trait Accumulate<L>: Default {
     /// Adds coordinates, the last ones of a chunk filled up with zeros. Must be `#[inline(always)]`.
-    fn add<I: Instructions, const PAIR: bool, const UPDATE: bool>(
-        &mut self,
-        f: &[W; LANES],
-        r: &[W; LANES],
-        u: &[W; LANES],
-    );
+    fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: L, r: L, u: L);
 
     /// Gives the moments of so many coordinates, those that zeros filled up not counted. Must be `#[inline(always)]`.
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments;

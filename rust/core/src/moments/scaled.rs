@@ -2,11 +2,7 @@
 
 use super::double::{scale, two_sum};
 use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
-use crate::rules::conflict;
-use crate::simd::{Instructions, LANES};
-
-/// Independent sums side by side.
-const SUMS: usize = 8;
+use crate::simd::{LANES, Lanes, SUMS};
 
 /// Coordinates that are scaled and summed together; they stay in the nearest cache.
 const BLOCK: usize = 1 << 10;
@@ -30,21 +26,16 @@ impl Default for ScaledSums {
     }
 }
 
-impl Accumulate<f64> for ScaledSums {
+impl<L: Lanes<Scalar = f64>> Accumulate<L> for ScaledSums {
     #[inline(always)]
-    fn add<I: Instructions, const PAIR: bool, const UPDATE: bool>(
-        &mut self,
-        f: &[f64; LANES],
-        r: &[f64; LANES],
-        u: &[f64; LANES],
-    ) {
+    fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: L, r: L, u: L) {
         if self.filled == BLOCK / LANES {
             self.add_block::<PAIR, UPDATE>(BLOCK);
         }
-        self.f[self.filled] = *f;
-        self.r[self.filled] = *r;
+        f.write(&mut self.f[self.filled]);
+        r.write(&mut self.r[self.filled]);
         if UPDATE {
-            self.u[self.filled] = *u;
+            u.write(&mut self.u[self.filled]);
         }
         self.filled += 1;
     }
@@ -71,8 +62,7 @@ impl ScaledSums {
         } else {
             scaled_sums::<PAIR, UPDATE>([f, r, u], exponents)
         };
-        let conflicts =
-            if PAIR { f.iter().zip(r).map(|(&f, &r)| u64::from(conflict(f, r))).sum() } else { 0 };
+        let conflicts = if PAIR { f.iter().zip(r).map(|(f, &r)| u64::from(f.conflict(r))).sum() } else { 0 };
         self.moments.merge(&Moments::new(sums, exponents, conflicts, count as u64));
         self.filled = 0;
     }

@@ -1,7 +1,8 @@
 //! What the rules that look at a whole group have in common: two coefficients, then one pass.
 
 use super::Operation;
-use crate::element::{Element, Wide};
+use crate::element::Element;
+use crate::simd::{Arithmetic, Lanes};
 
 /// The update of a group, `u = retain * r + forget * f`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +29,9 @@ pub(crate) struct Linear(pub(crate) Coefficients);
 
 impl<T: Element> Operation<T> for Linear {
     #[inline(always)]
-    fn apply(self, forget: T::Wide, retain: T::Wide) -> T::Wide {
-        T::prepare(self.0.retain * retain.to_f64() + self.0.forget * forget.to_f64())
+    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L {
+        let (forget, retain) = (forget.double(), retain.double());
+        let kept = retain.filled(self.0.retain).mul(retain);
+        T::prepare(kept.add(forget.filled(self.0.forget).mul(forget)))
     }
 }

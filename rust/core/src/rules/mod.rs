@@ -14,12 +14,13 @@ pub use linear::{Coefficients, Rounding};
 pub(crate) use blur::coefficients as blur;
 pub(crate) use linear::Linear;
 pub(crate) use pcgrad::coefficients as pcgrad;
-pub(crate) use sago::{Sago, SagoKeepRetain, conflict};
+pub(crate) use sago::{Sago, SagoKeepRetain};
 pub(crate) use sum::Sum;
 pub(crate) use toward_retain::LinearTowardRetain;
 
 use crate::element::{Element, Wide};
 use crate::error::Error;
+use crate::simd::Lanes;
 
 /// A rule's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,10 +74,10 @@ pub(crate) fn unknown(name: &str, known: impl IntoIterator<Item = Rule>) -> Erro
     Error::UnknownRule { name: name.to_owned(), known: known.join(", ") }
 }
 
-/// What a rule does at one coordinate, in the wide format of the element.
+/// What a rule does at each coordinate, in the wide format of the element.
 pub(crate) trait Operation<T: Element>: Copy + Send + Sync {
     /// Must be `#[inline(always)]`.
-    fn apply(self, forget: T::Wide, retain: T::Wide) -> T::Wide;
+    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L;
 }
 
 /// The two weights, rounded to the format that the rule computes in.

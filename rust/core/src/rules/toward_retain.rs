@@ -1,7 +1,10 @@
 //! Two coefficients and one pass, as in [`super::linear`], with every rounding error on retain's side.
 
+use std::marker::PhantomData;
+
 use super::{Coefficients, Operation};
 use crate::element::{Element, Wide};
+use crate::simd::{Lanes, Pairwise};
 
 /// Computes in `f64` and rounds once to the element's format, so that `u_i r_i` is never below `(c_r r_i + c_f f_i) r_i`, both
 /// taken exactly.
@@ -18,6 +21,16 @@ const RELATIVE: f64 = 2.0 * f64::EPSILON;
 const SMALLEST: f64 = f64::from_bits(4);
 
 impl<T: Element> Operation<T> for LinearTowardRetain {
+    #[inline(always)]
+    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L {
+        forget.each(retain, OneElement(self.0, PhantomData::<T>))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct OneElement<T>(Coefficients, PhantomData<T>);
+
+impl<T: Element> Pairwise<T::Wide> for OneElement<T> {
     #[inline(always)]
     fn apply(self, forget: T::Wide, retain: T::Wide) -> T::Wide {
         let direction = retain.to_f64();
