@@ -1,7 +1,8 @@
 """The rules: what update to make of a forget and a retain gradient. How it is computed is in ``kernels``."""
 
-from retainfirst.combiners._base import Combiner, check_pair
+from retainfirst.combiners._base import Combiner
 from retainfirst.combiners._blur import BLUR
+from retainfirst.combiners._checks import check_pair
 from retainfirst.combiners._combine import combine, resolve
 from retainfirst.combiners._pcgrad import PCGrad
 from retainfirst.combiners._registry import available_combiners, make_combiner

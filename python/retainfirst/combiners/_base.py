@@ -14,14 +14,13 @@ from torch import Tensor
 
 from retainfirst import kernels
 from retainfirst import moments as m
-from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch
+from retainfirst.combiners._checks import check_pairs
+from retainfirst.errors import RetainFirstError, ShapeMismatch
 from retainfirst.geometry import Geometry
 from retainfirst.scope import check_scope, group_by_scope
 from retainfirst.transfer import send
 
-__all__ = ["Combiner", "ElementwiseCombiner", "ProjectionCombiner", "check_pair"]
-
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+__all__ = ["Combiner", "ElementwiseCombiner", "ProjectionCombiner"]
 
 
 @dataclass(frozen=True)
@@ -79,16 +78,7 @@ class Combiner(ABC):
         """
         if isinstance(forget, Tensor) or isinstance(retain, Tensor):
             raise ShapeMismatch(f"{self.name}: combine_ takes two lists of tensors; put a single tensor into a list")
-        forget, retain = list(forget), list(retain)
-        if len(forget) != len(retain):
-            raise ShapeMismatch(
-                f"{self.name}: {len(forget)} forget gradients but {len(retain)} retain gradients; give one of each a tensor"
-            )
-        for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
-            if not _fits(f, r):
-                check_pair(self.name, f"tensor {i}", f, r)
-                _check_writable(self.name, f"tensor {i}", f, r)
-        _check_apart(self.name, forget, retain)
+        forget, retain = check_pairs(self.name, forget, retain)
         named = self.group_without_names(len(retain)) if groups is None else _named_groups(self.name, groups)
         return self.combine_named_(forget, retain, named)
 
@@ -108,6 +98,7 @@ class Combiner(ABC):
             reduce: Adds up tables of moments over the processes that hold the other parts of these tensors.
         """
         index = _group_index(self.name, groups, len(retain))
+        forget, retain = kernels.Tensors.of(forget), kernels.Tensors.of(retain)
         if not retain:
             return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
         with torch.no_grad():
@@ -186,65 +177,6 @@ class ProjectionCombiner(Combiner):
         return table
 
 
-def _fits(forget: object, retain: object) -> bool:
-    """Whether a pair is certain to be in order: the checks that say what is wrong take longer, and there may be many tensors."""
-    if type(forget) is not Tensor or type(retain) is not Tensor or retain.layout is not torch.strided:
-        return False
-    return (
-        forget.dtype is retain.dtype in _DTYPES
-        and forget.layout is torch.strided
-        and forget.shape == retain.shape
-        and forget.device == retain.device
-        and forget.is_contiguous()
-        and retain.is_contiguous()
-        and abs(forget.data_ptr() - retain.data_ptr()) >= retain.nbytes > 0
-    )
-
-
-def check_pair(
-    rule: str, name: str, forget: object, retain: object, *, same_device: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return a pair of gradients, or refuse it if it cannot be combined.
-
-    Args:
-        rule: The rule, for the error.
-        name: The parameter, likewise.
-        forget: The forget gradient.
-        retain: The retain gradient.
-        same_device: Refuse two that are on different devices.
-
-    Raises:
-        ShapeMismatch: The shapes differ.
-        DtypeMismatch: Dtypes or devices differ, or the dtype or layout is unsupported.
-    """
-    forget, retain = (
-        _check_tensor(rule, f"{name}: the {task} gradient", x) for task, x in (("forget", forget), ("retain", retain))
-    )
-    if forget.shape != retain.shape:
-        raise ShapeMismatch(f"{rule}: {name}: forget has shape {tuple(forget.shape)}, retain {tuple(retain.shape)}")
-    if forget.dtype != retain.dtype:
-        raise DtypeMismatch(f"{rule}: {name}: forget is {forget.dtype}, retain {retain.dtype}; cast one of them")
-    if forget.dtype not in _DTYPES:
-        raise DtypeMismatch(f"{rule}: {name}: {forget.dtype} is unsupported; use float64, float32, float16 or bfloat16")
-    if same_device and forget.device != retain.device:
-        raise DtypeMismatch(
-            f"{rule}: {name}: forget is on {forget.device}, retain on {retain.device}; move one of them"
-        )
-    return forget, retain
-
-
-def _check_tensor(rule: str, what: str, gradient: object) -> Tensor:
-    if not isinstance(gradient, Tensor):
-        raise DtypeMismatch(f"{rule}: {what} is a {type(gradient).__name__}, not a torch tensor")
-    if hasattr(gradient, "device_mesh"):
-        raise DtypeMismatch(
-            f"{rule}: {what} is a sharded DTensor, which this version does not combine; give its local parts"
-        )
-    if gradient.layout != torch.strided:
-        raise DtypeMismatch(f"{rule}: {what} is {gradient.layout}; only dense gradients are supported")
-    return gradient
-
-
 def _as_float(value: object) -> float:
     """Return a real number as a float; NaN for what is none, infinity for what is too large."""
     if not isinstance(value, Real) or isinstance(value, bool):
@@ -263,47 +195,6 @@ def _named_groups(rule: str, groups: Sequence[Sequence[int]]) -> dict[str, list[
             f"{rule}: groups must be lists of tensor indices such as [[0, 2], [1]], not {groups!r}"
         ) from error
     return named
-
-
-def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
-    if _overlap(forget, retain):
-        raise ShapeMismatch(
-            f"{rule}: {name}: forget and retain share memory, and the update would overwrite both; clone one"
-        )
-    if any(stride == 0 and size > 1 for stride, size in zip(retain.stride(), retain.shape, strict=True)):
-        raise ShapeMismatch(
-            f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first"
-        )
-
-
-def _check_apart(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> None:
-    """Refuse retain gradients that begin where another one does, or where a forget gradient of another pair does."""
-    places = [r.data_ptr() for r in retain]
-    if len(set(places)) == len(places) and set(places).isdisjoint([f.data_ptr() for f in forget]):
-        return
-    first: dict[int, int] = {}
-    for i, (place, r) in enumerate(zip(places, retain, strict=True)):
-        # Tensors of nothing, and those without data, have no place.
-        if place and r.numel() and first.setdefault(place, i) != i:
-            raise ShapeMismatch(
-                f"{rule}: retain gradients {first[place]} and {i} share memory, and would be combined twice; clone one"
-            )
-    for i, f in enumerate(forget):
-        if f.data_ptr() in first and f.numel():
-            raise ShapeMismatch(
-                f"{rule}: forget gradient {i} and retain gradient {first[f.data_ptr()]} share memory, and the update would"
-                " overwrite both; clone one"
-            )
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share an element, as far as it can be told by addresses: for contiguous ones, or the same start."""
-    if not a.numel() or a.device.type == "meta" or a.device != b.device:
-        return False
-    first, second = a.data_ptr(), b.data_ptr()
-    if not (a.is_contiguous() and b.is_contiguous()):
-        return first == second
-    return first < second + b.nbytes and second < first + a.nbytes
 
 
 def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
