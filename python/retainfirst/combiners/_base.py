@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from numbers import Real
 from operator import index as as_index
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +89,7 @@ class Combiner(ABC):
         self,
         forget: Sequence[Tensor],
         retain: Sequence[Tensor],
-        groups: dict[str, list[int]],
+        groups: Mapping[str, Sequence[int]],
         reduce: m.Reduce | None = None,
     ) -> Geometry:
         """As :meth:`combine_`, with named groups, for tensors that have been checked already.
@@ -104,7 +107,7 @@ class Combiner(ABC):
         with torch.no_grad():
             return Geometry(self._update(forget, retain, index, len(groups), reduce), index, list(groups), reduce)
 
-    def group_without_names(self, count: int) -> dict[str, list[int]]:
+    def group_without_names(self, count: int) -> Mapping[str, Sequence[int]]:
         """Group ``count`` nameless tensors, where the scope allows it."""
         scope = getattr(self, "scope", "tensor")
         if count > 1 and scope in ("module", "block"):
@@ -112,13 +115,21 @@ class Combiner(ABC):
                 f"{self.name}: scope {scope!r} groups by parameter names, but the tensors have none; give them as a mapping"
                 " from names, pass groups=, or use TwoTaskStep"
             )
-        return {"global": list(range(count))} if scope == "global" else {str(i): [i] for i in range(count)}
+        return {"global": range(count)} if scope == "global" else _each_alone(count)
 
     @abstractmethod
     def _update(
-        self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        index: Tensor | None,
+        groups: int,
+        reduce: m.Reduce | None,
     ) -> Tensor:
-        """Write the update into ``retain`` and return the table of moments, one row a tensor."""
+        """Write the update into ``retain`` and return the table of moments, one row a tensor.
+
+        ``index`` is the group of each tensor, None if they are groups of one in the order of the tensors.
+        """
 
 
 class ElementwiseCombiner(Combiner):
@@ -128,7 +139,7 @@ class ElementwiseCombiner(Combiner):
         self,
         forget: Sequence[Tensor],
         retain: Sequence[Tensor],
-        index: Tensor,  # noqa: ARG002
+        index: Tensor | None,  # noqa: ARG002
         groups: int,  # noqa: ARG002
         reduce: m.Reduce | None,  # noqa: ARG002
     ) -> Tensor:
@@ -163,18 +174,30 @@ class ProjectionCombiner(Combiner):
         """
 
     def _update(
-        self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        index: Tensor | None,
+        groups: int,
+        reduce: m.Reduce | None,
     ) -> Tensor:
-        index = send(index, retain[0].device)
         table = kernels.moments(forget, retain)
-        rows = m.reduce_rows(table, index, groups)
-        c_retain, c_forget = self.coefficients(rows if reduce is None else reduce(rows))
+        if index is None:
+            c_retain, c_forget = self.coefficients(table if reduce is None else reduce(table))
+        else:
+            index = send(index, retain[0].device)
+            rows = m.reduce_rows(table, index, groups)
+            c_retain, c_forget = (c[index] for c in self.coefficients(rows if reduce is None else reduce(rows)))
         toward_retain = getattr(self, "round_toward_retain", False)
-        written = kernels.linear_(forget, retain, c_retain[index], c_forget[index], toward_retain)
-        # Slices: a list of columns would be sent to the device, and waited for.
-        for columns in (slice(m.UU, m.UU + 1), slice(m.UR, m.UF + 1), slice(m.EU, m.EU + 1)):
-            table[:, columns] = written[:, columns]
-        return table
+        written = kernels.linear_(forget, retain, c_retain, c_forget, toward_retain)
+        return torch.where(_of_update(table.device), written, table)
+
+
+@cache
+def _of_update(device: torch.device) -> Tensor:
+    """Return which columns of a table of moments look at the update; kept, since sending takes longer than using it."""
+    columns = [c in (m.UU, m.UR, m.UF, m.EU) for c in range(len(m.COLUMNS))]
+    return send(torch.tensor(columns, device="cpu"), device)
 
 
 def _as_float(value: object) -> float:
@@ -197,7 +220,16 @@ def _named_groups(rule: str, groups: Sequence[Sequence[int]]) -> dict[str, list[
     return named
 
 
-def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
+@lru_cache(maxsize=16)
+def _each_alone(count: int) -> Mapping[str, Sequence[int]]:
+    """Return each tensor as a group: what calls with lists of tensors mostly ask for, as long again and again."""
+    return MappingProxyType({str(i): (i,) for i in range(count)})
+
+
+def _group_index(rule: str, groups: Mapping[str, Sequence[int]], count: int) -> Tensor | None:
+    """Return the group of each tensor; None if they are groups of one in the order of the tensors."""
+    if groups is _each_alone(count):
+        return None
     index = [-1] * count
     for g, members in enumerate(groups.values()):
         for i in members:
@@ -207,4 +239,7 @@ def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
             index[i] = g
     if -1 in index:
         raise ShapeMismatch(f"{rule}: groups: tensor {index.index(-1)} is in none; name each tensor once")
-    return torch.tensor(index, dtype=torch.int64, device="cpu")  # also where another device is the default
+    if index == [*range(len(groups))]:
+        return None
+    # By NumPy, to which a long list is faster; also on the CPU where another device is torch's default.
+    return torch.from_numpy(np.array(index, dtype=np.int64))

@@ -53,11 +53,6 @@ class Tensors(tuple[Tensor, ...]):
         return list(map(attrgetter("device"), self))
 
     @cached_property
-    def shapes(self) -> list[torch.Size]:
-        """Their shapes."""
-        return list(map(attrgetter("shape"), self))
-
-    @cached_property
     def sizes(self) -> list[int]:
         """Their numbers of elements."""
         return [x.numel() for x in self]
