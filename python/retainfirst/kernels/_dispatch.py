@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 import torch
@@ -200,6 +200,7 @@ def _of(part: list[int], work: _Work) -> _Work:
     return lambda kernels, f, r, chosen: work(kernels, f, r, part if chosen is None else [part[i] for i in chosen])
 
 
+@lru_cache(maxsize=16)  # of a weight that passes; rounding it by torch takes as long as many small tensors
 def _check_rounded(name: str, weight: float) -> None:
     rounded = torch.tensor(weight, dtype=torch.float32, device="cpu").item()
     if not math.isfinite(rounded) or (rounded == 0) != (weight == 0):
