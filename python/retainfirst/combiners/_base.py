@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retainfirst import kernels
 from retainfirst import moments as m
-from retainfirst.combiners._checks import check_pairs
+from retainfirst.combiners._checks import check_in_place
 from retainfirst.errors import RetainFirstError, ShapeMismatch
 from retainfirst.geometry import Geometry
 from retainfirst.scope import check_scope, group_by_scope
@@ -81,7 +81,7 @@ class Combiner(ABC):
         """
         if isinstance(forget, Tensor) or isinstance(retain, Tensor):
             raise ShapeMismatch(f"{self.name}: combine_ takes two lists of tensors; put a single tensor into a list")
-        forget, retain = check_pairs(self.name, forget, retain)
+        forget, retain = check_in_place(self.name, forget, retain)
         named = self.group_without_names(len(retain)) if groups is None else _named_groups(self.name, groups)
         return self.combine_named_(forget, retain, named)
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from retainfirst.errors import DtypeMismatch, ShapeMismatch
 from retainfirst.kernels import Tensors
 
-__all__ = ["check_pair", "check_pairs"]
+__all__ = ["check_in_place", "check_pair", "check_pairs"]
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHAPE = attrgetter("shape")
 
 
-def check_pairs(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
-    """Return the gradients, or refuse them if they cannot be combined in place.
+def check_in_place(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
+    """Return the gradients, or refuse them if they cannot be combined with the update in the retain gradients' place.
 
     Args:
         rule: The rule, for the error.
@@ -34,27 +34,42 @@ def check_pairs(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -
         raise ShapeMismatch(
             f"{rule}: {len(forget)} forget gradients but {len(retain)} retain gradients; give one of each a tensor"
         )
-    if not _fit(forget, retain):
+    if not (_alike(forget, retain, same_device=True) and _apart(forget, retain)):
         for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
             check_pair(rule, f"tensor {i}", f, r)
             _check_writable(rule, f"tensor {i}", f, r)
-    _check_apart(rule, forget, retain)
+    _check_places(rule, forget, retain)
     return forget, retain
 
 
-def _fit(forget: Tensors, retain: Tensors) -> bool:
-    """Whether all pairs are certain to be in order: the checks that say what is wrong take much longer."""
+def check_pairs(
+    rule: str, names: Sequence[str], forget: Sequence[Tensor], retain: Sequence[Tensor], *, same_device: bool = True
+) -> tuple[Tensors, Tensors]:
+    """Return pairs of gradients, or refuse them, with their names, as :func:`check_pair` does."""
+    forget, retain = Tensors(forget), Tensors(retain)
+    if not _alike(forget, retain, same_device):
+        for name, f, r in zip(names, forget, retain, strict=True):
+            check_pair(rule, name, f, r, same_device=same_device)
+    return forget, retain
+
+
+def _alike(forget: Tensors, retain: Tensors, same_device: bool) -> bool:
+    """Whether all pairs are certain to be in order: to find what is wrong with one takes much longer."""
     return (
         forget.dense
         and retain.dense
         and forget.dtypes == retain.dtypes
         and {*retain.dtypes}.issubset(_DTYPES)
         and all(map(eq, map(_SHAPE, forget), map(_SHAPE, retain)))
-        and ((forget.on_cpu and retain.on_cpu) or forget.devices == retain.devices)
-        and all(
-            abs(f - r) >= size * dtype.itemsize > 0
-            for f, r, size, dtype in zip(forget.addresses, retain.addresses, retain.sizes, retain.dtypes, strict=True)
-        )
+        and (not same_device or (forget.on_cpu and retain.on_cpu) or forget.devices == retain.devices)
+    )
+
+
+def _apart(forget: Tensors, retain: Tensors) -> bool:
+    """Whether no pair of contiguous tensors of equal sizes shares memory, and none is empty."""
+    return all(
+        abs(f - r) >= size * dtype.itemsize > 0
+        for f, r, size, dtype in zip(forget.addresses, retain.addresses, retain.sizes, retain.dtypes, strict=True)
     )
 
 
@@ -113,7 +128,7 @@ def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> Non
         )
 
 
-def _check_apart(rule: str, forget: Tensors, retain: Tensors) -> None:
+def _check_places(rule: str, forget: Tensors, retain: Tensors) -> None:
     """Refuse retain gradients that begin where another one does, or where a forget gradient of another pair does."""
     places = retain.addresses
     if len(set(places)) == len(places) and set(places).isdisjoint(forget.addresses):
