@@ -38,12 +38,14 @@ class Geometry:
     :meth:`all_reduce` on every process first. Everywhere else that does nothing.
     """
 
-    def __init__(self, table: Tensor, index: Tensor, names: Sequence[str], reduce: m.Reduce | None = None) -> None:
+    def __init__(
+        self, table: Tensor, index: Tensor | None, names: Sequence[str], reduce: m.Reduce | None = None
+    ) -> None:
         """Wrap a table of moments.
 
         Args:
             table: Shape ``[n, 11]``, one row a tensor (:mod:`retainfirst.moments`).
-            index: Shape ``[n]``, int64, the group of each tensor; on the CPU.
+            index: Shape ``[n]``, int64, the group of each tensor; on the CPU. None: each is a group, in this order.
             names: The groups' names.
             reduce: Adds up the tables of all processes, if this one's is of its shards only.
         """
@@ -55,7 +57,7 @@ class Geometry:
         parts = [part for part in parts if part._names] or parts[:1]  # one of no tensors is on the CPU
         index, names = [], list[str]()
         for part in parts:
-            index.append(part._index + len(names))
+            index.append(part._groups() + len(names))
             names += part._names
         device = parts[0]._table.device
         return Geometry(torch.cat([part._whole().to(device) for part in parts]), torch.cat(index), names)
@@ -76,6 +78,9 @@ class Geometry:
                 "Geometry: this process has measured its shards only; call geometry.all_reduce() on every process before reading"
             )
         return self._table
+
+    def _groups(self) -> Tensor:
+        return torch.arange(len(self._names), device="cpu") if self._index is None else self._index
 
     @cached_property
     def _row(self) -> list[float]:
@@ -125,10 +130,9 @@ class Geometry:
 
     def per_group(self) -> dict[str, Geometry]:
         """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
-        one = torch.zeros(1, dtype=torch.int64, device="cpu")
         table = self._whole()
-        table = m.reduce_rows(table, self._index.to(table.device), len(self._names)).cpu()
-        return {name: Geometry(row.unsqueeze(0), one, [name]) for name, row in zip(self._names, table, strict=True)}
+        table = m.reduce_rows(table, self._groups().to(table.device), len(self._names)).cpu()
+        return {name: Geometry(row.unsqueeze(0), None, [name]) for name, row in zip(self._names, table, strict=True)}
 
     def not_finite(self) -> dict[int, list[str]]:
         """Return which tensors held NaN or infinity: their index, and ``"forget"``, ``"retain"`` or both."""

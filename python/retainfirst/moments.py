@@ -45,8 +45,7 @@ def reduce_rows(table: Tensor, index: Tensor, rows: int) -> Tensor:
     shift = torch.exp2(exponents - largest[index])
     f, r, u = shift.unbind(1)
     scaled = table.clone()
-    for column, factor in ((FF, f * f), (RR, r * r), (UU, u * u), (FR, f * r), (UR, u * r), (UF, u * f)):
-        scaled[:, column] = table[:, column] * factor
+    scaled[:, : UF + 1] *= torch.stack((f * f, r * r, u * u, f * r, u * r, u * f), 1)
     total = torch.zeros(rows, len(COLUMNS), dtype=table.dtype, device=table.device)
     if table.is_cuda:
         total.index_put_((index,), scaled, accumulate=True)  # sorts first: there, index_add_ adds in any order

@@ -11,7 +11,7 @@ from torch import nn
 
 from retainfirst._named import by_name
 from retainfirst._streaming import Streaming
-from retainfirst.combiners import Combiner, Sum, check_pair, resolve
+from retainfirst.combiners import Combiner, Sum, check_pairs, resolve
 from retainfirst.engines import Engine, Gradients, HostMemory, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
@@ -246,9 +246,9 @@ class TwoTaskStep:
                 retain[name] = torch.zeros_like(forget[name], device=self._engine.parameters[name].device)
             elif name not in forget:
                 forget[name] = torch.zeros_like(retain[name])
-            check_pair(rule.name, name, forget[name], retain[name], same_device=self._host is None)
         mine = [forget[name] for name in names], [retain[name] for name in names]
-        return rule.combine_named_(*mine, rule.group(names), self._engine.reduce)
+        pairs = check_pairs(rule.name, names, *mine, same_device=self._host is None)
+        return rule.combine_named_(*pairs, rule.group(names), self._engine.reduce)
 
     def _plain(self) -> Combiner:
         return Sum(self.combiner.alpha, self.combiner.gamma)

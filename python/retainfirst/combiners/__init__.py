@@ -1,7 +1,8 @@
 """The rules: what update to make of a forget and a retain gradient. How it is computed is in ``kernels``."""
 
-from retainfirst.combiners._base import Combiner, check_pair
+from retainfirst.combiners._base import Combiner
 from retainfirst.combiners._blur import BLUR
+from retainfirst.combiners._checks import check_pairs
 from retainfirst.combiners._combine import combine, resolve
 from retainfirst.combiners._pcgrad import PCGrad
 from retainfirst.combiners._registry import available_combiners, make_combiner
@@ -17,7 +18,7 @@ __all__ = [
     "Sum",
     "TorchJD",
     "available_combiners",
-    "check_pair",
+    "check_pairs",
     "combine",
     "make_combiner",
     "resolve",

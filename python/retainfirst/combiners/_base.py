@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from numbers import Real
 from operator import index as as_index
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retainfirst import kernels
 from retainfirst import moments as m
-from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch
+from retainfirst.combiners._checks import check_in_place
+from retainfirst.errors import RetainFirstError, ShapeMismatch
 from retainfirst.geometry import Geometry
 from retainfirst.scope import check_scope, group_by_scope
 from retainfirst.transfer import send
 
-__all__ = ["Combiner", "ElementwiseCombiner", "ProjectionCombiner", "check_pair"]
-
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+__all__ = ["Combiner", "ElementwiseCombiner", "ProjectionCombiner"]
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,7 @@ class Combiner(ABC):
         """
         if isinstance(forget, Tensor) or isinstance(retain, Tensor):
             raise ShapeMismatch(f"{self.name}: combine_ takes two lists of tensors; put a single tensor into a list")
-        forget, retain = list(forget), list(retain)
-        if len(forget) != len(retain):
-            raise ShapeMismatch(
-                f"{self.name}: {len(forget)} forget gradients but {len(retain)} retain gradients; give one of each a tensor"
-            )
-        for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
-            if not _fits(f, r):
-                check_pair(self.name, f"tensor {i}", f, r)
-                _check_writable(self.name, f"tensor {i}", f, r)
-        _check_apart(self.name, forget, retain)
+        forget, retain = check_in_place(self.name, forget, retain)
         named = self.group_without_names(len(retain)) if groups is None else _named_groups(self.name, groups)
         return self.combine_named_(forget, retain, named)
 
@@ -96,7 +89,7 @@ class Combiner(ABC):
         self,
         forget: Sequence[Tensor],
         retain: Sequence[Tensor],
-        groups: dict[str, list[int]],
+        groups: Mapping[str, Sequence[int]],
         reduce: m.Reduce | None = None,
     ) -> Geometry:
         """As :meth:`combine_`, with named groups, for tensors that have been checked already.
@@ -108,12 +101,13 @@ class Combiner(ABC):
             reduce: Adds up tables of moments over the processes that hold the other parts of these tensors.
         """
         index = _group_index(self.name, groups, len(retain))
+        forget, retain = kernels.Tensors.of(forget), kernels.Tensors.of(retain)
         if not retain:
             return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), index, [])
         with torch.no_grad():
             return Geometry(self._update(forget, retain, index, len(groups), reduce), index, list(groups), reduce)
 
-    def group_without_names(self, count: int) -> dict[str, list[int]]:
+    def group_without_names(self, count: int) -> Mapping[str, Sequence[int]]:
         """Group ``count`` nameless tensors, where the scope allows it."""
         scope = getattr(self, "scope", "tensor")
         if count > 1 and scope in ("module", "block"):
@@ -121,13 +115,21 @@ class Combiner(ABC):
                 f"{self.name}: scope {scope!r} groups by parameter names, but the tensors have none; give them as a mapping"
                 " from names, pass groups=, or use TwoTaskStep"
             )
-        return {"global": list(range(count))} if scope == "global" else {str(i): [i] for i in range(count)}
+        return {"global": range(count)} if scope == "global" else _each_alone(count)
 
     @abstractmethod
     def _update(
-        self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        index: Tensor | None,
+        groups: int,
+        reduce: m.Reduce | None,
     ) -> Tensor:
-        """Write the update into ``retain`` and return the table of moments, one row a tensor."""
+        """Write the update into ``retain`` and return the table of moments, one row a tensor.
+
+        ``index`` is the group of each tensor, None if they are groups of one in the order of the tensors.
+        """
 
 
 class ElementwiseCombiner(Combiner):
@@ -137,7 +139,7 @@ class ElementwiseCombiner(Combiner):
         self,
         forget: Sequence[Tensor],
         retain: Sequence[Tensor],
-        index: Tensor,  # noqa: ARG002
+        index: Tensor | None,  # noqa: ARG002
         groups: int,  # noqa: ARG002
         reduce: m.Reduce | None,  # noqa: ARG002
     ) -> Tensor:
@@ -172,77 +174,30 @@ class ProjectionCombiner(Combiner):
         """
 
     def _update(
-        self, forget: Sequence[Tensor], retain: Sequence[Tensor], index: Tensor, groups: int, reduce: m.Reduce | None
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        index: Tensor | None,
+        groups: int,
+        reduce: m.Reduce | None,
     ) -> Tensor:
-        index = send(index, retain[0].device)
         table = kernels.moments(forget, retain)
-        rows = m.reduce_rows(table, index, groups)
-        c_retain, c_forget = self.coefficients(rows if reduce is None else reduce(rows))
+        if index is None:
+            c_retain, c_forget = self.coefficients(table if reduce is None else reduce(table))
+        else:
+            index = send(index, retain[0].device)
+            rows = m.reduce_rows(table, index, groups)
+            c_retain, c_forget = (c[index] for c in self.coefficients(rows if reduce is None else reduce(rows)))
         toward_retain = getattr(self, "round_toward_retain", False)
-        written = kernels.linear_(forget, retain, c_retain[index], c_forget[index], toward_retain)
-        # Slices: a list of columns would be sent to the device, and waited for.
-        for columns in (slice(m.UU, m.UU + 1), slice(m.UR, m.UF + 1), slice(m.EU, m.EU + 1)):
-            table[:, columns] = written[:, columns]
-        return table
+        written = kernels.linear_(forget, retain, c_retain, c_forget, toward_retain)
+        return torch.where(_of_update(table.device), written, table)
 
 
-def _fits(forget: object, retain: object) -> bool:
-    """Whether a pair is certain to be in order: the checks that say what is wrong take longer, and there may be many tensors."""
-    if type(forget) is not Tensor or type(retain) is not Tensor or retain.layout is not torch.strided:
-        return False
-    return (
-        forget.dtype is retain.dtype in _DTYPES
-        and forget.layout is torch.strided
-        and forget.shape == retain.shape
-        and forget.device == retain.device
-        and forget.is_contiguous()
-        and retain.is_contiguous()
-        and abs(forget.data_ptr() - retain.data_ptr()) >= retain.nbytes > 0
-    )
-
-
-def check_pair(
-    rule: str, name: str, forget: object, retain: object, *, same_device: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return a pair of gradients, or refuse it if it cannot be combined.
-
-    Args:
-        rule: The rule, for the error.
-        name: The parameter, likewise.
-        forget: The forget gradient.
-        retain: The retain gradient.
-        same_device: Refuse two that are on different devices.
-
-    Raises:
-        ShapeMismatch: The shapes differ.
-        DtypeMismatch: Dtypes or devices differ, or the dtype or layout is unsupported.
-    """
-    forget, retain = (
-        _check_tensor(rule, f"{name}: the {task} gradient", x) for task, x in (("forget", forget), ("retain", retain))
-    )
-    if forget.shape != retain.shape:
-        raise ShapeMismatch(f"{rule}: {name}: forget has shape {tuple(forget.shape)}, retain {tuple(retain.shape)}")
-    if forget.dtype != retain.dtype:
-        raise DtypeMismatch(f"{rule}: {name}: forget is {forget.dtype}, retain {retain.dtype}; cast one of them")
-    if forget.dtype not in _DTYPES:
-        raise DtypeMismatch(f"{rule}: {name}: {forget.dtype} is unsupported; use float64, float32, float16 or bfloat16")
-    if same_device and forget.device != retain.device:
-        raise DtypeMismatch(
-            f"{rule}: {name}: forget is on {forget.device}, retain on {retain.device}; move one of them"
-        )
-    return forget, retain
-
-
-def _check_tensor(rule: str, what: str, gradient: object) -> Tensor:
-    if not isinstance(gradient, Tensor):
-        raise DtypeMismatch(f"{rule}: {what} is a {type(gradient).__name__}, not a torch tensor")
-    if hasattr(gradient, "device_mesh"):
-        raise DtypeMismatch(
-            f"{rule}: {what} is a sharded DTensor, which this version does not combine; give its local parts"
-        )
-    if gradient.layout != torch.strided:
-        raise DtypeMismatch(f"{rule}: {what} is {gradient.layout}; only dense gradients are supported")
-    return gradient
+@cache
+def _of_update(device: torch.device) -> Tensor:
+    """Return which columns of a table of moments look at the update; kept, since sending takes longer than using it."""
+    columns = [c in (m.UU, m.UR, m.UF, m.EU) for c in range(len(m.COLUMNS))]
+    return send(torch.tensor(columns, device="cpu"), device)
 
 
 def _as_float(value: object) -> float:
@@ -265,48 +220,16 @@ def _named_groups(rule: str, groups: Sequence[Sequence[int]]) -> dict[str, list[
     return named
 
 
-def _check_writable(rule: str, name: str, forget: Tensor, retain: Tensor) -> None:
-    if _overlap(forget, retain):
-        raise ShapeMismatch(
-            f"{rule}: {name}: forget and retain share memory, and the update would overwrite both; clone one"
-        )
-    if any(stride == 0 and size > 1 for stride, size in zip(retain.stride(), retain.shape, strict=True)):
-        raise ShapeMismatch(
-            f"{rule}: {name}: retain is expanded, so several elements share one place; call contiguous() first"
-        )
+@lru_cache(maxsize=16)
+def _each_alone(count: int) -> Mapping[str, Sequence[int]]:
+    """Return each tensor as a group: what calls with lists of tensors mostly ask for, as long again and again."""
+    return MappingProxyType({str(i): (i,) for i in range(count)})
 
 
-def _check_apart(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> None:
-    """Refuse retain gradients that begin where another one does, or where a forget gradient of another pair does."""
-    places = [r.data_ptr() for r in retain]
-    if len(set(places)) == len(places) and set(places).isdisjoint([f.data_ptr() for f in forget]):
-        return
-    first: dict[int, int] = {}
-    for i, (place, r) in enumerate(zip(places, retain, strict=True)):
-        # Tensors of nothing, and those without data, have no place.
-        if place and r.numel() and first.setdefault(place, i) != i:
-            raise ShapeMismatch(
-                f"{rule}: retain gradients {first[place]} and {i} share memory, and would be combined twice; clone one"
-            )
-    for i, f in enumerate(forget):
-        if f.data_ptr() in first and f.numel():
-            raise ShapeMismatch(
-                f"{rule}: forget gradient {i} and retain gradient {first[f.data_ptr()]} share memory, and the update would"
-                " overwrite both; clone one"
-            )
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share an element, as far as it can be told by addresses: for contiguous ones, or the same start."""
-    if not a.numel() or a.device.type == "meta" or a.device != b.device:
-        return False
-    first, second = a.data_ptr(), b.data_ptr()
-    if not (a.is_contiguous() and b.is_contiguous()):
-        return first == second
-    return first < second + b.nbytes and second < first + a.nbytes
-
-
-def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
+def _group_index(rule: str, groups: Mapping[str, Sequence[int]], count: int) -> Tensor | None:
+    """Return the group of each tensor; None if they are groups of one in the order of the tensors."""
+    if groups is _each_alone(count):
+        return None
     index = [-1] * count
     for g, members in enumerate(groups.values()):
         for i in members:
@@ -316,4 +239,7 @@ def _group_index(rule: str, groups: dict[str, list[int]], count: int) -> Tensor:
             index[i] = g
     if -1 in index:
         raise ShapeMismatch(f"{rule}: groups: tensor {index.index(-1)} is in none; name each tensor once")
-    return torch.tensor(index, dtype=torch.int64, device="cpu")  # also where another device is the default
+    if index == [*range(len(groups))]:
+        return None
+    # By NumPy, to which a long list is faster; also on the CPU where another device is torch's default.
+    return torch.from_numpy(np.array(index, dtype=np.int64))

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
-from retainfirst.combiners._base import Combiner, check_pair
+from retainfirst.combiners._base import Combiner
+from retainfirst.combiners._checks import check_pair
 from retainfirst.combiners._registry import make_combiner
 from retainfirst.errors import RetainFirstError, ShapeMismatch
 

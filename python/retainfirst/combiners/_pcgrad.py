@@ -65,9 +65,9 @@ class PCGrad(ProjectionCombiner):
         if self.round_toward_retain:
             c_retain = self._safe_coefficient(moments)
         else:
-            conflict = (moments[:, m.FR] < 0) & (moments[:, m.RR] > 0)
-            ratio = moments[:, m.FR] / moments[:, m.RR] * torch.exp2(moments[:, m.EF] - moments[:, m.ER])
-            c_retain = torch.where(conflict, self.alpha - self.gamma * ratio, self.alpha)
+            _, rr, _, fr, *_, ef, er, _ = moments.unbind(1)
+            step = self.gamma * (fr / rr * torch.exp2(ef - er))
+            c_retain = torch.where((fr < 0) & (rr > 0), self.alpha - step, self.alpha)
         return c_retain, torch.full_like(c_retain, self.gamma)
 
     def _safe_coefficient(self, moments: Tensor) -> Tensor:

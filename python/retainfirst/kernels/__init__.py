@@ -4,5 +4,6 @@ What to compute is decided in ``combiners``.
 """
 
 from retainfirst.kernels._dispatch import BACKENDS, elementwise_, linear_, moments, use_backend
+from retainfirst.kernels._tensors import Tensors
 
-__all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
+__all__ = ["BACKENDS", "Tensors", "elementwise_", "linear_", "moments", "use_backend"]

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
 from retainfirst.kernels import _eager, _rust
+from retainfirst.kernels._tensors import Tensors
 from retainfirst.transfer import send
 
 __all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
@@ -80,7 +81,8 @@ def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
     Raises:
         RetainFirstError: A weight that is not zero becomes zero or infinite in the format that it is rounded to.
     """
-    if any(r.dtype != torch.float64 for r in retain):
+    forget, retain = Tensors.of(forget), Tensors.of(retain)
+    if {*retain.dtypes} - {torch.float64}:
         _check_rounded("alpha", alpha)
         _check_rounded("gamma", gamma)
     return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.elementwise_(rule, f, r, alpha, gamma))
@@ -124,10 +126,13 @@ def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -
 
     ``work`` is told which tensors it is given, unless these are all.
     """
+    forget, retain = Tensors.of(forget), Tensors.of(retain)
+    backend = _check_backend()
+    if backend == "auto" and _rust.takes_all(forget, retain):
+        return work(_rust, forget, retain, None)
     if any(f.is_cpu and not r.is_cpu for f, r in zip(forget, retain, strict=True)):
         return _bring_over(forget, retain, work)
     parts: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
-    backend = _check_backend()
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
         parts.setdefault((_kernels(backend, f, r), r.dtype, r.device), []).append(i)
     if len(parts) == 1:
@@ -195,6 +200,7 @@ def _of(part: list[int], work: _Work) -> _Work:
     return lambda kernels, f, r, chosen: work(kernels, f, r, part if chosen is None else [part[i] for i in chosen])
 
 
+@lru_cache(maxsize=16)  # of a weight that passes; rounding it by torch takes as long as many small tensors
 def _check_rounded(name: str, weight: float) -> None:
     rounded = torch.tensor(weight, dtype=torch.float32, device="cpu").item()
     if not math.isfinite(rounded) or (rounded == 0) != (weight == 0):

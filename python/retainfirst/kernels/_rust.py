@@ -10,8 +10,9 @@ from torch import Tensor
 from retainfirst import _rust
 from retainfirst.errors import RetainFirstError
 from retainfirst.kernels._layout import in_memory_order
+from retainfirst.kernels._tensors import Tensors
 
-__all__ = ["elementwise_", "linear_", "moments", "takes"]
+__all__ = ["elementwise_", "linear_", "moments", "takes", "takes_all"]
 
 _NAMES = {
     torch.float64: "float64",
@@ -28,6 +29,19 @@ def takes(forget: Tensor, retain: Tensor) -> bool:
     if forget.is_contiguous() and retain.is_contiguous():
         return True
     return all(x.is_contiguous() for x in in_memory_order(forget, retain))
+
+
+def takes_all(forget: Tensors, retain: Tensors) -> bool:
+    """Whether this backend is certain to be able to work on all pairs in one call, which :func:`takes` asks pair by pair."""
+    return (
+        retain.dense
+        and forget.dense
+        and retain.on_cpu
+        and forget.on_cpu
+        and not retain.negated
+        and not forget.negated
+        and len({*retain.dtypes}) == 1
+    )
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
@@ -56,9 +70,5 @@ def linear_(
 
 
 def _addresses(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[str, list[int], list[int], list[int]]:
-    return (
-        _NAMES[retain[0].dtype],
-        [f.data_ptr() for f in forget],
-        [r.data_ptr() for r in retain],
-        [r.numel() for r in retain],
-    )
+    forget, retain = Tensors.of(forget), Tensors.of(retain)
+    return _NAMES[retain[0].dtype], forget.addresses, retain.addresses, retain.sizes

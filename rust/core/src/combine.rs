@@ -1,5 +1,6 @@
 //! The rules on one flat array with groups.
 
+use std::fmt::Display;
 use std::ops::Range;
 
 use crate::element::Element;
@@ -50,11 +51,12 @@ pub fn combine_into<T: Element>(
     Ok(partition.restore(rows))
 }
 
-pub(crate) fn check_length(what: &str, found: usize, expected: usize) -> Result<(), Error> {
+/// `what` is formatted for an error alone: there may be many short tensors.
+pub(crate) fn check_length(what: impl Display, found: usize, expected: usize) -> Result<(), Error> {
     if found == expected {
         Ok(())
     } else {
-        Err(Error::LengthMismatch { what: what.to_owned(), found, expected })
+        Err(Error::LengthMismatch { what: what.to_string(), found, expected })
     }
 }
 

@@ -31,7 +31,7 @@ pub trait Limit: Element {
 pub fn limit<T: Limit>(alpha: f64, gamma: f64, pairs: Vec<(&[T], &mut [T])>) -> Result<(), Error> {
     let Weights { alpha, gamma } = Weights::<T::Wide>::new(alpha, gamma)?;
     for (i, (forget, retain)) in pairs.iter().enumerate() {
-        check_length(&format!("retain[{i}]"), retain.len(), forget.len())?;
+        check_length(format_args!("retain[{i}]"), retain.len(), forget.len())?;
     }
     let total: usize = pairs.iter().map(|(forget, _)| forget.len()).sum();
     let chunks =

@@ -87,15 +87,14 @@ fn run<W: Work<Output = Moments> + Send>(
     length: impl Fn(&W) -> usize,
 ) -> Vec<Moments> {
     let total: usize = chunks.iter().map(|(_, chunk)| length(chunk)).sum();
-    let work = |(i, chunk)| (i, dispatch(chunk));
-    let parts: Vec<(usize, Moments)> = if total < PARALLEL_MIN_ELEMENTS {
-        chunks.into_iter().map(work).collect()
-    } else {
-        chunks.into_par_iter().map(work).collect()
-    };
     let mut rows = vec![Moments::default(); count];
-    for (i, part) in parts {
-        rows[i].merge(&part);
+    let merge = |(i, part): (usize, Moments)| rows[i].merge(&part);
+    let work = |(i, chunk)| (i, dispatch(chunk));
+    if total < PARALLEL_MIN_ELEMENTS {
+        chunks.into_iter().map(work).for_each(merge);
+    } else {
+        let parts: Vec<(usize, Moments)> = chunks.into_par_iter().map(work).collect();
+        parts.into_iter().for_each(merge);
     }
     rows
 }

@@ -13,7 +13,7 @@ use crate::sweep::{self, Piece, View};
 /// [`Error::LengthMismatch`], naming the pair.
 pub fn moments<T: Element>(pairs: &[(&[T], &[T])]) -> Result<Vec<Moments>, Error> {
     for (i, (forget, retain)) in pairs.iter().enumerate() {
-        check_length(&format!("retain[{i}]"), retain.len(), forget.len())?;
+        check_length(format_args!("retain[{i}]"), retain.len(), forget.len())?;
     }
     let views = pairs.iter().map(|(forget, retain)| View::pair(forget, retain)).collect();
     Ok(sweep::measure::<T, true, false>(views))
@@ -68,7 +68,7 @@ pub fn apply_linear<T: Element>(
 
 fn pieces<'a, T>(pairs: Vec<(&'a [T], &'a mut [T])>) -> Result<Vec<Piece<'a, T>>, Error> {
     let piece = |(i, (forget, target)): (usize, (&'a [T], &'a mut [T]))| {
-        check_length(&format!("retain[{i}]"), target.len(), forget.len())?;
+        check_length(format_args!("retain[{i}]"), target.len(), forget.len())?;
         Ok(Piece { forget, retain: None, target })
     };
     pairs.into_iter().enumerate().map(piece).collect()

@@ -1,0 +1,63 @@
+"""Many tensors that are asked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from operator import attrgetter
+
+import torch
+from torch import Tensor
+
+__all__ = ["Tensors"]
+
+
+class Tensors(tuple[Tensor, ...]):
+    """Tensors, and what they answered: asking is what takes the time where there are many small ones.
+
+    Each property is one loop over all of them outside the interpreter, and made once.
+    """
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Tensors:
+        """Return the very same if they are some already."""
+        return tensors if isinstance(tensors, cls) else cls(tensors)
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether all are torch's own class (not a subclass), strided and contiguous; also asked of what is no tensor."""
+        return (
+            {*map(type, self)} == {Tensor}
+            and {*map(attrgetter("layout"), self)} == {torch.strided}
+            and all(map(Tensor.is_contiguous, self))
+        )
+
+    @cached_property
+    def on_cpu(self) -> bool:
+        """Whether all are on the CPU."""
+        return all(map(attrgetter("is_cpu"), self))
+
+    @cached_property
+    def negated(self) -> bool:
+        """Whether one of them is to be negated when it is read."""
+        return any(map(Tensor.is_neg, self))
+
+    @cached_property
+    def dtypes(self) -> list[torch.dtype]:
+        """Their dtypes."""
+        return list(map(attrgetter("dtype"), self))
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """Their devices."""
+        return list(map(attrgetter("device"), self))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Their numbers of elements."""
+        return [x.numel() for x in self]
+
+    @cached_property
+    def addresses(self) -> list[int]:
+        """Where their data begin."""
+        return [x.data_ptr() for x in self]
