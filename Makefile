@@ -80,11 +80,12 @@ verify: .venv/.built ## Check the theorem book, every pair of 16-bit numbers inc
 	mkdir -p outputs
 	$(BIN)/retainfirst verify --exhaustive --output outputs
 
-bench: .venv/.built ## What the rules, a step, its memory and the import cost, in some ten minutes; results in outputs/bench
+bench: .venv/.built ## What the rules, a step, its memory, the import and the verification cost, in some ten minutes; results in outputs/bench
 	$(BIN)/retainfirst bench combine --output outputs/bench
 	$(BIN)/retainfirst bench step --output outputs/bench
 	$(BIN)/retainfirst bench memory --output outputs/bench
 	$(BIN)/retainfirst bench imports --output outputs/bench
+	$(BIN)/retainfirst bench verify --output outputs/bench
 
 clean: ## Remove the environments and what was built
 	rm -rf .venv .venv-oldest .venv-deepspeed target outputs
