@@ -1,6 +1,6 @@
 # Every target makes the environment in .venv first, if it is not there, and may be called again at any time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-deepspeed check reproduce verify bench clean
+.PHONY: help demo test test-memory test-oldest test-deepspeed check reproduce verify bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +32,16 @@ test: .venv/.built ## Run the Rust and the Python tests
 	cargo test --workspace --quiet
 	@echo "== Python tests"
 	$(BIN)/python -m pytest --hypothesis-profile=$(PROFILE)
+
+# The kernels with AVX2: valgrind has no AVX-512, for which the same tests in `make test` have pages that may not be touched.
+VALGRIND := valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+
+test-memory: .venv/.built ## Run the code that is unsafe under valgrind, in two minutes
+	@command -v valgrind >/dev/null || { echo "valgrind was not found: install it, for example with apt-get install valgrind"; exit 1; }
+	@echo "== The kernels under valgrind"
+	cargo test --quiet --package retainfirst-core --test memory --config 'target."cfg(unix)".runner = "$(VALGRIND)"'
+	@echo "== The binding under valgrind"
+	$(BIN)/python tests/under_valgrind.py
 
 # transformers 4.45 is the oldest version that the trainer supports; these are the newest libraries that it goes with.
 .venv-oldest/.installed: .venv/.built
@@ -70,11 +80,12 @@ verify: .venv/.built ## Check the theorem book, every pair of 16-bit numbers inc
 	mkdir -p outputs
 	$(BIN)/retainfirst verify --exhaustive --output outputs
 
-bench: .venv/.built ## What the rules, a step, its memory and the import cost, in some ten minutes; results in outputs/bench
+bench: .venv/.built ## What the rules, a step, its memory, the import and the verification cost, in some ten minutes; results in outputs/bench
 	$(BIN)/retainfirst bench combine --output outputs/bench
 	$(BIN)/retainfirst bench step --output outputs/bench
 	$(BIN)/retainfirst bench memory --output outputs/bench
 	$(BIN)/retainfirst bench imports --output outputs/bench
+	$(BIN)/retainfirst bench verify --output outputs/bench
 
 clean: ## Remove the environments and what was built
 	rm -rf .venv .venv-oldest .venv-deepspeed target outputs

@@ -12,9 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from retainfirst import _rust, cli, combine
+from retainfirst import _rust, cli, combine, reference
 from retainfirst.bench import combine as combine_benchmark
 from retainfirst.bench import imports, machine, memory, model, page, peers, tables, targets, timing
+from retainfirst.bench import verify as verify_benchmark
 from retainfirst.errors import MissingDependency, RetainFirstError
 
 PNG = b"\x89PNG"
@@ -141,12 +142,38 @@ def test_imports(imported):
     assert report["seconds"].keys() == {"torch", "retainfirst"}
 
 
+def test_verify(tmp_path):
+    report = run("verify", "--quick", "--sizes", "1e2,1e3", "--threads", "1,2", "--output", tmp_path)
+    assert report["threads"] == [1, 2]
+    oracle = {(row["case"], row["dtype"], row.get("elements"), row["threads"]) for row in report["rows"]}
+    dtypes, calls = ("float64", "float32", "bfloat16", "float16"), ("dot_sign", "compare_cosines")
+    assert oracle >= {(c, d, n, t) for c in calls for d in dtypes for n in (100, 1000) for t in (1, 2)}
+    pairs = {(row["case"], row["dtype"], row["threads"]) for row in report["rows"] if "pairs" in row}
+    assert pairs == {(r, d, t) for r in ("sago", "sago_keep_retain") for d in dtypes[2:] for t in (1, 2)}
+    assert [(one["dtype"], one["elements"]) for one in report["fractions"]] == [(d, 100) for d in dtypes]
+    for row in report["rows"] + report["fractions"]:
+        check_spread(row["seconds"])
+        check_spread(row["speed_up"])
+        assert row["per_second"] > 0
+    assert report["targets"] == []
+    assert json.loads((tmp_path / "verify.json").read_text()) == report
+    assert "| dot_sign | float64 | 100 |" in tables.markdown(report)
+
+
+@pytest.mark.parametrize("dtype", verify_benchmark.DTYPES)
+def test_fractions_and_the_oracle_say_the_same(dtype):
+    first, second, retain = verify_benchmark._vectors(50, dtype)
+    for x, y in ((first, second), (second, first), (first, first), (-first, second), (-first, -second)):
+        assert verify_benchmark.by_fractions(x, y, retain) == reference.compare_cosines(x, y, retain)
+
+
 def test_what_is_refused(refused, tmp_path, monkeypatch):
     refused("Unknown device 'gpu'", "combine", "--device", "gpu")
     refused("Unknown dtype 'float33'", "combine", "--dtypes", "float33")
     refused("--sizes needs whole numbers", "combine", "--sizes", "1.5")
     refused("--threads needs whole numbers", "combine", "--threads", "none")
     refused("GiB are free", "combine", "--sizes", "1e14")
+    refused("GiB are free", "verify", "--sizes", "1e14")
     refused("does not exist", "imports", "--write", tmp_path / "no.md")
     (tmp_path / "file").touch()
     refused("cannot be made a folder", "imports", "--output", tmp_path / "file")
@@ -171,8 +198,8 @@ def test_the_tables_go_into_the_page(imported, tmp_path):
     text = target.read_text()
     assert tables.markdown(report) in text
     assert page.insert(text, report) == text
-    for name in ("combine", "step", "memory", "imports"):
-        for device in ("cpu",) if name == "imports" else ("cpu", "cuda"):
+    for name in ("combine", "step", "memory", "imports", "verify"):
+        for device in ("cpu",) if name in ("imports", "verify") else ("cpu", "cuda"):
             place = name + ("" if device == "cpu" else " on a GPU")
             assert f"<!-- begin {place} -->\n" in text
             assert f"<!-- end {place} -->\n" in text

@@ -2,5 +2,6 @@
 
 ``combine``: a rule on gradients beside the memory's limit and other implementations. ``step``: a training step beside plain
 addition of the two losses. ``memory``: what such a step holds at its peak. ``imports``: ``import retainfirst`` beside
-``import torch``. The command is ``retainfirst bench``; ``docs/performance.md`` says how to read the numbers.
+``import torch``. ``verify``: what the exact oracle and the exhaustive check get through. The command is ``retainfirst bench``;
+``docs/performance.md`` says how to read the numbers.
 """

@@ -132,7 +132,30 @@ def _imports(report: Report) -> Iterator[Table]:
     yield Table("Start-up, x import torch", ["process", "seconds", "CPU time", "wall time"], rows)
 
 
-_MAKERS = {"combine": _combine, "step": _step, "memory": _memory, "imports": _imports}
+def _verify(report: Report) -> Iterator[Table]:
+    threads = report["threads"]
+    columns = [*(f"{n} thread(s)" for n in threads), *(f"{n} x {threads[0]} thread(s)" for n in threads[1:])]
+    parts = (
+        ("elements", "The exact oracle, million elements a second", "call", 1e6, 0),
+        ("pairs", "Every pair of 16-bit numbers, billion pairs a second", "rule", 1e9, 2),
+    )
+    for counted, title, what, unit, digits in parts:
+        mine = [row for row in report["rows"] if counted in row]
+        cells = []
+        for case, dtype, count in dict.fromkeys((row["case"], row["dtype"], row[counted]) for row in mine):
+            found = [row for row in mine if (row["case"], row["dtype"], row[counted]) == (case, dtype, count)]
+            speeds = [_plain(row["per_second"] / unit, digits) for row in found]
+            cells.append([case, dtype, _size(count), *speeds, *(_spread(row["speed_up"]) for row in found[1:])])
+        yield Table(title, [what, "dtype", counted, *columns], cells)
+    rows = [
+        [one["dtype"], _size(one["elements"]), _plain(one["per_second"] / 1e6), _spread(one["speed_up"], 0)]
+        for one in report["fractions"]
+    ]
+    title = f"compare_cosines beside fractions.Fraction, {threads[0]} thread(s)"
+    yield Table(title, ["dtype", "elements", "Fraction, million elements a second", "the oracle, x as fast"], rows)
+
+
+_MAKERS = {"combine": _combine, "step": _step, "memory": _memory, "imports": _imports, "verify": _verify}
 
 
 def _cells(row: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -24,7 +24,9 @@ Device = Annotated[str, Option(help="cpu or cuda.")]
 Rounds = Annotated[int | None, Option(min=1, help="Rounds in alternating order.")]
 Threads = Annotated[int | None, Option(min=1, help="Threads. Default: as many as torch uses.")]
 Quick = Annotated[bool, Option("--quick", help="Seconds instead of minutes: to see that it runs, not for numbers.")]
-Output = Annotated[Path | None, Option(help="Folder that gets NAME.json and, but for imports, the figure NAME.png.")]
+Output = Annotated[
+    Path | None, Option(help="Folder that gets NAME.json and, but for imports and verify, the figure NAME.png.")
+]
 Write = Annotated[Path | None, Option(help="A page such as docs/performance.md whose tables are to be replaced.")]
 AsJson = Annotated[bool, Option("--json", help="Print the results as JSON instead of the tables.")]
 Check = Annotated[bool, Option("--check", help="Exit with 1 if a target of docs/performance.md is missed.")]
@@ -167,6 +169,41 @@ def imports(
 
     rounds = rounds or (1 if quick else 11)
     _run("imports", rounds, lambda tick: benchmark.measure(rounds, tick=tick), output, write, as_json, check)
+
+
+@bench.command()
+def verify(
+    sizes: Annotated[str | None, Option(help="Numbers of elements, such as 1e6,1e7. Default: 1e3,1e6,1e7.")] = None,
+    threads: Annotated[
+        str | None, Option(help="Numbers of threads, such as 1,2. Default: 1, and one a core if there are more.")
+    ] = None,
+    rounds: Rounds = None,
+    quick: Quick = False,
+    output: Output = None,
+    write: Write = None,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Measure what the exact oracle and the check of every pair of 16-bit numbers get through, by number of threads.
+
+    The oracle also runs beside the exact fractions of Python's standard library, with the smallest number of elements.
+
+    Examples:
+
+        retainfirst bench verify --output outputs/bench
+
+        retainfirst bench verify --sizes 1e7 --threads 1,2,4
+    """  # noqa: D412 - the command's help text, not Google sections
+    from retainfirst.bench import verify as benchmark
+    from retainfirst.bench.machine import cores
+
+    plan = benchmark.Plan(
+        sizes=_numbers("sizes", sizes or ("1e3" if quick else "1e3,1e6,1e7")),
+        rows=8 if quick else 1 << 12,
+        threads=_numbers("threads", threads) if threads else tuple(dict.fromkeys((1, cores()))),
+        rounds=rounds or (2 if quick else 9),
+    )
+    _run("verify", plan.steps, lambda tick: benchmark.measure(plan, tick), output, write, as_json, check)
 
 
 def _run(

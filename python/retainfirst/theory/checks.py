@@ -43,7 +43,7 @@ Tick = Callable[[int], None]
 
 _SIXTEEN_BIT = ("bfloat16", "float16")
 _ALL = 1 << 16
-_SLICE = 1 << 8
+_SLICE = 1 << 10
 EXHAUSTIVE_UNITS = len(_SIXTEEN_BIT) * 2 * _ALL // _SLICE
 """Slices of retain values that :func:`by_exhaustion` goes through."""
 

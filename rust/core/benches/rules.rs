@@ -1,4 +1,4 @@
-//! Each rule for each format, in place, on one thread, beside the bandwidth limit: `r = g * f + a * r` with nothing measured.
+//! Each rule for each format, in place, on one thread, beside the limit: `r = g f + a r` with nothing measured.
 //!
 //! `cargo bench -p retainfirst-core` prints elements a second; the ratio of a rule's time to that of `limit` at the same size
 //! and format is what to look at.
@@ -10,7 +10,7 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use half::{bf16, f16};
-use retainfirst_core::{Element, Rule, combine_in_place};
+use retainfirst_core::{Limit, Rule, combine_in_place, limit};
 
 const SIZES: [usize; 2] = [1_000_000, 10_000_000];
 
@@ -23,13 +23,15 @@ fn values<T>(n: usize, mut state: u64, convert: impl Fn(f32) -> T) -> Vec<T> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-fn bench_format<T: Element>(c: &mut Criterion, name: &str, convert: fn(f32) -> T, limit: fn(&[T], &mut [T])) {
+fn bench_format<T: Limit>(c: &mut Criterion, name: &str, convert: fn(f32) -> T) {
     for n in SIZES {
         let forget = values(n, 1, convert);
         let mut retain = values(n, 2, convert);
         let mut group = c.benchmark_group(format!("{name}/{n}"));
         settings(&mut group, n);
-        group.bench_function("limit", |b| b.iter(|| limit(black_box(&forget), black_box(&mut retain))));
+        group.bench_function("limit", |b| {
+            b.iter(|| limit(1.0, 0.25, vec![(&forget, black_box(&mut retain))]));
+        });
         for rule in Rule::ALL {
             group.bench_function(rule.name(), |b| {
                 b.iter(|| combine_in_place(rule, 1.0, 0.25, &forget, black_box(&mut retain), &[0..n]));
@@ -47,35 +49,13 @@ fn settings(group: &mut BenchmarkGroup<'_, WallTime>, n: usize) {
         .measurement_time(Duration::from_millis(600));
 }
 
-/// The limit in a format that has its own arithmetic. Compiled for the baseline instructions: memory-bound all the same.
-macro_rules! limit {
-    ($float:ty) => {
-        |forget: &[$float], retain: &mut [$float]| {
-            for (r, f) in retain.iter_mut().zip(forget) {
-                *r = 0.25 * f + 0.75 * *r;
-            }
-        }
-    };
-}
-
-/// For 16-bit formats the limit is that of as much memory in whole numbers: the conversion is not part of it.
-macro_rules! limit_bits {
-    ($half:ty) => {
-        |forget: &[$half], retain: &mut [$half]| {
-            for (r, f) in retain.iter_mut().zip(forget) {
-                *r = <$half>::from_bits(r.to_bits().wrapping_mul(3).wrapping_add(f.to_bits()));
-            }
-        }
-    };
-}
-
 fn rules(c: &mut Criterion) {
     let started = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
     started.expect("nothing has used the global pool yet");
-    bench_format(c, "float64", f64::from, limit!(f64));
-    bench_format(c, "float32", |x| x, limit!(f32));
-    bench_format(c, "float16", f16::from_f32, limit_bits!(f16));
-    bench_format(c, "bfloat16", bf16::from_f32, limit_bits!(bf16));
+    bench_format(c, "float64", f64::from);
+    bench_format(c, "float32", |x| x);
+    bench_format(c, "float16", f16::from_f32);
+    bench_format(c, "bfloat16", bf16::from_f32);
 }
 
 criterion_group!(benches, rules);

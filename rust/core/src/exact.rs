@@ -1,10 +1,10 @@
 //! The dot product, its sign and the order of two cosines, without any rounding.
 //!
-//! A finite float is a whole number times a power of two, so a dot product of floats is one too, and is kept whole: each
-//! product is added to a fixed-point number wide enough for the largest and the smallest product of the format (Kulisch and
-//! Miranker, "The arithmetic of the digital computer: a new approach", 1986). Cosines are never computed: their order is that
-//! of whole numbers. No floating-point instruction runs, so that a processor set to flush subnormals to zero changes nothing; nor
-//! does the number of threads.
+//! A finite float is a whole number times a power of two, so a dot product of floats is one too, and is kept whole: products
+//! are added to a fixed-point number wide enough for the largest and the smallest product of the format (Kulisch and
+//! Miranker, "The arithmetic of the digital computer: a new approach", 1986), those of long vectors first by their power of two.
+//! Cosines are never computed: their order is that of whole numbers. No floating-point instruction runs, so that a processor set
+//! to flush subnormals to zero changes nothing; nor does the number of threads.
 
 use std::cmp::Ordering;
 
@@ -18,7 +18,8 @@ use crate::sweep::PARALLEL_MIN_ELEMENTS;
 /// Bits of a digit: products are cut into digits, which are added to limbs of 64 bits that carry later.
 const DIGIT: usize = 32;
 
-/// The whole product of two `f64` has at most 106 bits, and 31 more once it is shifted to the start of a digit.
+/// The product of two `f64` has at most 106 bits, the sum of a chunk's products of the same power of two 16 more, and it has 31
+/// more once it is shifted to the start of a digit.
 const PRODUCT_DIGITS: usize = 5;
 
 /// The widest sum, that of `f64`, has 2 * 2045 + 106 bits and at most 64 more for the number of terms; and then the sign.
@@ -26,6 +27,9 @@ const LIMBS: usize = (2 * 2045 + 106 + 64) / DIGIT + 2;
 
 /// Within a chunk nothing is carried: a term adds less than 2^33 to a limb, so that a chunk's limbs stay below 2^49.
 const CHUNK: usize = 1 << 16;
+
+/// From so many products on, it pays to add them by their power of two first.
+const MANY: usize = 1 << 11;
 
 /// A format that is read by its bits: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
 pub trait Exact: Element {
@@ -147,9 +151,17 @@ fn check<T: Exact>(vectors: &[(&'static str, &[T::Bits])]) -> Result<(), Error> 
             return Err(Error::LengthsDiffer { name, found: vector.len(), other, expected });
         }
     }
+    let limit = (1 << T::EXPONENT_BITS) - 1;
+    let is_bad = |&x: &T::Bits| exponent::<T>(x.into()) == limit;
+    // Without a branch, so that the loop becomes vector instructions.
+    let any = |chunk: &[T::Bits]| chunk.iter().fold(false, |any, x| any | is_bad(x));
     for &(name, vector) in vectors {
-        let limit = (1 << T::EXPONENT_BITS) - 1;
-        if let Some(index) = vector.iter().position(|&x| exponent::<T>(x.into()) == limit) {
+        let found = if expected < PARALLEL_MIN_ELEMENTS {
+            vector.chunks(CHUNK).any(any)
+        } else {
+            vector.par_chunks(CHUNK).any(any)
+        };
+        if let Some(index) = found.then(|| vector.iter().position(is_bad)).flatten() {
             let fraction = vector[index].into() & ((1 << T::FRACTION_BITS) - 1);
             return Err(Error::NotFinite {
                 name,
@@ -188,6 +200,16 @@ fn split<T: Exact>(x: T::Bits) -> (bool, u64, usize) {
     (bits >> (T::EXPONENT_BITS + T::FRACTION_BITS) != 0, whole, exponent.max(1) as usize - 1)
 }
 
+/// The product in units of the square of the format's smallest number: a whole number and the power of two to multiply it by.
+#[inline(always)]
+fn product<T: Exact>(x: T::Bits, y: T::Bits) -> (i128, usize) {
+    let (x, y) = (split::<T>(x), split::<T>(y));
+    let size = i128::from(x.1) * i128::from(y.1);
+    // Signs cannot be predicted: no branch.
+    let flip = -i128::from(x.0 != y.0);
+    ((size ^ flip) - flip, x.2 + y.2)
+}
+
 /// A sum of products: limb `i` counts `2^(32 i)`. Once carried, all limbs but the last are digits, and the last is the sign.
 struct Sum([i64; LIMBS]);
 
@@ -198,23 +220,29 @@ impl Sum {
     fn of<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> Self {
         debug_assert!(x.len() <= CHUNK);
         let mut sum = Self::ZERO;
-        for (&x, &y) in x.iter().zip(y) {
-            sum.add_product(split::<T>(x), split::<T>(y));
+        let products = x.iter().zip(y).map(|(&x, &y)| product::<T>(x, y));
+        if x.len() < MANY {
+            products.for_each(|(product, shift)| sum.add(product, shift));
+        } else {
+            let mut by_shift = vec![0; 2 << T::EXPONENT_BITS];
+            products.for_each(|(product, shift)| by_shift[shift] += product);
+            let terms = by_shift.into_iter().enumerate().filter(|&(_, term)| term != 0);
+            terms.for_each(|(shift, term)| sum.add(term, shift));
         }
         sum.carried()
     }
 
+    /// Adds `term * 2^shift`.
     #[inline(always)]
-    fn add_product(&mut self, x: (bool, u64, usize), y: (bool, u64, usize)) {
-        let product = u128::from(x.1) * u128::from(y.1);
-        let shift = x.2 + y.2;
-        // Shifted, the product could be wider than 128 bits; its halves are not.
-        let low = u128::from(product as u64) << (shift % DIGIT);
-        let high = (product >> 64) << (shift % DIGIT);
+    fn add(&mut self, term: i128, shift: usize) {
+        let size = term.unsigned_abs();
+        // Shifted, the term could be wider than 128 bits; its halves are not.
+        let low = u128::from(size as u64) << (shift % DIGIT);
+        let high = (size >> 64) << (shift % DIGIT);
         let digit = |number: u128, i: usize| i64::from((number >> (DIGIT * i)) as u32);
         let digits: [i64; PRODUCT_DIGITS] =
             [digit(low, 0), digit(low, 1), digit(low, 2) + digit(high, 0), digit(high, 1), digit(high, 2)];
-        let flip = -i64::from(x.0 != y.0);
+        let flip = -i64::from(term < 0);
         let start = shift / DIGIT;
         for (limb, digit) in self.0[start..start + PRODUCT_DIGITS].iter_mut().zip(digits) {
             *limb += (digit ^ flip) - flip;

@@ -226,6 +226,28 @@ fn long_vectors_and_any_number_of_threads() {
     check_long::<bf16>();
 }
 
+/// A long vector has the dot product of its short pieces together, which are summed in another way.
+fn check_pieces<T: Format>() {
+    let mut state = 1_u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        T::from_raw(state >> 11 ^ state << 21)
+    };
+    let finite = |x: &T| (*x).into().is_finite();
+    let x: Vec<T> = std::iter::repeat_with(next).filter(finite).take(70_003).collect();
+    let y: Vec<T> = x.iter().rev().copied().collect();
+    let pieces = x.chunks(50).zip(y.chunks(50)).map(|(x, y)| dot_product(x, y).unwrap());
+    assert_eq!(dot_product(&x, &y), Ok(pieces.sum()));
+}
+
+#[test]
+fn long_vectors_are_their_pieces_together() {
+    check_pieces::<f64>();
+    check_pieces::<f32>();
+    check_pieces::<f16>();
+    check_pieces::<bf16>();
+}
+
 fn check_refusals<T: Format>() {
     let (one, inf, nan) = (T::small(1), T::INFINITY, T::NAN);
     let text = |result: Result<Ordering, Error>| result.unwrap_err().to_string();
