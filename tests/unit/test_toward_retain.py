@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import retainfirst as rf
+from backends import BACKENDS
 from raw_bits import finite, same_bits
 from retainfirst import kernels, reference
 from retainfirst import moments as m
@@ -25,7 +26,7 @@ WEIGHTS = st.sampled_from([1.0, 0.3, 1e-30, 1e30, 5e-324, 1e300])
 SAFE = rf.PCGrad(round_toward_retain=True)
 
 
-@pytest.fixture(params=kernels.BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     with kernels.use_backend(request.param):
         yield request.param
