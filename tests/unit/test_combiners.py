@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 import retainfirst as rf
+from backends import BACKENDS
 from retainfirst import kernels
 from written_out import DTYPES, ELEMENTWISE, PROJECTIONS, elementwise, gradients, projection
 
 WEIGHTS = [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (0.3, 7.0)]
 
 
-@pytest.fixture(params=kernels.BACKENDS, autouse=True)
+@pytest.fixture(params=BACKENDS, autouse=True)
 def backend(request, default_device):
     with kernels.use_backend(request.param):
         yield request.param
@@ -316,7 +317,7 @@ def test_in_place_refuses_shared_memory():
     with pytest.raises(rf.RetainFirstError, match="expanded"):
         rf.SAGO().combine_([torch.ones(4)], [torch.ones(1).expand(4)])
     y, z = torch.ones(4), torch.ones(4)
-    for backend in kernels.BACKENDS:
+    for backend in BACKENDS:
         with kernels.use_backend(backend):
             with pytest.raises(rf.ShapeMismatch, match="retain gradients 0 and 2 share memory"):
                 rf.SAGO().combine_([x, x, x], [y, z, y])

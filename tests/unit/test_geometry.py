@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import retainfirst as rf
+from backends import BACKENDS
 from retainfirst import kernels
 from retainfirst.geometry import FIELDS
 from written_out import DTYPES, gradients
 
 
-@pytest.fixture(params=kernels.BACKENDS, autouse=True)
+@pytest.fixture(params=BACKENDS, autouse=True)
 def backend(request, default_device):
     with kernels.use_backend(request.param):
         yield request.param

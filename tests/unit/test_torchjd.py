@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchjd import aggregation
 
 import retainfirst as rf
+from backends import BACKENDS
 from retainfirst import kernels
 from written_out import DTYPES, gradients
 
@@ -50,7 +51,7 @@ STATEFUL = ("GradVac", "PCD", "NashMTL", "CR-MOGM")
 NEEDS = {"CAGrad": ("cvxpy", "clarabel"), "FairGrad": ("scipy",), "NashMTL": ("cvxpy", "ecos")}
 
 
-@pytest.fixture(params=kernels.BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     with kernels.use_backend(request.param):
         yield

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import retainfirst as rf
+from backends import BACKENDS
 from raw_bits import finite, same_bits
 from retainfirst import kernels, reference
 from retainfirst import moments as m
@@ -25,7 +26,7 @@ WEIGHTS = st.sampled_from([1.0, 0.3, 1e-30, 1e30, 5e-324, 1e300])
 SAFE = rf.PCGrad(round_toward_retain=True)
 
 
-@pytest.fixture(params=kernels.BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     with kernels.use_backend(request.param):
         yield request.param
@@ -182,7 +183,7 @@ def test_without_the_option_the_bits_are_those_of_the_formula(backend, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_sums_in_float32_as_on_a_device_without_float64(monkeypatch, dtype):
-    monkeypatch.setattr(_eager, "_sum_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(_eager, "sum_dtype", lambda _: torch.float32)
     without = 0
     with kernels.use_backend("eager"):
         for seed in range(50):

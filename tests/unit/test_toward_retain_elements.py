@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import retainfirst as rf
+from backends import BACKENDS
 from raw_bits import BITS, finite, raw_bits, same_bits
 from retainfirst import kernels
 from written_out import DTYPES, gradients, projection
@@ -20,7 +21,7 @@ SAFE = rf.PCGrad(round_toward_retain=True)
 COEFFICIENTS = st.one_of(st.floats(-4, 4), st.floats(allow_nan=False, allow_infinity=False))
 
 
-@pytest.fixture(params=kernels.BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     with kernels.use_backend(request.param):
         yield request.param
@@ -70,7 +71,7 @@ def test_both_backends_give_the_same_bits(dtype):
         f, r = (data.draw(st.one_of(finite(dtype, n), raw_bits(dtype, n))) for _ in range(2))
         chosen = [torch.tensor([c], dtype=torch.float64) for c in (c_retain, c_forget)]
         updates = []
-        for name in kernels.BACKENDS:
+        for name in BACKENDS:
             with kernels.use_backend(name):
                 updates.append(r.clone())
                 kernels.linear_([f], [updates[-1]], *chosen, True)

@@ -235,12 +235,12 @@ def test_without_triton(monkeypatch):
     assert _dispatch._triton_on.__wrapped__(torch.device("cpu")) is None
 
 
-def test_where_triton_fails_plain_torch_takes_over(monkeypatch):
+def test_where_triton_fails_it_is_done_without(monkeypatch):
     class Broken:
         @staticmethod
         def moments(forget, retain):
             raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(_dispatch, "_triton", Broken)
-    with pytest.warns(UserWarning, match="plain torch on cpu.*C compiler"):
+    with pytest.warns(UserWarning, match="without Triton on cpu.*C compiler"):
         assert _dispatch._triton_on.__wrapped__(torch.device("cpu")) is None

@@ -1,4 +1,4 @@
-"""How an update is computed: Rust on the CPU, Triton on a GPU, eager torch anywhere.
+"""How an update is computed: Rust on the CPU, Triton on a GPU, torch.compile on other devices, eager torch anywhere.
 
 What to compute is decided in ``combiners``.
 """

@@ -1,4 +1,8 @@
-"""Which backend works on which tensors: Rust for dense CPU tensors, Triton for dense GPU tensors, eager torch for the rest."""
+"""Which backend works on which tensors.
+
+Rust on dense CPU tensors, Triton on dense GPU tensors, torch.compile on those of other devices and where Triton does not run,
+eager torch on the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,16 @@ import torch
 from torch import Tensor
 
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
-from retainfirst.kernels import _eager, _rust
+from retainfirst.kernels import _compile, _eager, _rust
 from retainfirst.kernels._tensors import Tensors
 from retainfirst.transfer import send
 
 __all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
 
 BACKENDS = ("auto", "eager")
-"""Those that work on every machine."""
+"""Those that need no compiler."""
 
-_NAMES = (*BACKENDS, "triton")
+_NAMES = (*BACKENDS, "compile", "triton")
 # Bytes of forget gradients that are brought over from host memory at a time.
 _BROUGHT_OVER = 16 * 2**20
 _backend = os.environ.get("RETAINFIRST_BACKEND", "auto")
@@ -34,9 +38,11 @@ def use_backend(name: str) -> Iterator[None]:
     """Choose the backend for the calls inside the block, over the ``RETAINFIRST_BACKEND`` environment variable.
 
     Args:
-        name: ``"auto"`` (Rust on the CPU and Triton on a GPU where they can, else eager torch), ``"eager"`` (plain torch
-            everywhere) or ``"triton"`` (Triton where it can, under ``TRITON_INTERPRET=1`` on the CPU too, else eager torch; the
-            interpreter is for tests, and cuts bfloat16 off where all others round it).
+        name: ``"auto"`` (Rust on the CPU and Triton on a GPU where they can; on other devices, and on a GPU on which Triton does
+            not run, as ``"compile"``; else eager torch), ``"eager"`` (plain torch everywhere), ``"compile"`` (torch.compile on
+            dense tensors of every device on which it works, which on the CPU takes a C++ compiler, else eager torch) or
+            ``"triton"`` (Triton where it can, under ``TRITON_INTERPRET=1`` on the CPU too, else eager torch; the interpreter is
+            for tests, and cuts bfloat16 off where all others round it).
 
     Raises:
         RetainFirstError: The name is unknown.
@@ -152,9 +158,11 @@ def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
         return _rust
     if backend == "triton" or (backend == "auto" and retain.is_cuda):
         triton = _triton() if backend == "triton" else _triton_on(retain.device)
-        if triton is not None and triton.takes(forget, retain):
-            return triton
-    return _eager
+        if triton is not None:
+            return triton if triton.takes(forget, retain) else _eager
+    # What Rust leaves on the CPU is not dense, which torch.compile is not given either.
+    compiles = backend == "compile" or (backend == "auto" and not retain.is_cpu)
+    return _compile if compiles and _compile.takes(forget, retain) and _compile_on(retain.device) else _eager
 
 
 @cache
@@ -166,9 +174,22 @@ def _triton_on(device: torch.device) -> ModuleType | None:
     except MissingDependency:
         return None
     except Exception as error:
-        warnings.warn(f"retainfirst works in plain torch on {device}, as Triton fails there: {error}", stacklevel=2)
+        warnings.warn(f"retainfirst works without Triton on {device}, as it fails there: {error}", stacklevel=2)
         return None
     return triton
+
+
+@cache
+def _compile_on(device: torch.device) -> bool:
+    """Whether torch.compile works on a device; it needs a compiler too."""
+    try:
+        _compile.check(device)
+    except Exception as error:
+        warnings.warn(
+            f"retainfirst works in plain torch on {device}, as torch.compile fails there: {error}", stacklevel=2
+        )
+        return False
+    return True
 
 
 def _triton() -> ModuleType:

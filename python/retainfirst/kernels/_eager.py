@@ -5,7 +5,9 @@ No value is read back to the host, so a step queues its work and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,45 +17,75 @@ from retainfirst.kernels._layout import in_memory_order
 from retainfirst.kernels._toward import add_toward
 from retainfirst.transfer import send
 
-__all__ = ["elementwise_", "linear_", "moments"]
+__all__ = ["CHUNK", "PIECES", "Piece", "elementwise_", "linear_", "moments", "over_pieces", "sum_dtype"]
+
+Piece = Callable[..., tuple[Tensor | None, Tensor]]
 
 # Elements that are widened to float64 at a time: bounds the scratch memory at a few tens of MiB.
-_CHUNK = 1 << 21
+CHUNK = 1 << 21
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
-    return _per_tensor([[_row(f, r, None) for f, r in _pieces(*pair)] for pair in zip(forget, retain, strict=True)])
+    return over_pieces(PIECES["moments"], forget, retain, [()] * len(retain))
 
 
 def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
     """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    rows: list[list[Tensor]] = []
-    for pair in zip(forget, retain, strict=True):
-        rows.append([])
-        for f, r in _pieces(*pair):
-            u = _signed(rule, *_widened(f, r), alpha, gamma).to(r.dtype)
-            rows[-1].append(_row(f, r, u))
-            r.copy_(u)
-    return _per_tensor(rows)
+    return over_pieces(PIECES[rule], forget, retain, [(alpha, gamma)] * len(retain))
 
 
 def linear_(
     forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
+    piece = PIECES["toward_retain" if toward_retain else "linear"]
+    return over_pieces(piece, forget, retain, zip(c_retain, c_forget, strict=True))
+
+
+def over_pieces(
+    piece: Piece, forget: Sequence[Tensor], retain: Sequence[Tensor], weights: Iterable[tuple[Any, ...]]
+) -> Tensor:
+    """Work piece by piece.
+
+    Args:
+        piece: Works on one; of :data:`PIECES`, or compiled from there.
+        forget: ``n`` forget gradients.
+        retain: ``n`` retain gradients, overwritten if there is an update.
+        weights: What to call ``piece`` with besides, for each of the tensors.
+
+    Returns:
+        Shape ``[n, 11]``.
+    """
     rows: list[list[Tensor]] = []
-    for i, pair in enumerate(zip(forget, retain, strict=True)):
+    for f, r, chosen in zip(forget, retain, weights, strict=True):
         rows.append([])
-        for f, r in _pieces(*pair):
-            kept, taken = c_retain[i] * r.to(c_retain.dtype), c_forget[i] * f.to(c_forget.dtype)
-            u = add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
-            rows[-1].append(_row(f, r, u))
-            r.copy_(u)
+        for part in _pieces(f, r):
+            u, row = piece(*part, *chosen)
+            rows[-1].append(row)
+            if u is not None:
+                part[1].copy_(u)
     return _per_tensor(rows)
 
 
-def _signed(rule: str, f: Tensor, r: Tensor, alpha: float, gamma: float) -> Tensor:
+def _moments(f: Tensor, r: Tensor) -> tuple[None, Tensor]:
+    return None, _row(f, r, None)
+
+
+def _elementwise(
+    rule: str, f: Tensor, r: Tensor, alpha: float | Tensor, gamma: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    u = _signed(rule, *_widened(f, r), alpha, gamma).to(r.dtype)
+    return u, _row(f, r, u)
+
+
+def _linear(toward_retain: bool, f: Tensor, r: Tensor, c_retain: Tensor, c_forget: Tensor) -> tuple[Tensor, Tensor]:
+    kept, taken = c_retain * r.to(c_retain.dtype), c_forget * f.to(c_forget.dtype)
+    u = add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
+    return u, _row(f, r, u)
+
+
+def _signed(rule: str, f: Tensor, r: Tensor, alpha: float | Tensor, gamma: float | Tensor) -> Tensor:
     if rule == "sum":
         return alpha * r + gamma * f
     # By the two signs: the product of two small gradients underflows to zero and would hide their conflict.
@@ -73,17 +105,17 @@ def _widened(f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     f, r = in_memory_order(f, r)
     if f.is_contiguous() and r.is_contiguous():
-        return zip(torch.split(f.view(-1), _CHUNK), torch.split(r.view(-1), _CHUNK), strict=True)
+        return zip(torch.split(f.view(-1), CHUNK), torch.split(r.view(-1), CHUNK), strict=True)
     if r.dim() == 0:
         return iter([(f, r)])
-    rows = max(1, _CHUNK * r.shape[0] // max(r.numel(), 1))
+    rows = max(1, CHUNK * r.shape[0] // max(r.numel(), 1))
     return zip(torch.split(f, rows), torch.split(r, rows), strict=True)
 
 
 def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
     """Return one row of moments, shape ``[11]``, float64 (float32 where the device has no float64)."""
     conflicts = (((f < 0) & (r > 0)) | ((f > 0) & (r < 0))).sum()
-    zero = torch.zeros((), dtype=_sum_dtype(f), device=f.device)
+    zero = torch.zeros((), dtype=sum_dtype(f.device), device=f.device)
     (f, ef), (r, er) = _scaled(f), _scaled(r)
     u, eu = (None, zero) if u is None else _scaled(u)
     uu, ur, uf = (zero, zero, zero) if u is None else (u.dot(u), u.dot(r), u.dot(f))
@@ -93,7 +125,7 @@ def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     """Flatten and widen; bring float64 whose squares would leave the format's range back by a power of two."""
-    wide = x.reshape(-1).to(_sum_dtype(x))
+    wide = x.reshape(-1).to(sum_dtype(x.device))
     if x.dtype != torch.float64 or x.numel() == 0:
         return wide, torch.zeros((), dtype=wide.dtype, device=x.device)
     largest = wide.abs().amax()
@@ -104,8 +136,9 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     return wide * half * torch.exp2(-exponent + torch.floor(exponent / 2)), exponent
 
 
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return what a device adds up in, and computes linear updates in."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _per_tensor(rows: list[list[Tensor]]) -> Tensor:
@@ -114,3 +147,12 @@ def _per_tensor(rows: list[list[Tensor]]) -> Tensor:
         return flat
     owner = [i for i, pieces in enumerate(rows) for _ in pieces]
     return m.reduce_rows(flat, send(torch.tensor(owner, device="cpu"), flat.device), len(rows))
+
+
+PIECES: dict[str, Piece] = {
+    "moments": _moments,
+    **{rule: partial(_elementwise, rule) for rule in ("sum", "sago", "sago_keep_retain")},
+    "linear": partial(_linear, False),
+    "toward_retain": partial(_linear, True),
+}
+"""What makes of a piece of a pair, and its two weights if there is an update, the update and a row of moments."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["in_memory_order"]
+__all__ = ["dense", "in_memory_order"]
+
+
+def dense(forget: Tensor, retain: Tensor) -> bool:
+    """Whether a pair lies in memory without gaps, in the same order, and with no negation pending."""
+    if forget.is_neg() or retain.is_neg():
+        return False
+    if forget.is_contiguous() and retain.is_contiguous():
+        return True
+    return all(x.is_contiguous() for x in in_memory_order(forget, retain))
 
 
 def in_memory_order(forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:

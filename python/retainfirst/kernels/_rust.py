@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retainfirst import _rust
 from retainfirst.errors import RetainFirstError
-from retainfirst.kernels._layout import in_memory_order
+from retainfirst.kernels._layout import dense
 from retainfirst.kernels._tensors import Tensors
 
 __all__ = ["elementwise_", "linear_", "moments", "takes", "takes_all"]
@@ -24,11 +24,7 @@ _NAMES = {
 
 def takes(forget: Tensor, retain: Tensor) -> bool:
     """Whether this backend can work on the pair: on the CPU, both dense in the same element order, no pending negation."""
-    if not retain.is_cpu or forget.is_neg() or retain.is_neg():
-        return False
-    if forget.is_contiguous() and retain.is_contiguous():
-        return True
-    return all(x.is_contiguous() for x in in_memory_order(forget, retain))
+    return retain.is_cpu and dense(forget, retain)
 
 
 def takes_all(forget: Tensors, retain: Tensors) -> bool:

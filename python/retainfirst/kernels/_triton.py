@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retainfirst import moments as m
 from retainfirst.kernels import _eager
-from retainfirst.kernels._layout import in_memory_order
+from retainfirst.kernels._layout import dense
 from retainfirst.kernels._passes import add_rows, combine_blocks
 from retainfirst.transfer import send
 
@@ -60,11 +60,7 @@ _MANY = 1 << 28
 def takes(forget: Tensor, retain: Tensor) -> bool:
     """Whether this backend can work on the pair: on a GPU, no float64, both dense in the same order, no pending negation."""
     on_device = retain.is_cuda or (_INTERPRETED and retain.device.type == "cpu")
-    if not on_device or retain.dtype not in _DTYPES or forget.is_neg() or retain.is_neg():
-        return False
-    if forget.is_contiguous() and retain.is_contiguous():
-        return True
-    return all(x.is_contiguous() for x in in_memory_order(forget, retain))
+    return on_device and retain.dtype in _DTYPES and dense(forget, retain)
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
