@@ -207,6 +207,22 @@ def test_the_tables_go_into_the_page(imported, tmp_path):
         page.insert("nothing", report)
 
 
+def test_time_in_a_cache_stands_beside_time_in_memory():
+    cases = ("limit", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad")
+    rows = [
+        {"case": case, "dtype": "bfloat16", "threads": t, "elements": n, "seconds": {"median": (i + t) * n * 1e-11}}
+        for i, case in enumerate((*cases, "torch.where"))
+        for n in (1_000, 100_000, 10_000_000)
+        for t in (1, 2)
+    ]
+    report = {"threads": [1, 2], "rows": rows, "machine": {"device": "cpu"}}
+    [table] = tables._per_element(report)
+    assert table.columns == ["case", "bfloat16, 100 k", "bfloat16, 10 M"]
+    assert table.rows == [[case, f"{10 * i}", f"{10 * i}"] for i, case in enumerate(cases, 1)]
+    assert not list(tables._per_element(report | {"machine": {"device": "cuda"}}))
+    assert not list(tables._per_element(report | {"rows": [row for row in rows if row["elements"] < 10_000_000]}))
+
+
 def test_check_makes_a_missed_target_an_exit_code(imported):
     for found, code in ((1.1, 0), (1.3, 1)):
         ratio = {"median": found, "least": found, "greatest": found}

@@ -12,6 +12,9 @@ __all__ = ["Table", "conditions", "markdown", "tables"]
 
 Report = Mapping[str, Any]
 
+# So many elements of a pair lie in a cache.
+_CACHED = 100_000
+
 
 @dataclass(frozen=True)
 class Table:
@@ -83,6 +86,7 @@ def _combine(report: Report) -> Iterator[Table]:
                 by_size = {row["elements"]: row for row in mine if row["case"] == case}
                 cells.append([case, *(cell for n in sizes for cell in _cells(by_size.get(n)))])
             yield Table(f"{dtype}, {threads} thread(s): x {mine[0]['against']}", columns, cells)
+    yield from _per_element(report)
     against = [
         [row["case"], what, f"{row['dtype']}, {_size(row['elements'])}", str(row["threads"]), *_cells(row[key])]
         for row in rows
@@ -98,6 +102,23 @@ def _combine(report: Report) -> Iterator[Table]:
     ]
     title = "{tensors} tensors, {elements:,} elements in all, x one flat array".format(**report["many_tensors"][0])
     yield Table(title, ["rule", "dtype", "threads", "CPU", "wall", "a call, us a tensor"], many)
+
+
+def _per_element(report: Report) -> Iterator[Table]:
+    """What bounds a case: where it takes as long in a cache as in memory, its instructions do."""
+    threads = report["threads"][0]
+    rows = [row for row in report["rows"] if row["threads"] == threads]
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    sizes = sorted({row["elements"] for row in rows})
+    if report["machine"]["device"] != "cpu" or _CACHED not in sizes or sizes[-1] < LARGE:
+        return
+    seconds = {(row["case"], row["dtype"], row["elements"]): row["seconds"]["median"] for row in rows}
+    cells = []
+    for case in ("limit", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad"):
+        found = [(dtype, n, seconds[case, dtype, n]) for dtype in dtypes for n in (_CACHED, sizes[-1])]
+        cells.append([case, *(f"{1e12 * time / n:.0f}" for _, n, time in found)])
+    columns = ["case", *(f"{dtype}, {_size(n)}" for dtype in dtypes for n in (_CACHED, sizes[-1]))]
+    yield Table(f"Picoseconds an element, {threads} thread(s)", columns, cells)
 
 
 def _step(report: Report) -> Iterator[Table]:

@@ -12,7 +12,8 @@ use criterion::{
 use half::{bf16, f16};
 use retainfirst_core::{Limit, Rule, combine_in_place, limit};
 
-const SIZES: [usize; 2] = [1_000_000, 10_000_000];
+/// In the nearest cache, in a further one, in memory.
+const SIZES: [usize; 3] = [8_000, 1_000_000, 10_000_000];
 
 /// Reproducible values between -1 and 1, signs at random, so that a branch on them would be mispredicted.
 fn values<T>(n: usize, mut state: u64, convert: impl Fn(f32) -> T) -> Vec<T> {
