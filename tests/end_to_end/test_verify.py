@@ -137,7 +137,7 @@ def test_exhaustive_goes_through_all_pairs_and_reports_the_first_wrong_one(monke
 
     def stand_in(rule, dtype, alpha, gamma, start, stop):
         seen.append((rule, dtype, start, stop))
-        wrong = (0x8001, 0x0001, 0x8001, 0x0001, "T1") if (rule, dtype, start) == ("sago", "float16", 512) else None
+        wrong = (0x8001, 0x0001, 0x8001, 0x0001, "T1") if (rule, dtype, start) == ("sago", "float16", 1024) else None
         return 65536 * (stop - start), 0, wrong
 
     monkeypatch.setattr("retainfirst.theory.checks._rust.exhaustive", stand_in)
@@ -151,10 +151,10 @@ def test_exhaustive_goes_through_all_pairs_and_reports_the_first_wrong_one(monke
 
 
 def test_a_slice_of_the_real_exhaustive_check(monkeypatch):
-    monkeypatch.setattr("retainfirst.theory.checks._ALL", 512)
+    monkeypatch.setattr("retainfirst.theory.checks._ALL", 1024)
     check = verify.checks.by_exhaustion(lambda units: None)
     assert check.verdict == "holds"
-    assert check.count == 4 * 512 * 65536
+    assert check.count == 4 * 1024 * 65536
 
 
 @pytest.mark.parametrize(
