@@ -18,7 +18,7 @@ import typer
 from retainfirst.bench.tables import markdown
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["insert"]
+__all__ = ["insert", "put"]
 
 
 def insert(page: str, report: Mapping[str, Any]) -> str:
@@ -27,13 +27,23 @@ def insert(page: str, report: Mapping[str, Any]) -> str:
     Raises:
         RetainFirstError: The page has no place for them.
     """
-    name = report["benchmark"] + ("" if report["machine"]["device"] == "cpu" else " on a GPU")
+    return put(
+        page, report["benchmark"] + ("" if report["machine"]["device"] == "cpu" else " on a GPU"), markdown(report)
+    )
+
+
+def put(page: str, name: str, text: str) -> str:
+    """Return a page with a text in the place of that name.
+
+    Raises:
+        RetainFirstError: There is no such place.
+    """
     begin, end = (f"<!-- {word} {name} -->\n" for word in ("begin", "end"))
     before, found_begin, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
         raise RetainFirstError(f"The page has no place for {name}: lines {begin.strip()} and {end.strip()}.")
-    return before + begin + "\n" + markdown(report) + "\n" + end + after
+    return before + begin + "\n" + text + "\n" + end + after
 
 
 def main(page: Path, reports: list[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from retainfirst.bench.targets import LARGE, targets
 
-__all__ = ["Table", "conditions", "markdown", "tables"]
+__all__ = ["Table", "conditions", "markdown", "markdown_table", "tables"]
 
 Report = Mapping[str, Any]
 
@@ -62,9 +62,13 @@ def markdown(report: Report) -> str:
     for table in tables(report):
         parts.append(f"**{table.title}**")
         if table.rows:
-            lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-            parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+            parts.append(markdown_table(table.columns, table.rows))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the lines of a table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *rows))
 
 
 def _combine(report: Report) -> Iterator[Table]:
