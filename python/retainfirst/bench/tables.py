@@ -12,8 +12,8 @@ __all__ = ["Table", "conditions", "markdown", "markdown_table", "tables"]
 
 Report = Mapping[str, Any]
 
-# So many elements of a pair lie in a cache.
-_CACHED = 100_000
+# So many elements of a pair lie in a cache, and a call of Python is little beside them.
+_CACHED = 1_000_000
 
 
 @dataclass(frozen=True)

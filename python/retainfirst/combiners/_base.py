@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from numbers import Real
 from operator import index as as_index
 from types import MappingProxyType
@@ -190,14 +190,14 @@ class ProjectionCombiner(Combiner):
             c_retain, c_forget = (c[index] for c in self.coefficients(rows if reduce is None else reduce(rows)))
         toward_retain = getattr(self, "round_toward_retain", False)
         written = kernels.linear_(forget, retain, c_retain, c_forget, toward_retain)
-        return torch.where(_of_update(table.device), written, table)
+        return _with_update(table, written)
 
 
-@cache
-def _of_update(device: torch.device) -> Tensor:
-    """Return which columns of a table of moments look at the update; kept, since sending takes longer than using it."""
-    columns = [c in (m.UU, m.UR, m.UF, m.EU) for c in range(len(m.COLUMNS))]
-    return send(torch.tensor(columns, device="cpu"), device)
+def _with_update(table: Tensor, written: Tensor) -> Tensor:
+    """Return a table of moments whose columns of the update are another's."""
+    # By slices: a list of columns would be sent to the device, and waited for.
+    parts = (table[:, : m.UU], written[:, m.UU : m.UU + 1], table[:, m.FR : m.UR], written[:, m.UR : m.UF + 1])
+    return torch.cat((*parts, table[:, m.UF + 1 : m.EU], written[:, m.EU :]), 1)
 
 
 def _as_float(value: object) -> float:
@@ -228,7 +228,7 @@ def _each_alone(count: int) -> Mapping[str, Sequence[int]]:
 
 def _group_index(rule: str, groups: Mapping[str, Sequence[int]], count: int) -> Tensor | None:
     """Return the group of each tensor; None if they are groups of one in the order of the tensors."""
-    if groups is _each_alone(count):
+    if isinstance(groups, MappingProxyType) and groups is _each_alone(count):
         return None
     index = [-1] * count
     for g, members in enumerate(groups.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter, eq
 
 import torch
@@ -15,6 +15,7 @@ __all__ = ["check_in_place", "check_pair", "check_pairs"]
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHAPE = attrgetter("shape")
+_FEW = 16
 
 
 def check_in_place(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
@@ -34,10 +35,9 @@ def check_in_place(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor]
         raise ShapeMismatch(
             f"{rule}: {len(forget)} forget gradients but {len(retain)} retain gradients; give one of each a tensor"
         )
-    if not (_alike(forget, retain, same_device=True) and _apart(forget, retain)):
-        for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
-            check_pair(rule, f"tensor {i}", f, r)
-            _check_writable(rule, f"tensor {i}", f, r)
+    for i in _in_doubt(forget, retain, lambda f, r: _alike(f, r, same_device=True) and _apart(f, r)):
+        check_pair(rule, f"tensor {i}", forget[i], retain[i])
+        _check_writable(rule, f"tensor {i}", forget[i], retain[i])
     _check_places(rule, forget, retain)
     return forget, retain
 
@@ -47,10 +47,19 @@ def check_pairs(
 ) -> tuple[Tensors, Tensors]:
     """Return pairs of gradients, or refuse them, with their names, as :func:`check_pair` does."""
     forget, retain = Tensors(forget), Tensors(retain)
-    if not _alike(forget, retain, same_device):
-        for name, f, r in zip(names, forget, retain, strict=True):
-            check_pair(rule, name, f, r, same_device=same_device)
+    for i in _in_doubt(forget, retain, lambda f, r: _alike(f, r, same_device)):
+        check_pair(rule, names[i], forget[i], retain[i], same_device=same_device)
     return forget, retain
+
+
+def _in_doubt(forget: Tensors, retain: Tensors, fit: Callable[[Tensors, Tensors], bool]) -> Iterator[int]:
+    """Yield the places of pairs to be looked at one by one: none, or those of each few that do not fit together."""
+    if fit(forget, retain):
+        return
+    for start in range(0, len(retain), _FEW):
+        few = slice(start, start + _FEW)
+        if not fit(Tensors(forget[few]), Tensors(retain[few])):
+            yield from range(start, min(start + _FEW, len(retain)))
 
 
 def _alike(forget: Tensors, retain: Tensors, same_device: bool) -> bool:

@@ -160,9 +160,9 @@ def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
         triton = _triton() if backend == "triton" else _triton_on(retain.device)
         if triton is not None:
             return triton if triton.takes(forget, retain) else _eager
-    # What Rust leaves on the CPU is not dense, which torch.compile is not given either.
-    compiles = backend == "compile" or (backend == "auto" and not retain.is_cpu)
-    return _compile if compiles and _compile.takes(forget, retain) and _compile_on(retain.device) else _eager
+    # What Rust leaves on the CPU is not dense, which torch.compile is not given either; and meta tensors hold nothing.
+    compiles = backend == "compile" or (backend == "auto" and not retain.is_cpu and not retain.is_meta)
+    return _compile if compiles and _compile.takes(forget, retain) else _eager
 
 
 @cache
@@ -177,19 +177,6 @@ def _triton_on(device: torch.device) -> ModuleType | None:
         warnings.warn(f"retainfirst works without Triton on {device}, as it fails there: {error}", stacklevel=2)
         return None
     return triton
-
-
-@cache
-def _compile_on(device: torch.device) -> bool:
-    """Whether torch.compile works on a device; it needs a compiler too."""
-    try:
-        _compile.check(device)
-    except Exception as error:
-        warnings.warn(
-            f"retainfirst works in plain torch on {device}, as torch.compile fails there: {error}", stacklevel=2
-        )
-        return False
-    return True
 
 
 def _triton() -> ModuleType:

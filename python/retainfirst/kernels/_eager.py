@@ -1,4 +1,4 @@
-"""The rules in plain torch: for every device and layout that has no kernel of its own.
+"""The rules in plain torch: for every layout and device that has nothing faster.
 
 No value is read back to the host, so a step queues its work and goes on.
 """

@@ -15,7 +15,8 @@ __all__ = ["Tensors"]
 class Tensors(tuple[Tensor, ...]):
     """Tensors, and what they answered: asking is what takes the time where there are many small ones.
 
-    Each property is one loop over all of them outside the interpreter, and made once.
+    Each property is one loop over all of them outside the interpreter, and made once: for one call, in which no tensor is given
+    other memory.
     """
 
     @classmethod

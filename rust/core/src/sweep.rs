@@ -196,7 +196,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::rules::{Coefficients, Linear, LinearTowardRetain, SagoKeepRetain, Weights};
+    use crate::rules::{Coefficients, Linear, LinearTowardRetain, Sago, SagoKeepRetain, Sum, Weights};
     use crate::simd::run_all;
 
     /// An update that brings its own memory and gives it back beside the moments.
@@ -215,29 +215,53 @@ mod tests {
         }
     }
 
-    fn check<T: Element + PartialEq + std::fmt::Debug>(convert: fn(f64) -> T) {
-        let wave = |step: f64| (0..3001).map(|i| convert((f64::from(i) * step).sin())).collect::<Vec<T>>();
-        let (forget, retain) = (wave(0.7), wave(1.9));
-        let sago = SagoKeepRetain::<T::Wide>(Weights::new(0.7, 1.3).expect("in range"));
+    /// Numbers as far as they can be told apart: signs of zeros count, the many forms of NaN do not.
+    fn told_apart(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
+        values.into_iter().map(|x| if x.is_nan() { u64::MAX } else { x.to_bits() }).collect()
+    }
+
+    fn check<T: Element>(from_bits: fn(u64) -> T, to_f64: fn(T) -> f64, from_f64: fn(f64) -> T) {
+        let special = [0.0, 1.0, 1e-3, 6e4, f64::MAX, f64::INFINITY, f64::NAN].map(from_f64);
+        let tiny = [1, 2, 3].map(from_bits);
+        let mut values: Vec<T> = special.into_iter().chain(tiny).collect();
+        values.extend(values.clone().into_iter().map(|x| from_f64(-to_f64(x))));
+        let n = values.len();
+        // Every pair of these, then any bits, then numbers of usual size.
+        let mut state = 1_u64;
+        let mut any = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            from_bits(state >> (64 - 8 * size_of::<T>()))
+        };
+        let wave = |step: f64| (0..3001).map(move |i| from_f64((f64::from(i) * step).sin()));
+        let mut forget: Vec<T> = (0..n * n).map(|i| values[i / n]).collect();
+        let mut retain: Vec<T> = (0..n * n).map(|i| values[i % n]).collect();
+        for (x, step) in [(&mut forget, 0.7), (&mut retain, 1.9)] {
+            x.extend((0..3001).map(|_| any()));
+            x.extend(wave(step));
+        }
+        let weights = Weights::<T::Wide>::new(0.7, 1.3).expect("in range");
         let coefficients = Coefficients { retain: 1.7, forget: -0.3 };
         let (linear, toward) = (Linear(coefficients), LinearTowardRetain(coefficients));
         for results in [
-            run_all(|| Whole(&forget, &retain, sago)),
+            run_all(|| Whole(&forget, &retain, Sum(weights))),
+            run_all(|| Whole(&forget, &retain, Sago(weights))),
+            run_all(|| Whole(&forget, &retain, SagoKeepRetain(weights))),
             run_all(|| Whole(&forget, &retain, linear)),
             run_all(|| Whole(&forget, &retain, toward)),
         ] {
-            assert!(results.len() > 1);
-            for other in &results[1..] {
-                assert_eq!(&results[0], other);
-            }
+            let mut all = results.into_iter().map(|(update, moments)| {
+                (told_apart(update.into_iter().map(to_f64)), told_apart(moments.row()))
+            });
+            let plain = all.next().expect("the plain copy");
+            assert!(all.all(|other| other == plain));
         }
     }
 
     #[test]
     fn vector_instructions_change_no_bit() {
-        check::<f64>(|x| x);
-        check::<f32>(|x| x as f32);
-        check::<f16>(f16::from_f64);
-        check::<bf16>(bf16::from_f64);
+        check::<f64>(f64::from_bits, |x| x, |x| x);
+        check::<f32>(|bits| f32::from_bits(bits as u32), f64::from, |x| x as f32);
+        check::<f16>(|bits| f16::from_bits(bits as u16), f64::from, f16::from_f64);
+        check::<bf16>(|bits| bf16::from_bits(bits as u16), f64::from, bf16::from_f64);
     }
 }

@@ -16,7 +16,7 @@ use std::arch::x86_64::{
 
 use half::{bf16, f16};
 
-use super::lanes::{Arithmetic, Lanes, Pairwise, Products, SUMS};
+use super::lanes::{Arithmetic, Lanes, Products, SUMS};
 use super::{Instructions, LANES, QUIET, UPPER};
 
 /// AVX-512 F, BW, DQ and VL: a value, of this type or of a vector, is made only in functions that are compiled with these.
@@ -32,8 +32,8 @@ pub struct Doubles(__m512d);
 /// Calls instructions.
 macro_rules! avx512 {
     ($($body:tt)*) => {
-        // SAFETY: a value of a type of this module proves that the machine has the instructions. What is read and written are
-        // arrays as long as the vector, at any alignment.
+        // SAFETY: a value of a type of this module, or of a vector made by one, proves that the machine has the instructions.
+        // What is read and written are arrays as long as the vector, at any alignment.
         unsafe { $($body)* }
     };
 }
@@ -150,20 +150,15 @@ impl Lanes for Floats {
     }
 
     #[inline(always)]
-    fn each<P: Pairwise<f32>>(self, other: Self, work: P) -> Self {
-        let (mut x, mut y, mut out) = ([0.0; FLOATS], [0.0; FLOATS], [0.0; FLOATS]);
-        self.write(&mut x);
-        other.write(&mut y);
-        for i in 0..FLOATS {
-            out[i] = work.apply(x[i], y[i]);
-        }
-        Self(avx512!(_mm512_loadu_ps(out.as_ptr())))
-    }
-
-    #[inline(always)]
     fn write(self, out: &mut [f32]) {
         let out = out.first_chunk_mut::<FLOATS>().expect("room for all lanes");
         avx512!(_mm512_storeu_ps(out.as_mut_ptr(), self.0));
+    }
+
+    #[inline(always)]
+    fn read(self, values: &[f32]) -> Self {
+        let values = values.first_chunk::<FLOATS>().expect("a value for each lane");
+        Self(avx512!(_mm512_loadu_ps(values.as_ptr())))
     }
 }
 
@@ -227,20 +222,15 @@ impl Lanes for Doubles {
     }
 
     #[inline(always)]
-    fn each<P: Pairwise<f64>>(self, other: Self, work: P) -> Self {
-        let (mut x, mut y, mut out) = ([0.0; DOUBLES], [0.0; DOUBLES], [0.0; DOUBLES]);
-        self.write(&mut x);
-        other.write(&mut y);
-        for i in 0..DOUBLES {
-            out[i] = work.apply(x[i], y[i]);
-        }
-        Self(avx512!(_mm512_loadu_pd(out.as_ptr())))
-    }
-
-    #[inline(always)]
     fn write(self, out: &mut [f64]) {
         let out = out.first_chunk_mut::<DOUBLES>().expect("room for all lanes");
         avx512!(_mm512_storeu_pd(out.as_mut_ptr(), self.0));
+    }
+
+    #[inline(always)]
+    fn read(self, values: &[f64]) -> Self {
+        let values = values.first_chunk::<DOUBLES>().expect("a value for each lane");
+        Self(avx512!(_mm512_loadu_pd(values.as_ptr())))
     }
 }
 

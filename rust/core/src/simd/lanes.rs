@@ -51,11 +51,25 @@ pub trait Lanes: Arithmetic<Scalar: Wide> {
     /// Rounds to odd, see [`crate::rounding::round_to_odd`].
     fn odd(double: Self::Double) -> Self;
 
-    /// Does for each pair of lanes what there are no instructions for.
-    fn each<P: Pairwise<Self::Scalar>>(self, other: Self, work: P) -> Self;
-
     /// Writes the lanes into as many places.
     fn write(self, out: &mut [Self::Scalar]);
+
+    /// Returns as many values in the lanes, whose own do not matter.
+    fn read(self, values: &[Self::Scalar]) -> Self;
+
+    /// Does for each pair of lanes what there are no instructions for.
+    #[inline(always)]
+    fn each<P: Pairwise<Self::Scalar>>(self, other: Self, work: P) -> Self {
+        const MOST: usize = 16;
+        const { assert!(Self::COUNT <= MOST) };
+        let [mut x, mut y, mut out] = [[Self::Scalar::default(); MOST]; 3];
+        self.write(&mut x);
+        other.write(&mut y);
+        for i in 0..Self::COUNT {
+            out[i] = work.apply(x[i], y[i]);
+        }
+        self.read(&out)
+    }
 }
 
 /// Lanes whose products `f64` holds exactly.
@@ -135,13 +149,13 @@ macro_rules! scalar {
             }
 
             #[inline(always)]
-            fn each<P: Pairwise<Self>>(self, other: Self, work: P) -> Self {
-                work.apply(self, other)
+            fn write(self, out: &mut [Self]) {
+                out[0] = self;
             }
 
             #[inline(always)]
-            fn write(self, out: &mut [Self]) {
-                out[0] = self;
+            fn read(self, values: &[Self]) -> Self {
+                values[0]
             }
         }
     };
@@ -260,6 +274,14 @@ impl<L: Lanes, const N: usize> Lanes for [L; N] {
         for i in 0..N {
             self[i].write(&mut out[i * L::COUNT..]);
         }
+    }
+
+    #[inline(always)]
+    fn read(mut self, values: &[L::Scalar]) -> Self {
+        for i in 0..N {
+            self[i] = self[i].read(&values[i * L::COUNT..]);
+        }
+        self
     }
 }
 

@@ -98,6 +98,7 @@ impl Instructions for Plain {
 }
 
 /// The upper half of an `f32`.
+#[cfg(target_arch = "x86_64")]
 const UPPER: i32 = 0xffff_0000_u32.cast_signed();
 /// The bit that makes a NaN quiet.
 const QUIET: i32 = 0x40_0000;

@@ -82,13 +82,13 @@ fn check<T: Exact + Limit>(lengths: impl IntoIterator<Item = usize>, convert: fn
     }
 }
 
-/// Every remainder of 16, the number of elements side by side, and of the 8 of some instructions, more than once.
+/// Every remainder of 32, the number of elements side by side, twice.
 #[test]
 fn short_arrays() {
-    check::<f64>(0..=50, f64::from);
-    check::<f32>(0..=50, |x| x);
-    check::<f16>(0..=50, f16::from_f32);
-    check::<bf16>(0..=50, bf16::from_f32);
+    check::<f64>(0..=64, f64::from);
+    check::<f32>(0..=64, |x| x);
+    check::<f16>(0..=64, f16::from_f32);
+    check::<bf16>(0..=64, bf16::from_f32);
 }
 
 #[test]
