@@ -131,7 +131,9 @@ def rounds_otherwise(piece, **_):
     return lambda f, r, alpha, gamma: ((alpha * r).to(r.dtype) + gamma * f, piece(f, r, alpha, gamma)[1])
 
 
-@pytest.mark.parametrize(("compiler", "reason"), [(fails, "no C.. compiler"), (rounds_otherwise, "rounds differently than eager torch")])
+@pytest.mark.parametrize(
+    ("compiler", "reason"), [(fails, "no C.. compiler"), (rounds_otherwise, "rounds differently than eager torch")]
+)
 def test_eager_torch_takes_over(compiler, reason, monkeypatch, recwarn):
     monkeypatch.setattr(torch, "compile", compiler)
     monkeypatch.setattr(_compile, "_compiled", cache(_compile._compiled.__wrapped__))
