@@ -52,7 +52,7 @@ def load() -> ModuleType:
 
 
 def call_everything(rust: ModuleType, too_many: int) -> None:
-    """Call each function that takes addresses, with two tensors of every length up to two more than are worked on side by side."""
+    """Call each function that takes addresses, with two tensors of each length up to two more than are worked on at once."""
     weights = 1.0, 0.5
     for dtype, size in SIZES.items():
         for n in range(35):
