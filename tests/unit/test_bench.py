@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from retainfirst import _rust, cli, combine, reference
 from retainfirst.bench import combine as combine_benchmark
-from retainfirst.bench import imports, machine, memory, model, page, peers, tables, targets, timing
+from retainfirst.bench import imports, machine, memory, model, page, peers, summary, tables, targets, timing
 from retainfirst.bench import verify as verify_benchmark
 from retainfirst.errors import MissingDependency, RetainFirstError
 
@@ -205,6 +205,23 @@ def test_the_tables_go_into_the_page(imported, tmp_path):
             assert f"<!-- end {place} -->\n" in text
     with pytest.raises(RetainFirstError, match="no place for imports"):
         page.insert("nothing", report)
+
+
+def test_runs_stand_beside_the_targets(tmp_path):
+    page_file, runs = tmp_path / "performance.md", [tmp_path / name for name in ("first", "second")]
+    page_file.write_text(PAGE.read_text())
+    for run_folder, found in zip(runs, (1.1, 1.3), strict=True):
+        run_folder.mkdir()
+        about = {"machine": {"processor": str(found), "device": "cpu", "cores": 2}, "versions": {}, "date": "2026-11-26"}
+        ratio = {"median": found, "least": found, "greatest": found}
+        report = {"benchmark": "imports", "cpu_ratio": None, "wall_ratio": ratio, **about}
+        (run_folder / "imports.json").write_text(json.dumps(report))
+    summary.main(page_file, runs)
+    text = page_file.read_text()
+    assert "| import retainfirst: x import torch | 1.2 |  | 1.10 | 1 of 1 |  | 1.30 | 0 of 1 |" in text
+    assert "Run 1: 1.1, 2 core(s); 2026-11-26.\n\nRun 2: 1.3, 2 core(s); 2026-11-26.\n" in text
+    with pytest.raises(RetainFirstError, match="holds no report"):
+        summary.main(page_file, [tmp_path])
 
 
 def test_time_in_a_cache_stands_beside_time_in_memory():

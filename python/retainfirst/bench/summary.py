@@ -45,7 +45,7 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
             row += [*(_range(run, kind) for kind in ("cpu", "wall")), f"{sum(one['met'] for one in run)} of {len(run)}"]
         rows.append(row)
     about = [f"Run {i}: {conditions(reports[0])}" for i, reports in enumerate(runs, 1)]
-    return "\n".join(about) + "\n\n" + markdown_table(columns, rows) + "\n"
+    return "\n\n".join([*about, ""]) + markdown_table(columns, rows) + "\n"
 
 
 def _range(run: Sequence[Target], kind: str) -> str:

@@ -31,19 +31,18 @@ def _combine(report: Report) -> Iterator[Target]:
     on_cpu = report["machine"]["device"] == "cpu"
     for row in report["rows"]:
         where = f"{row['dtype']}, {row['elements']:,}, {row['threads']} thread(s)"
-        group = f"{row['dtype']}, {row['threads']} thread(s)"
         if row["elements"] < LARGE:
             continue
         if row["case"] in _ELEMENTWISE:
             most = _TO_LIMIT[row["dtype"]] if on_cpu else _TO_COPY
             what = f"x {row['against']}"
-            yield _target(f"{row['case']}, {where}: {what}", f"element-wise rules, {group}: {what}", most, row)
+            yield _target(f"{row['case']}, {where}: {what}", f"element-wise rules, {where}: {what}", most, row)
         for key, rules, what in (
             ("to_passes", "PCGrad and BLUR", "x their two passes"),
             ("to_update_alone", "geometry", "x the update alone"),
         ):
             if key in row:
-                yield _target(f"{row['case']}, {where}: {what}", f"{rules}, {group}: {what}", 1.1, row[key])
+                yield _target(f"{row['case']}, {where}: {what}", f"{rules}, {where}: {what}", 1.1, row[key])
     for row in report["many_tensors"]:
         where = f"{row['tensors']} tensors, {row['case']}, {row['dtype']}, {row['threads']} thread(s)"
         group = f"{row['tensors']} tensors, {row['case']}, {row['threads']} thread(s)"
