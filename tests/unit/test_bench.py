@@ -212,7 +212,11 @@ def test_runs_stand_beside_the_targets(tmp_path):
     page_file.write_text(PAGE.read_text())
     for run_folder, found in zip(runs, (1.1, 1.3), strict=True):
         run_folder.mkdir()
-        about = {"machine": {"processor": str(found), "device": "cpu", "cores": 2}, "versions": {}, "date": "2026-11-26"}
+        about = {
+            "machine": {"processor": str(found), "device": "cpu", "cores": 2},
+            "versions": {},
+            "date": "2026-11-26",
+        }
         ratio = {"median": found, "least": found, "greatest": found}
         report = {"benchmark": "imports", "cpu_ratio": None, "wall_ratio": ratio, **about}
         (run_folder / "imports.json").write_text(json.dumps(report))
