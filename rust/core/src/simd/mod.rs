@@ -127,17 +127,24 @@ pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     {
         use std::is_x86_feature_detected as has;
-        let avx2 = has!("avx2") && has!("fma") && has!("f16c") && has!("popcnt");
-        if avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+        let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+        if has_avx2() && avx512 {
             // SAFETY: the machine has just been asked for every feature that the function is compiled with.
             return unsafe { with_avx512(work) };
         }
-        if avx2 {
+        if has_avx2() {
             // SAFETY: as above.
             return unsafe { with_avx2(work) };
         }
     }
     work.run(Plain)
+}
+
+/// Whether the machine has what [`with_avx2`] is compiled with.
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    use std::is_x86_feature_detected as has;
+    has!("avx2") && has!("fma") && has!("f16c") && has!("popcnt")
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -157,10 +164,7 @@ fn with_avx2<W: Work>(work: W) -> W::Output {
 pub(crate) fn run_all<W: Work>(make: impl Fn() -> W) -> Vec<W::Output> {
     let mut results = vec![make().run(Plain), dispatch(make())];
     #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx2")
-        && std::is_x86_feature_detected!("fma")
-        && std::is_x86_feature_detected!("f16c")
-    {
+    if has_avx2() {
         // SAFETY: the machine has just been asked for every feature that the function is compiled with.
         results.push(unsafe { with_avx2(make()) });
     }
