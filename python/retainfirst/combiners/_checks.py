@@ -65,8 +65,8 @@ def _in_doubt(forget: Tensors, retain: Tensors, fit: Callable[[Tensors, Tensors]
 def _alike(forget: Tensors, retain: Tensors, same_device: bool) -> bool:
     """Whether all pairs are certain to be in order: to find what is wrong with one takes much longer."""
     return (
-        forget.dense
-        and retain.dense
+        forget.plain
+        and retain.plain
         and forget.dtypes == retain.dtypes
         and {*retain.dtypes}.issubset(_DTYPES)
         and all(map(eq, map(_SHAPE, forget), map(_SHAPE, retain)))

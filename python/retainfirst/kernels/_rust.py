@@ -30,8 +30,8 @@ def takes(forget: Tensor, retain: Tensor) -> bool:
 def takes_all(forget: Tensors, retain: Tensors) -> bool:
     """Whether this backend is certain to be able to work on all pairs in one call, which :func:`takes` asks pair by pair."""
     return (
-        retain.dense
-        and forget.dense
+        retain.plain
+        and forget.plain
         and retain.on_cpu
         and forget.on_cpu
         and not retain.negated

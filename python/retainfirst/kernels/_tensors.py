@@ -25,7 +25,7 @@ class Tensors(tuple[Tensor, ...]):
         return tensors if isinstance(tensors, cls) else cls(tensors)
 
     @cached_property
-    def dense(self) -> bool:
+    def plain(self) -> bool:
         """Whether all are torch's own class (not a subclass), strided and contiguous; also asked of what is no tensor."""
         return (
             {*map(type, self)} == {Tensor}
