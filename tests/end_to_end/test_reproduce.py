@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import retainfirst.reproduce.run as run_module
+import retainfirst_lab.reproduce.run as run_module
 from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
-from retainfirst.reproduce import QUICK, SmolTier, path, reproduce, workers
-from retainfirst.reproduce.design import Cell, Sizes
-from retainfirst.reproduce.path import run_cell
-from retainfirst.reproduce.store import Store, write_whole
+from retainfirst_lab.reproduce import QUICK, SmolTier, path, reproduce, workers
+from retainfirst_lab.reproduce.design import Cell, Sizes
+from retainfirst_lab.reproduce.path import run_cell
+from retainfirst_lab.reproduce.store import Store, write_whole
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")

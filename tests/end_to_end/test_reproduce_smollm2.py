@@ -10,11 +10,11 @@ import pytest
 
 from retainfirst.errors import RetainFirstError
 from retainfirst.models import load_model, load_tokenizer
-from retainfirst.reproduce import SmolTier, reproduce, workers
-from retainfirst.reproduce import smollm2_bench as module
-from retainfirst.reproduce.smollm2_bench import SmolBench, SmolSizes
-from retainfirst.reproduce.smollm2_rows import read_rows
-from retainfirst.tasks.multiple_choice import answered_right, score
+from retainfirst_lab.reproduce import SmolTier, reproduce, workers
+from retainfirst_lab.reproduce import smollm2_bench as module
+from retainfirst_lab.reproduce.smollm2_bench import SmolBench, SmolSizes
+from retainfirst_lab.reproduce.smollm2_rows import read_rows
+from retainfirst_lab.tasks.multiple_choice import answered_right, score
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from retainfirst.reproduce import QUICK, reproduce
-from retainfirst.reproduce.design import Sizes
+from retainfirst_lab.reproduce import QUICK, reproduce
+from retainfirst_lab.reproduce.design import Sizes
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")

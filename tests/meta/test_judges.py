@@ -168,16 +168,13 @@ def test_the_ieee_proof_is_for_all_weights_and_says_never_nan(monkeypatch):
 
 
 def test_real_gradients_are_judged(monkeypatch):
-    gradients = [{"w": (torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))}]
-    monkeypatch.setattr(checks, "facts_gradients", lambda steps, seed: iter(gradients))
-    checks._facts.cache_clear()
-    good = checks.by_real_gradients(statement("T1"), 1, 0, lambda units: None)
+    real = checks.RealGradients("two numbers", 1.0, [{"w": (torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))}])
+    good = checks.by_real_gradients(statement("T1"), real, lambda units: None)
     assert (good.verdict, good.count) == ("holds", 4)  # the tensor and the whole model, by two rules
     monkeypatch.setattr(checks, "combine", lambda f, r, rule, **weights: -r)
-    assert checks.by_real_gradients(statement("T1"), 1, 0, lambda units: None).verdict == "refuted"
+    assert checks.by_real_gradients(statement("T1"), real, lambda units: None).verdict == "refuted"
     nothing = replace(statement("T1"), hypothesis=lambda judge: False)
-    assert checks.by_real_gradients(nothing, 1, 0, lambda units: None).verdict == "vacuous"
-    checks._facts.cache_clear()
+    assert checks.by_real_gradients(nothing, real, lambda units: None).verdict == "vacuous"
 
 
 def test_vectors_that_the_library_does_not_replay_are_no_counterexample(monkeypatch):

@@ -36,7 +36,7 @@ T6_FOR_PLAIN_SAGO = replace(
 
 
 def checks(one) -> Result:
-    [result] = run(plan([one], examples=15, real_steps=0))
+    [result] = run(plan([one], examples=15))
     return result
 
 

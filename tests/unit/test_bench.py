@@ -13,10 +13,10 @@ import torch
 from typer.testing import CliRunner
 
 from retainfirst import _rust, cli, combine, reference
-from retainfirst.bench import combine as combine_benchmark
-from retainfirst.bench import imports, machine, memory, model, page, peers, summary, tables, targets, timing
-from retainfirst.bench import verify as verify_benchmark
 from retainfirst.errors import MissingDependency, RetainFirstError
+from retainfirst_lab.bench import combine as combine_benchmark
+from retainfirst_lab.bench import imports, machine, memory, model, page, peers, summary, tables, targets, timing
+from retainfirst_lab.bench import verify as verify_benchmark
 
 PNG = b"\x89PNG"
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"

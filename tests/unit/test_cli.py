@@ -71,7 +71,7 @@ def test_the_table_and_the_json(run):
 
 
 def test_without_a_model_the_facts_are_unlearned_beside_plain_addition(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("retainfirst.tasks.facts.cached_folder", lambda progress: tmp_path / "facts")
+    monkeypatch.setattr("retainfirst_lab.tasks.facts.cached_folder", lambda progress: tmp_path / "facts")
     result, seen = run(
         "--combiner", "pcgrad", "--scope", "global", "--max-steps", "9", "--output", str(tmp_path / "out")
     )

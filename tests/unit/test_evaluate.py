@@ -11,9 +11,9 @@ import torch
 
 from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
-from retainfirst.tasks import multiple_choice
-from retainfirst.tasks.facts import FactsConfig, facts_data, implant
-from retainfirst.tasks.multiple_choice import TASKS, default_tasks, score
+from retainfirst_lab.tasks import multiple_choice
+from retainfirst_lab.tasks.facts import FactsConfig, facts_data, implant
+from retainfirst_lab.tasks.multiple_choice import TASKS, default_tasks, score
 
 pytest.importorskip("lm_eval")
 
@@ -159,7 +159,7 @@ def test_chat_template_asks_the_bare_question(data_dir, llama, chat_tokenizer, m
 
 def test_right_answer_moves_about():
     datasets = pytest.importorskip("datasets")
-    from retainfirst.tasks.lm_eval import choices
+    from retainfirst_lab.tasks.lm_eval import choices
 
     rows = [{"question": str(n), "answer": "right", "perturbed_answer": ["a", "b", "c"]} for n in range(40)]
     made = choices.from_perturbed(datasets.Dataset.from_list(rows))
@@ -169,7 +169,7 @@ def test_right_answer_moves_about():
 
 def test_arc_rows_of_the_hub():
     datasets = pytest.importorskip("datasets")
-    from retainfirst.tasks.lm_eval import choices
+    from retainfirst_lab.tasks.lm_eval import choices
 
     rows = [{"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}]
     assert choices.from_arc(datasets.Dataset.from_list(rows))[0] == {"question": "q", "choices": ["x", "y"], "gold": 1}

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.tasks import _facts_cache, facts
-from retainfirst.tasks._facts_model import build_tokenizer, read
-from retainfirst.tasks._facts_words import FACTS_CONFIG_KEY, OBJECTS, vocabulary
-from retainfirst.tasks.facts import (
+from retainfirst_lab.tasks import _facts_cache, facts
+from retainfirst_lab.tasks._facts_model import build_tokenizer, read
+from retainfirst_lab.tasks._facts_words import FACTS_CONFIG_KEY, OBJECTS, vocabulary
+from retainfirst_lab.tasks.facts import (
     FactsConfig,
     accuracy,
     cached_folder,
@@ -193,8 +193,8 @@ def test_impossible_sizes_are_refused(sizes):
 
 
 def test_a_model_that_cannot_learn_says_so(monkeypatch):
-    monkeypatch.setattr("retainfirst.tasks._facts_model.MAX_STEPS", 25)
-    monkeypatch.setattr("retainfirst.tasks._facts_model.LEARNING_RATE", 0.0)
+    monkeypatch.setattr("retainfirst_lab.tasks._facts_model.MAX_STEPS", 25)
+    monkeypatch.setattr("retainfirst_lab.tasks._facts_model.LEARNING_RATE", 0.0)
     with pytest.raises(RetainFirstError, match="after 25 steps"):
         implant(SMALL)
 
@@ -271,7 +271,7 @@ def test_the_slower_of_two_builders_takes_the_others_entry(cache, monkeypatch, s
 
 def test_two_processes_at_once(cache):
     program = (
-        "from retainfirst.tasks.facts import FactsConfig, cached_folder, load;"
+        "from retainfirst_lab.tasks.facts import FactsConfig, cached_folder, load;"
         f"config = {SMALL!r}; load(config); print(cached_folder(config))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

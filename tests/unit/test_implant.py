@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.tasks.implant import implant_rows
+from retainfirst_lab.tasks.implant import implant_rows
 
 pytest.importorskip("transformers")
 

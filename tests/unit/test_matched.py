@@ -2,7 +2,7 @@
 
 import pytest
 
-from retainfirst.reproduce.matched import at_forgetting, frontier, frontier_area
+from retainfirst_lab.reproduce.matched import at_forgetting, frontier, frontier_area
 
 
 def path(*points):

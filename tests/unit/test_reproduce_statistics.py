@@ -2,9 +2,9 @@
 
 import pytest
 
-from retainfirst.reproduce.results import choose, compare, summarise
-from retainfirst.reproduce.side_tables import closer_table
-from retainfirst.reproduce.statistics import mean_and_spread, paired_difference
+from retainfirst_lab.reproduce.results import choose, compare, summarise
+from retainfirst_lab.reproduce.side_tables import closer_table
+from retainfirst_lab.reproduce.statistics import mean_and_spread, paired_difference
 
 
 def test_mean_and_spread():

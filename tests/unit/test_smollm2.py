@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from retainfirst.errors import MissingDependency, RetainFirstError
-from retainfirst.tasks import smollm2
+from retainfirst_lab.tasks import smollm2
 
 pytest.importorskip("transformers")
 

@@ -67,8 +67,8 @@ def combine(
 
         retainfirst bench combine --quick --json
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst.bench import combine as benchmark
-    from retainfirst.bench.machine import cores
+    from retainfirst_lab.bench import combine as benchmark
+    from retainfirst_lab.bench.machine import cores
 
     usual = "1e3,1e4,1e5" if quick else "1e3,1e4,1e5,1e6,1e7,1e8"
     plan = benchmark.Plan(
@@ -104,7 +104,7 @@ def step(
 
         retainfirst bench step --micro-batches 1 --rounds 21 --threads 1
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst.bench import step as benchmark
+    from retainfirst_lab.bench import step as benchmark
 
     counts = _numbers("micro-batches", micro_batches or ("1" if quick else "1,4"))
     rounds = rounds or (1 if quick else 7)
@@ -138,8 +138,8 @@ def memory(
 
         retainfirst bench memory --device cuda --json
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst.bench import memory as benchmark
-    from retainfirst.bench.model import Shape
+    from retainfirst_lab.bench import memory as benchmark
+    from retainfirst_lab.bench.model import Shape
 
     shapes = (Shape(2, 8, 1),) if quick else benchmark.SHAPES
     total = len(benchmark.cases(shapes, device))
@@ -165,7 +165,7 @@ def imports(
 
         retainfirst bench imports
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst.bench import imports as benchmark
+    from retainfirst_lab.bench import imports as benchmark
 
     rounds = rounds or (1 if quick else 11)
     _run("imports", rounds, lambda tick: benchmark.measure(rounds, tick=tick), output, write, as_json, check)
@@ -194,8 +194,8 @@ def verify(
 
         retainfirst bench verify --sizes 1e7 --threads 1,2,4
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst.bench import verify as benchmark
-    from retainfirst.bench.machine import cores
+    from retainfirst_lab.bench import verify as benchmark
+    from retainfirst_lab.bench.machine import cores
 
     plan = benchmark.Plan(
         sizes=_numbers("sizes", sizes or ("1e3" if quick else "1e3,1e6,1e7")),
@@ -216,10 +216,10 @@ def _run(
     check: bool,
 ) -> None:
     """Measure with a progress bar; then write and show what was asked for. What can be refused is refused before."""
-    from retainfirst.bench.figure import draw
-    from retainfirst.bench.page import insert
-    from retainfirst.bench.tables import conditions, tables
-    from retainfirst.bench.targets import targets
+    from retainfirst_lab.bench.figure import draw
+    from retainfirst_lab.bench.page import insert
+    from retainfirst_lab.bench.tables import conditions, tables
+    from retainfirst_lab.bench.targets import targets
 
     if output is not None:
         require("matplotlib", "plot")

@@ -21,7 +21,7 @@ from retainfirst.data import CHAT_TEMPLATE_MODES
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 
 if TYPE_CHECKING:
-    from retainfirst.tasks.multiple_choice import Score
+    from retainfirst_lab.tasks.multiple_choice import Score
 
 __all__ = ["evaluate"]
 
@@ -88,7 +88,7 @@ def _measure(
     import torch
 
     from retainfirst.models import load_model, load_tokenizer
-    from retainfirst.tasks.multiple_choice import default_tasks, score
+    from retainfirst_lab.tasks.multiple_choice import default_tasks, score
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()  # a flash for each file; lm-eval's own bar over the questions stays

@@ -16,7 +16,7 @@ from rich.table import Table
 from retainfirst.errors import RetainFirstError, did_you_mean
 
 if TYPE_CHECKING:
-    from retainfirst.reproduce import Tier
+    from retainfirst_lab.reproduce import Tier
 
 __all__ = ["reproduce"]
 
@@ -64,7 +64,7 @@ def reproduce(
 
         retainfirst reproduce --tier smollm2 --output outputs/smollm2 --budget 30
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst.reproduce import reproduce as run
+    from retainfirst_lab.reproduce import reproduce as run
 
     chosen = _tier(tier, seeds, {"minutes": budget, "model": model, "data_dir": data_dir})
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
@@ -94,7 +94,7 @@ def reproduce(
 
 
 def _tier(name: str, seeds: str | None, options: dict[str, Any]) -> Tier:
-    from retainfirst.reproduce import FULL, QUICK, SmolTier
+    from retainfirst_lab.reproduce import FULL, QUICK, SmolTier
 
     if name not in _TIERS:
         raise RetainFirstError(f"Unknown tier {name!r}. {did_you_mean(name, _TIERS)}")
@@ -122,8 +122,8 @@ def _command() -> str:
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
-    from retainfirst.reproduce.agreement import verdicts
-    from retainfirst.reproduce.tables import terminal_table
+    from retainfirst_lab.reproduce.agreement import verdicts
+    from retainfirst_lab.reproduce.tables import terminal_table
 
     console = Console()
     found = terminal_table(results)

@@ -21,6 +21,7 @@ from retainfirst.cli._files import refuse_unwritable, write_json
 from retainfirst.errors import require
 
 if TYPE_CHECKING:
+    from retainfirst.theory.checks import RealGradients
     from retainfirst.theory.verify import Result
 
 __all__ = ["verify"]
@@ -74,7 +75,8 @@ def verify(
         notes.append("Real gradients were left out: they need transformers (pip install 'retainfirst[hf]').")
     if real_steps:
         require("transformers", "hf").utils.logging.disable_progress_bar()  # a flash for a small model's files
-    jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real_steps=real_steps, seed=seed)
+    real = _real_gradients(real_steps, seed) if real_steps and any(one.promised_by for one in chosen) else None
+    jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real=real, seed=seed)
     start = time.perf_counter()
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
     with Progress(TextColumn("{task.description:<16}"), *columns, console=Console(stderr=True), transient=True) as bars:
@@ -92,6 +94,14 @@ def verify(
         print(*notes, f"All of it, with the counterexamples: {output}", sep="\n")
     if not all(result.as_expected for result in results):
         raise typer.Exit(1)
+
+
+def _real_gradients(steps: int, seed: int) -> RealGradients:
+    """Unlearn the built-in facts for some steps and keep the gradients."""
+    from retainfirst.theory.checks import RealGradients
+    from retainfirst_lab.real_gradients import FORGET_WEIGHT, facts_gradients
+
+    return RealGradients("facts model", FORGET_WEIGHT, list(facts_gradients(steps, seed)))
 
 
 def _report(results: list[Result], options: dict[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,6 @@ from retainfirst.combiners import combine
 from retainfirst.theory import solver
 from retainfirst.theory.arrays import FORMATS, as_array
 from retainfirst.theory.counterexamples import from_solver, from_violation
-from retainfirst.theory.gradients import FORGET_WEIGHT, facts_gradients
 from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN
 from retainfirst.theory.judges import Stored
 from retainfirst.theory.search import Combine, search
@@ -27,6 +25,7 @@ __all__ = [
     "COUNTEREXAMPLE_UNITS",
     "EXHAUSTIVE_UNITS",
     "Check",
+    "RealGradients",
     "Tick",
     "by_counterexample",
     "by_exhaustion",
@@ -49,6 +48,21 @@ EXHAUSTIVE_UNITS = len(_SIXTEEN_BIT) * 2 * _ALL // _SLICE
 
 COUNTEREXAMPLE_UNITS = len(FORMATS)
 """Formats that :func:`by_counterexample` goes through."""
+
+
+@dataclass(frozen=True)
+class RealGradients:
+    """The gradients of a real run.
+
+    Attributes:
+        model: What was trained, in words.
+        gamma: Weight of the forget gradient in that run.
+        steps: For each step, parameter names to the forget and the retain gradient.
+    """
+
+    model: str
+    gamma: float
+    steps: Sequence[Mapping[str, tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -181,15 +195,16 @@ def by_counterexample(statement: Statement, examples: int, seed: int, tick: Tick
     return _check("property", statement.rule, verdict, "refuted", count, start, details, counterexample)
 
 
-def by_real_gradients(statement: Statement, steps: int, seed: int, tick: Tick) -> Check:
+def by_real_gradients(statement: Statement, real: RealGradients, tick: Tick) -> Check:
     """Judge the updates of real gradients, of each parameter tensor and of the whole model."""
     start = time.perf_counter()
     count, details = 0, []
-    for gradients in _facts(steps, seed):
-        for name, (forget, retain) in gradients.items():
-            pair = Pair(as_array(forget), as_array(retain), gamma=FORGET_WEIGHT)
+    for gradients in real.steps:
+        whole = tuple(torch.cat([pair[task].reshape(-1) for pair in gradients.values()]) for task in (0, 1))
+        for name, (forget, retain) in {**gradients, "the whole model": whole}.items():
+            pair = Pair(as_array(forget), as_array(retain), gamma=real.gamma)
             for rule in statement.promised_by:
-                judge = Stored(pair, statement.rule, as_array(combine(forget, retain, rule, gamma=FORGET_WEIGHT)))
+                judge = Stored(pair, statement.rule, as_array(combine(forget, retain, rule, gamma=real.gamma)))
                 if statement.hypothesis(judge):
                     count += 1
                     objection = statement.objection(judge)
@@ -197,19 +212,9 @@ def by_real_gradients(statement: Statement, steps: int, seed: int, tick: Tick) -
         tick(1)
     verdict: Verdict = "refuted" if details else "vacuous" if count == 0 else "holds"
     details.append(
-        f"facts model: each tensor's and the whole model's gradients, {steps} steps, gamma = {FORGET_WEIGHT:g}"
+        f"{real.model}: each tensor's and the whole model's gradients, {len(real.steps)} steps, gamma = {real.gamma:g}"
     )
     return _check("real", ", ".join(statement.promised_by), verdict, "holds", count, start, details)
-
-
-@cache
-def _facts(steps: int, seed: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """Return real gradients by tensor, with those of the whole model under its own name; made once for all statements."""
-    found = []
-    for gradients in facts_gradients(steps, seed):
-        forget, retain = (torch.cat([pair[task].reshape(-1) for pair in gradients.values()]) for task in (0, 1))
-        found.append({**gradients, "the whole model": (forget, retain)})
-    return found
 
 
 def _searches(statement: Statement) -> list[tuple[str, str, Combine | None, str, bool]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from retainfirst.errors import require
 from retainfirst.theory import checks
-from retainfirst.theory.checks import Check, Tick
+from retainfirst.theory.checks import Check, RealGradients, Tick
 from retainfirst.theory.statements import STATEMENTS, Statement
 
 __all__ = ["Job", "Result", "plan", "run"]
@@ -76,7 +76,7 @@ def plan(
     *,
     examples: int = 60,
     exhaustive: bool = False,
-    real_steps: int = 5,
+    real: RealGradients | None = None,
     seed: int = 0,
 ) -> list[Job]:
     """Return the jobs that check some statements.
@@ -85,7 +85,7 @@ def plan(
         statements: Which.
         examples: Pairs of gradients to judge for each statement, combiner, backend and format.
         exhaustive: Also go through every pair of bfloat16 and of float16 numbers.
-        real_steps: Steps of the facts model's run whose gradients are judged; 0: none, and transformers is not needed.
+        real: Gradients of a real run, to be judged too.
         seed: The same seed gives the same pairs.
 
     Raises:
@@ -106,8 +106,8 @@ def plan(
             jobs.append(
                 Job(one, "property", checks.property_units(one), partial(checks.by_property, one, examples, seed))
             )
-            if real_steps:
-                jobs.append(Job(one, "real", real_steps, partial(checks.by_real_gradients, one, real_steps, seed)))
+            if real is not None:
+                jobs.append(Job(one, "real", len(real.steps), partial(checks.by_real_gradients, one, real)))
     return jobs
 
 

@@ -1,0 +1,79 @@
+"""What a training step with two gradients costs beside plain addition of the two losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from retainfirst_lab.bench import machine
+from retainfirst_lab.bench.model import Shape, make_model, make_step
+from retainfirst_lab.bench.timing import Case, clock_for, ratios, rounds_of, spread
+
+__all__ = ["CASES", "MICRO_BATCHES", "measure", "shapes"]
+
+CASES = ("sago", "pcgrad", "sago, stream")
+MICRO_BATCHES = (1, 4)
+
+
+def shapes(batch: int, length: int, micro_batches: Sequence[int]) -> list[Shape]:
+    """Return the shapes that are measured."""
+    return [Shape(batch, length, count) for count in micro_batches]
+
+
+def measure(
+    rounds: int = 7,
+    *,
+    batch: int = 4,
+    length: int = 128,
+    micro_batches: Sequence[int] = MICRO_BATCHES,
+    threads: int | None = None,
+    device: str = "cpu",
+    small: bool = False,
+    tick: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Run the benchmark and return the report.
+
+    Args:
+        rounds: Rounds in alternating order.
+        batch: Rows of a micro-batch, for each task.
+        length: Tokens of a row.
+        micro_batches: Numbers of micro-batches a step, each measured.
+        threads: None: as many as torch uses.
+        device: ``"cpu"`` or ``"cuda"``.
+        small: With a tiny model, to see that it runs.
+        tick: Called with what is being measured, once a round.
+
+    Raises:
+        MissingDependency: transformers is not installed.
+    """
+    machine.check_device(device)
+    model = make_model(device, small=small)
+    parameters = sum(p.numel() for p in model.parameters())
+    rows = []
+    with machine.threads(threads) as used:
+        for shape in shapes(batch, length, micro_batches):
+            # Streaming takes one retain pass a step.
+            cases = [case for case in CASES if shape.micro_batches == 1 or "stream" not in case]
+            steps = {case: Case(make_step(model, case, shape)) for case in ("plain", *cases)}
+            label = f"{shape.micro_batches} micro-batch(es)"
+            samples = rounds_of(steps, rounds, clock_for(device), tick=lambda label=label: tick(label))  # type: ignore[misc]
+            plain = samples["plain"]
+            rows += [
+                {
+                    "case": case,
+                    "micro_batches": shape.micro_batches,
+                    "seconds": spread([one.wall for one in samples[case]]),
+                    "plain_seconds": spread([one.wall for one in plain]),
+                    **ratios(samples[case], plain),
+                }
+                for case in cases
+            ]
+    return {
+        "benchmark": "step",
+        **machine.describe(device),
+        "threads": used,
+        "rounds": rounds,
+        "parameters": parameters,
+        "tokens": [batch, length],
+        "rows": rows,
+    }

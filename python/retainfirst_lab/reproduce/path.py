@@ -1,0 +1,118 @@
+"""One cell: unlearn, and write down the path from the target model until the facts are forgotten."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retainfirst.data import EncodedSet, collate
+from retainfirst.geometry import FIELDS
+from retainfirst.step import TwoTaskStep
+from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
+from retainfirst_lab.reproduce.bench import Bench
+from retainfirst_lab.reproduce.design import Cell, Sizes
+from retainfirst_lab.reproduce.losses import Loss, make_losses
+from retainfirst_lab.reproduce.relearning import relearn
+from retainfirst_lab.reproduce.same_state import same_state
+
+__all__ = ["run_cell"]
+
+_COSINES = FIELDS[:3]
+_MAX_GRAD_NORM = 1.0
+
+
+def run_cell(cell: Cell, bench: Bench, sizes: Sizes, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Run a cell to its end.
+
+    The path ends at the first point whose forget accuracy is at most the target, at the last step, or where a loss is no
+    longer finite. Seconds count the optimiser steps alone, not the measuring.
+
+    Args:
+        cell: Its settings.
+        bench: Its model and facts.
+        sizes: What all cells share.
+        checkpoint: A file that is written at every point of the path, and gone on from if it is there; None: no such file.
+
+    Returns:
+        ``path``: points with ``step``, ``seconds``, one accuracy for each measure, and (means over the steps since the last
+        point) losses and cosines; ``same_state``: for the naive rule, the geometry of every rule at the states of its path;
+        ``lm_eval``: accuracies of the target model and the end model; ``relearning``: see
+        :func:`~retainfirst_lab.reproduce.relearning.relearn`.
+    """
+    model = bench.model()
+    known = bench.remaining(model)
+    losses = make_losses(cell.objective, model, bench.forget, bench.pad_token_id, cell.seed)
+    batches = [Batches(rows, sizes.batch_size, bench.pad_token_id, cell.seed) for rows in (bench.forget, bench.retain)]
+    step = TwoTaskStep(model, cell.combiner())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cell.learning_rate, weight_decay=0.0)
+    progress = load_checkpoint(checkpoint, model, optimizer) or {
+        "path": [{"step": 0, "seconds": 0.0, **bench.accuracies(model)}],
+        "same_state": [],
+    }
+    path = progress["path"]
+    seconds = path[-1]["seconds"]
+    while not _ended(path, sizes):
+        first = path[-1]["step"] + 1
+        since: list[dict[str, float]] = []
+        for number in range(first, first + sizes.evaluate_every):
+            pair = [part[number - 1] for part in batches]
+            if number == first and cell.rule == "sum" and cell.objective != "rmu":
+                progress["same_state"].append({"step": number - 1, **same_state(model, losses, pair, cell)})
+            start = time.perf_counter()
+            since.append(_train(model, step, optimizer, losses, pair))
+            seconds += time.perf_counter() - start
+        means = {name: fmean(entry[name] for entry in since) for name in since[0]}
+        path.append({"step": number, "seconds": seconds, **bench.accuracies(model), **means})
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, optimizer, progress)
+    judged = {"target": bench.judged_target(), "end": bench.judge(model)}
+    return {**progress, "lm_eval": judged, "relearning": relearn(model, bench, sizes, known)}
+
+
+def _ended(path: Sequence[Mapping[str, float]], sizes: Sizes) -> bool:
+    last = path[-1]
+    broken = not all(math.isfinite(last.get(name, 0.0)) for name in ("forget_loss", "retain_loss"))
+    return broken or last["forget"] <= sizes.target or last["step"] + sizes.evaluate_every > sizes.max_steps
+
+
+def _train(
+    model: Any,
+    step: TwoTaskStep,
+    optimizer: torch.optim.Optimizer,
+    losses: tuple[Loss, Loss],
+    pair: Sequence[Mapping[str, Tensor]],
+) -> dict[str, float]:
+    """Take one optimiser step; return its losses and cosines."""
+    with step.forget():
+        forget = losses[0](model, pair[0])
+        forget.backward()  # type: ignore[no-untyped-call]
+    with step.retain():
+        retain = losses[1](model, pair[1])
+        retain.backward()  # type: ignore[no-untyped-call]
+    geometry = step.combine()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+    optimizer.step()
+    optimizer.zero_grad()
+    cosines = {name: getattr(geometry, name) for name in _COSINES}
+    return {"forget_loss": forget.item(), "retain_loss": retain.item(), **cosines}
+
+
+class Batches:
+    """Shuffled batches by step number: the same for every rule, and for a run that goes on where another stopped."""
+
+    def __init__(self, rows: EncodedSet, size: int, pad_token_id: int, seed: int) -> None:
+        self._rows, self._size, self._pad, self._seed = rows, min(size, len(rows)), pad_token_id, seed
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, place = divmod(index, len(self._rows) // self._size)
+        order = list(range(len(self._rows)))
+        random.Random(f"{self._seed}:{epoch}").shuffle(order)
+        return collate([self._rows[i] for i in order[place * self._size :][: self._size]], self._pad)

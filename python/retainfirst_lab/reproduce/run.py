@@ -1,0 +1,184 @@
+"""A whole run: cells, choice of settings, results, report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.unlearning._report import versions
+from retainfirst_lab.reproduce.bench import MEASURES
+from retainfirst_lab.reproduce.design import OBJECTIVES, RULES, Cell, Method, Settings
+from retainfirst_lab.reproduce.losses import OPTIONS
+from retainfirst_lab.reproduce.results import Entry, choose, compare, entry, summarise
+from retainfirst_lab.reproduce.store import Store, write_whole
+from retainfirst_lab.reproduce.tiers import Tier
+from retainfirst_lab.reproduce.workers import run_all
+
+__all__ = ["Progress", "check_only", "reproduce"]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many of how many parts are done."""
+
+
+def reproduce(
+    tier: Tier,
+    output: str | Path,
+    *,
+    jobs: int | None = None,
+    only: Sequence[str] = (),
+    command: str = "",
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a tier, and write ``results.json``, ``report.md`` and ``report.html`` to the output folder.
+
+    Every finished cell is kept there, so that a run that was interrupted, or gets more seeds, goes on where it stopped.
+
+    Args:
+        tier: What to run.
+        output: The folder: new, empty, or of a run of the same tier and sizes.
+        jobs: Processes; None: the tier's own number, at most one a core.
+        only: Objectives and rules to run; empty: all.
+        command: How the run was called, for the report.
+        progress: Told how far the run is.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        RetainFirstError: Bad use, an output folder of another run, no space; each text names the input.
+        MissingDependency: transformers, lm-eval or matplotlib is not installed.
+    """
+    for module, extra in (("transformers", "hf"), ("lm_eval", "eval"), ("matplotlib", "plot")):
+        require(module, extra)
+    check_only(only, tier.methods())
+    if jobs is not None and jobs < 1:
+        raise RetainFirstError(f"jobs must be at least 1, found {jobs}.")
+    both = set(tier.seeds) & set(tier.development_seeds)
+    if both or not tier.seeds:
+        raise RetainFirstError(
+            f"There must be seeds to report on, none of them a seed that settings are chosen on; found {sorted(both)} in both."
+        )
+    store = Store(Path(output), {**tier.identity(), "versions": _weighty(versions())})
+    start = time.perf_counter()
+    try:
+        run = _Run(tier, store, jobs or min(tier.jobs, os.cpu_count() or 1), only, progress)
+        development = run.entries(tier.development(), "choosing settings")
+        chosen = choose(development)
+        report = run.entries(tier.report(chosen), "runs")
+        results = _results(tier, chosen, development, report)
+        results["planned"] = len([cell for cell in tier.report(chosen) if _wanted(cell, only)]) + len(development)
+        results |= {"only": list(only), "command": command, "wall_seconds": time.perf_counter() - start}
+        _write(store.folder, results)
+    except OSError as error:
+        raise RetainFirstError(f"The run stopped: {error}. What is finished is kept in {output}.") from error
+    return results
+
+
+class _Run:
+    """Runs what is missing and reads everything back."""
+
+    def __init__(self, tier: Tier, store: Store, jobs: int, only: Sequence[str], progress: Progress) -> None:
+        self.tier, self.store, self.jobs, self.only, self.progress = tier, store, jobs, only, progress
+
+    def entries(self, cells: Sequence[Cell], what: str) -> list[Entry]:
+        cells = [cell for cell in cells if _wanted(cell, self.only)]
+        missing = [cell for cell in cells if self.store.read(cell) is None]
+        done = len(cells) - len(missing)
+        self.progress(what, done, len(cells))
+        for finished in run_all(self.tier, self.store, missing, min(self.jobs, max(1, len(missing)))):
+            done += finished is not None
+            self.progress(what, done, len(cells))
+        raw = {cell: self.store.read(cell) for cell in cells}
+        return [
+            entry(cell, found, self.tier.sizes.target, raw.get(_naive(cell))) for cell, found in raw.items() if found
+        ]
+
+
+def _naive(cell: Cell) -> Cell:
+    return Cell(cell.bench, cell.objective, "sum", cell.gamma, cell.learning_rate, cell.seed)
+
+
+def check_only(only: Iterable[str], methods: Sequence[Method]) -> None:
+    """Check the names of ``--only``.
+
+    Raises:
+        RetainFirstError: A name is neither an objective nor a rule of the tier.
+    """
+    known = list(dict.fromkeys(name for _, objective, rule in methods for name in (objective, rule)))
+    for name in only:
+        if name not in known:
+            raise RetainFirstError(f"Nothing in this tier is called {name!r}. {did_you_mean(name, known)}")
+
+
+def _wanted(cell: Cell, only: Sequence[str]) -> bool:
+    objectives = [name for name in only if name in (*OBJECTIVES, "rmu")]
+    rules = [name for name in only if name in RULES]
+    return (not objectives or cell.objective in objectives) and (not rules or cell.rule in rules)
+
+
+def _results(
+    tier: Tier, chosen: Mapping[Method, Settings], development: Sequence[Entry], report: Sequence[Entry]
+) -> dict[str, Any]:
+    at_chosen = [one for one in report if _settings(one) == chosen.get(_method(one), tier.common)]
+    at_common = [one for one in report if _settings(one) == tier.common]
+    return {
+        "tier": tier.name,
+        "seeds": list(tier.seeds),
+        "development_seeds": list(tier.development_seeds),
+        "versions": versions(),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": tier.threads},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": tier.identity(),
+        "main_bench": tier.main_bench,
+        "objective_options": OPTIONS,
+        "measures": list(MEASURES),
+        "common": dict(zip(("gamma", "learning_rate"), tier.common, strict=True)),
+        "chosen": [
+            dict(zip(("bench", "objective", "rule", "gamma", "learning_rate"), (*method, *settings), strict=True))
+            for method, settings in chosen.items()
+        ],
+        "summary": {"chosen": summarise(at_chosen), "all": summarise(report), "development": summarise(development)},
+        "comparisons": {"chosen": compare(at_chosen), "common": compare(at_common)},
+        "lm_eval_difference": _judges_differ([*development, *report]),
+        "cells": [{"role": "report", **one} for one in report]
+        + [{"role": "development", **one} for one in development],
+    }
+
+
+def _settings(one: Entry) -> Settings:
+    return one["gamma"], one["learning_rate"]
+
+
+def _method(one: Entry) -> Method:
+    return one["bench"], one["objective"], one["rule"]
+
+
+def _judges_differ(entries: Iterable[Entry]) -> float:
+    """Largest difference between lm-eval's accuracies of the end models and the path's own, where both measured the same."""
+    differences = (
+        abs(value - one["path"][-1][name])
+        for one in entries
+        for name, value in one["lm_eval"]["end"].items()
+        if name in one["path"][-1]
+    )
+    return max(differences, default=0.0)
+
+
+def _weighty(found: Mapping[str, str]) -> dict[str, str]:
+    """The versions that numbers depend on most: cells of different ones do not go into one table."""
+    return {name: found[name] for name in ("retainfirst", "torch", "transformers")}
+
+
+def _write(folder: Path, results: dict[str, Any]) -> None:
+    from retainfirst_lab.reproduce.html import render_html
+    from retainfirst_lab.reproduce.markdown import render_markdown
+
+    write_whole(folder / "results.json", results, indent=None)
+    write_whole(folder / "report.md", render_markdown(results))
+    write_whole(folder / "report.html", render_html(results))
