@@ -57,7 +57,7 @@ GEOMETRY: dict[str, tuple[float, float, float]] = {
     "pcgrad": (-0.52, 0.52, 0.29),
     "sago": (-0.35, 0.57, 0.17),
 }
-"""cos(forget, retain), cos(update, retain) and cos(update, forget) on WMDP Cyber, means over 100 steps of each combiner's own path."""
+"""cos(forget, retain), cos(update, retain), cos(update, forget): means over 100 steps of each combiner's own path, WMDP Cyber."""
 
 _TRAINERS = {"ga": "graddiff", "npo": "npo", "simnpo": "simnpo"}
 # The paper calls it PCGrad by module; the authors' code projects each tensor, as our experiment does.
