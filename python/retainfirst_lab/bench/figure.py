@@ -18,7 +18,7 @@ _LINES: dict[str, dict[str, Any]] = {
     "copy": {"color": style.GREY, "linestyle": ":", "linewidth": 1.2},
     **{name: line for name, line in style.COMBINERS.items() if name != "sago_keep_retain"},  # it lies on SAGO's line
     "plain addition": {"color": style.ORANGE, "linestyle": "-", "marker": "x", "linewidth": 1},
-    "torch.where": {"color": "0.35", "linestyle": "-", "marker": "1", "linewidth": 1},
+    "torch.where": {"color": style.DARK_GREY, "linestyle": "-", "marker": "1", "linewidth": 1},
     "numpy": {"color": style.GREY, "linestyle": "-", "marker": "+", "linewidth": 1},
     "boolean mask": {"color": "0.2", "linestyle": "-", "marker": ".", "linewidth": 1},
     "TorchJD PCGrad": {"color": style.LIGHT_GREY, "linestyle": "--", "marker": "d", "linewidth": 1},

@@ -16,12 +16,12 @@ from retainfirst.errors import RetainFirstError, require
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import MODES, Shape, make_model, make_step
 
-__all__ = ["SHAPES", "cases", "measure"]
+__all__ = ["GIVE_BACK", "SHAPES", "cases", "measure"]
 
 SHAPES = (Shape(1, 16, 1), Shape(4, 128, 1), Shape(4, 128, 4), Shape(8, 256, 1))
 MIB = 2**20
 # Makes malloc return freed memory to the system at once, so that the peak counts live memory only.
-_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
 
 
 def cases(shapes: Sequence[Shape], device: str) -> list[tuple[str, Shape]]:
@@ -79,7 +79,7 @@ def measure(
 def _in_a_process(case: str, shape: Shape, threads: int, device: str, small: bool) -> dict[str, int]:
     given = {"case": case, "shape": asdict(shape), "threads": threads, "device": device, "small": small}
     command = [sys.executable, "-m", "retainfirst_lab.bench.memory", json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | _GIVE_BACK)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | GIVE_BACK)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["killed: out of memory?"])[-1]
         raise RetainFirstError(f"memory: the process for {case!r} ended with {done.returncode}: {reason}")

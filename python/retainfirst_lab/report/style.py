@@ -5,21 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
-    "BLACK",
-    "BLUE",
-    "COMBINERS",
-    "GREEN",
-    "GREY",
-    "LIGHT_GREY",
-    "ORANGE",
-    "SKY",
-    "VERMILION",
-    "legend",
-    "panels",
-]
+    "BLACK", "BLUE", "COMBINERS", "DARK_GREY", "GREEN", "GREY", "LIGHT_GREY", "ORANGE", "SKY", "VERMILION", "legend", "panels",
+]  # fmt: skip
 
 # Okabe and Ito's colours, which readers with every kind of colour vision can tell apart.
-BLACK, GREY, LIGHT_GREY = "black", "0.5", "0.7"
+BLACK, DARK_GREY, GREY, LIGHT_GREY = "black", "0.35", "0.5", "0.7"
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 
 COMBINERS: dict[str, dict[str, Any]] = {
@@ -35,7 +25,7 @@ _GRID = {"color": "0.92", "linewidth": 0.6}
 
 
 def panels(
-    rows: int, columns: int, width: float, height: float, margin: float = 0.5, **subplots: Any
+    rows: int, columns: int, width: float, height: float, margin: float = 0.5, grid: bool = True, **subplots: Any
 ) -> tuple[Any, Any]:
     """Return a new figure and its axes, an array of shape ``[rows, columns]``.
 
@@ -45,6 +35,7 @@ def panels(
         width: Of a panel, in inches.
         height: Of a panel, in inches.
         margin: Added to the figure's height, for the legend.
+        grid: Draw grid lines.
         **subplots: Options of ``Figure.subplots``.
     """
     from matplotlib.figure import Figure
@@ -53,7 +44,8 @@ def panels(
     axes = figure.subplots(rows, columns, squeeze=False, **subplots)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(**_GRID)
+        if grid:
+            panel.grid(**_GRID)
     return figure, axes
 
 
