@@ -14,8 +14,8 @@ from torch import Tensor
 
 __all__ = ["COLUMNS", "Reduce", "reduce_rows"]
 
-COLUMNS = ("ff", "rr", "uu", "fr", "ur", "uf", "conflicts", "count", "ef", "er", "eu")
-FF, RR, UU, FR, UR, UF, CONFLICTS, COUNT, EF, ER, EU = range(len(COLUMNS))
+COLUMNS = ("ff", "rr", "fr", "conflicts", "count", "ef", "er", "uu", "ur", "uf", "eu")
+FF, RR, FR, CONFLICTS, COUNT, EF, ER, UU, UR, UF, EU = range(len(COLUMNS))
 
 Reduce = Callable[[Tensor], Tensor]
 """Adds up the tables of processes that each hold a part of every tensor; all of them must call it."""
@@ -37,7 +37,8 @@ def reduce_rows(table: Tensor, index: Tensor, rows: int) -> Tensor:
         the sums are rescaled to it by exact powers of two.
     """
     # Slices: a list of columns would be sent to the device, and waited for.
-    squares, exponents = table[:, FF : UU + 1], table[:, EF : EU + 1]
+    squares = torch.stack((table[:, FF], table[:, RR], table[:, UU]), 1)
+    exponents = torch.stack((table[:, EF], table[:, ER], table[:, EU]), 1)
     # A tensor of zeros has no exponent: it must not force 0 on a group whose other tensors are tiny.
     exponents = torch.where(squares == 0, _NO_EXPONENT, exponents)
     largest = torch.full((rows, 3), _NO_EXPONENT, dtype=table.dtype, device=table.device)
@@ -45,11 +46,13 @@ def reduce_rows(table: Tensor, index: Tensor, rows: int) -> Tensor:
     shift = torch.exp2(exponents - largest[index])
     f, r, u = shift.unbind(1)
     scaled = table.clone()
-    scaled[:, : UF + 1] *= torch.stack((f * f, r * r, u * u, f * r, u * r, u * f), 1)
+    scaled[:, : FR + 1] *= torch.stack((f * f, r * r, f * r), 1)
+    scaled[:, UU : UF + 1] *= torch.stack((u * u, u * r, u * f), 1)
     total = torch.zeros(rows, len(COLUMNS), dtype=table.dtype, device=table.device)
     if table.is_cuda:
         total.index_put_((index,), scaled, accumulate=True)  # sorts first: there, index_add_ adds in any order
     else:
         total.index_add_(0, index, scaled)
-    total[:, EF:] = torch.where(largest == _NO_EXPONENT, 0.0, largest)
+    largest = torch.where(largest == _NO_EXPONENT, 0.0, largest)
+    total[:, EF : ER + 1], total[:, EU] = largest[:, :2], largest[:, 2]
     return total

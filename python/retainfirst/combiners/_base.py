@@ -195,9 +195,7 @@ class ProjectionCombiner(Combiner):
 
 def _with_update(table: Tensor, written: Tensor) -> Tensor:
     """Return a table of moments whose columns of the update are another's."""
-    # By slices: a list of columns would be sent to the device, and waited for.
-    parts = (table[:, : m.UU], written[:, m.UU : m.UU + 1], table[:, m.FR : m.UR], written[:, m.UR : m.UF + 1])
-    return torch.cat((*parts, table[:, m.UF + 1 : m.EU], written[:, m.EU :]), 1)
+    return torch.cat((table[:, : m.UU], written[:, m.UU :]), 1)
 
 
 def _as_float(value: object) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retainfirst import moments as m
 from retainfirst.combiners._base import ProjectionCombiner
 
 __all__ = ["BLUR"]
@@ -36,7 +37,7 @@ class BLUR(ProjectionCombiner):
 
     def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """``c_r = alpha``; ``c_f = gamma - alpha <r,f>/|f|^2``, or ``gamma`` for a zero forget gradient."""
-        ff, _, _, fr, *_, ef, er, _ = moments.unbind(1)
+        ff, fr, ef, er = (moments[:, i] for i in (m.FF, m.FR, m.EF, m.ER))
         step = self.alpha * (fr / ff * torch.exp2(er - ef))
         c_forget = torch.where(ff == 0, self.gamma, self.gamma - step)
         return torch.full_like(c_forget, self.alpha), c_forget

@@ -65,7 +65,7 @@ class PCGrad(ProjectionCombiner):
         if self.round_toward_retain:
             c_retain = self._safe_coefficient(moments)
         else:
-            _, rr, _, fr, *_, ef, er, _ = moments.unbind(1)
+            rr, fr, ef, er = (moments[:, i] for i in (m.RR, m.FR, m.EF, m.ER))
             step = self.gamma * (fr / rr * torch.exp2(ef - er))
             c_retain = torch.where((fr < 0) & (rr > 0), self.alpha - step, self.alpha)
         return c_retain, torch.full_like(c_retain, self.gamma)

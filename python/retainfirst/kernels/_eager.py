@@ -120,7 +120,7 @@ def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
     u, eu = (None, zero) if u is None else _scaled(u)
     uu, ur, uf = (zero, zero, zero) if u is None else (u.dot(u), u.dot(r), u.dot(f))
     count = torch.full_like(zero, f.numel())
-    return torch.stack([f.dot(f), r.dot(r), uu, f.dot(r), ur, uf, conflicts.to(zero.dtype), count, ef, er, eu])
+    return torch.stack([f.dot(f), r.dot(r), f.dot(r), conflicts.to(zero.dtype), count, ef, er, uu, ur, uf, eu])
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
