@@ -26,7 +26,7 @@ def start(
         variables = {
             **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *sys.path[1:]]), **(env or {}),
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, sys.path)]), **(env or {}),
         }  # fmt: skip
         log = (folder / f"log{rank}.txt").open("w")
         command = [sys.executable, str(HERE / script), str(folder), *arguments]
