@@ -12,8 +12,8 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.models import load_model, load_tokenizer
 from retainfirst_lab.reproduce import SmolTier, reproduce, workers
 from retainfirst_lab.reproduce import smollm2_testbed as module
-from retainfirst_lab.reproduce.smollm2_testbed import SmolTestbed, SmolSizes
 from retainfirst_lab.reproduce.smollm2_rows import read_rows
+from retainfirst_lab.reproduce.smollm2_testbed import SmolSizes, SmolTestbed
 from retainfirst_lab.tasks.multiple_choice import answered_right, score
 
 pytest.importorskip("lm_eval")

@@ -113,7 +113,7 @@ def test_engines(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "processes", raising=False)
     monkeypatch.setattr(engines.engines_cost, "measure", lambda *_: {"traffic": 2.0, "peak": 1.5})
     page = tmp_path / "engines.md"
-    page.write_text((Path(__file__).parents[2] / "docs" / "engines.md").read_text())
+    page.write_text((Path(__file__).parents[4] / "docs" / "engines.md").read_text())
     monkeypatch.setattr(sys, "argv", ["engines.py", "--write", str(page), "--tests", str(tmp_path)])
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: None)
     engines.main()
