@@ -1,8 +1,8 @@
 """The tables of docs/engines.md: equality with one process, traffic and memory of every engine, with gloo on the CPU.
 
 Equality is measured by the case scripts of the tests: the largest relative difference of any parameter to one process that sees
-all rows, after two steps. Traffic and memory are measured by :mod:`retainfirst_lab.studies.engines_cost`. DeepSpeed's columns need
-DeepSpeed. Run it in a checkout of the project, which has the tests::
+all rows, after two steps. Traffic and memory are measured by :mod:`retainfirst_lab.studies.engines_cost`. DeepSpeed's columns
+need DeepSpeed. Run it in a checkout of the project, which has the tests::
 
     python -m retainfirst_lab.studies.engines [--write docs/engines.md] [--tests tests/distributed]
 """
