@@ -87,7 +87,7 @@ def test_forgetting_is_reached_and_results_are_compared_there(results):
     assert sago >= naive - 0.05
 
 
-def test_the_paths_own_scores_are_lm_evals(results):
+def test_the_scores_of_a_path_equal_lm_evals(results):
     assert results["lm_eval_difference"] == 0.0
     for cell in results["cells"]:
         assert len(cell["lm_eval"]["end"]) == 5
@@ -118,7 +118,7 @@ def test_results_depend_on_seed_and_settings_alone(finished, results, tmp_path):
     assert cell["relearning"] == before["relearning"]
 
 
-def test_a_run_goes_on_where_it_stopped(finished, results, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(finished, results, tmp_path, monkeypatch):
     """Ctrl-C in the second cell: the first one is kept, nothing half written stays, and only the rest is run later."""
     done = []
 
@@ -164,7 +164,7 @@ def test_a_damaged_cell_is_run_again(tmp_path):
     assert store.read(cell) is None, "another cell's file"
 
 
-def test_a_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_a_cell_resumes_from_its_checkpoint(tmp_path, monkeypatch):
     cell, sizes = Cell("facts", "npo", "sum", 4.0, 3e-4, 0), replace(SMALL.sizes, max_steps=8)
     testbed, train = SMALL.testbed("facts", 0, tmp_path), path._train
     monkeypatch.setattr(testbed, "judge", lambda _: {})
@@ -246,7 +246,7 @@ def test_a_missing_library_is_named_before_anything_is_run(monkeypatch, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path, monkeypatch):
+def test_a_full_disk_raises_and_leaves_no_partial_file(tmp_path, monkeypatch):
     store = Store(tmp_path / "out", {"tier": "quick"})
     cell = Cell("facts", "ga", "sum", 4.0, 3e-4, 100)
 
@@ -260,7 +260,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path, monkeypatch):
     assert not list((tmp_path / "out" / "cells").iterdir())
 
 
-def test_a_killed_process_is_told(tmp_path, monkeypatch):
+def test_a_killed_process_raises(tmp_path, monkeypatch):
     class Broken:
         def __init__(self, *_, **__):
             pass
@@ -276,7 +276,7 @@ def test_a_killed_process_is_told(tmp_path, monkeypatch):
         reproduce(SMALL, tmp_path / "out", jobs=2)
 
 
-def test_more_seeds_go_into_the_same_folder_and_other_sizes_do_not(finished, tmp_path):
+def test_a_folder_takes_more_seeds_but_no_other_sizes(finished, tmp_path):
     identity = json.loads((finished / "run.json").read_text())
     versions = identity.pop("versions")
     assert SMALL.with_seeds([7, 8]).identity() == identity

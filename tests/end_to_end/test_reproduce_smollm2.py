@@ -61,7 +61,7 @@ def test_a_whole_run(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     assert "NPO + GD" in text
 
 
-def test_what_is_taught_and_asked(tiny_model_dir, data_dir, tmp_path, monkeypatch):
+def test_the_taught_rows_and_the_questions(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     taught = []
     monkeypatch.setattr(module, "implant_rows", lambda model, data, *_, **__: taught.append(Path(data[0]).read_text()))
     monkeypatch.setattr(module, "load_tokenizer", lambda name: name.endswith("taught") and pytest.fail("far enough"))

@@ -107,7 +107,7 @@ def test_step(tmp_path):
     assert (tmp_path / "step.png").read_bytes().startswith(PNG)
 
 
-def test_the_model_is_of_the_size_that_is_said():
+def test_the_model_has_the_documented_size():
     with torch.device("meta"):
         parameters = sum(p.numel() for p in model.make_model("meta").parameters())
     assert 40e6 < parameters < 60e6
@@ -130,7 +130,7 @@ def test_memory(tmp_path, monkeypatch):
     assert (tmp_path / "memory.png").read_bytes().startswith(PNG)
 
 
-def test_a_process_that_fails_is_not_passed_over(monkeypatch):
+def test_a_failed_process_raises(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RetainFirstError, match="the process for 'plain' ended with 1"):
         memory._in_a_process("plain", model.Shape(1, 2), 1, "cpu", True)
@@ -161,13 +161,13 @@ def test_verify(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", verify_benchmark.DTYPES)
-def test_fractions_and_the_oracle_say_the_same(dtype):
+def test_fractions_and_the_oracle_agree(dtype):
     first, second, retain = verify_benchmark._vectors(50, dtype)
     for x, y in ((first, second), (second, first), (first, first), (-first, second), (-first, -second)):
         assert verify_benchmark.by_fractions(x, y, retain) == reference.compare_cosines(x, y, retain)
 
 
-def test_what_is_refused(refused, tmp_path, monkeypatch):
+def test_bad_input_is_refused(refused, tmp_path, monkeypatch):
     refused("Unknown device 'gpu'", "combine", "--device", "gpu")
     refused("Unknown dtype 'float33'", "combine", "--dtypes", "float33")
     refused("--sizes needs whole numbers", "combine", "--sizes", "1.5")
@@ -191,7 +191,7 @@ def test_a_missing_library_is_named_with_its_extra(refused, tmp_path, monkeypatc
         model.make_model("cpu")
 
 
-def test_the_tables_go_into_the_page(imported, tmp_path):
+def test_tables_are_inserted_into_the_page(imported, tmp_path):
     target = tmp_path / "performance.md"
     target.write_text(PAGE.read_text())
     report = run("imports", "--rounds", 1, "--write", target)
@@ -207,7 +207,7 @@ def test_the_tables_go_into_the_page(imported, tmp_path):
         page.insert("nothing", report)
 
 
-def test_runs_stand_beside_the_targets(tmp_path):
+def test_the_summary_has_the_results_of_each_run(tmp_path):
     page_file, runs = tmp_path / "performance.md", [tmp_path / name for name in ("first", "second")]
     page_file.write_text(PAGE.read_text())
     for run_folder, found in zip(runs, (1.1, 1.3), strict=True):
@@ -228,7 +228,7 @@ def test_runs_stand_beside_the_targets(tmp_path):
         summary.main(page_file, [tmp_path])
 
 
-def test_time_in_a_cache_stands_beside_time_in_memory():
+def test_time_per_element_in_cache_and_in_memory():
     cases = ("baseline", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad")
     rows = [
         {"case": case, "dtype": "bfloat16", "threads": t, "elements": n, "seconds": {"median": (i + t) * n * 1e-11}}
@@ -244,7 +244,7 @@ def test_time_in_a_cache_stands_beside_time_in_memory():
     assert not list(tables._per_element(report | {"rows": [row for row in rows if row["elements"] < 10_000_000]}))
 
 
-def test_check_makes_a_missed_target_an_exit_code(imported):
+def test_check_exits_with_1_for_a_missed_target(imported):
     for found, code in ((1.1, 0), (1.3, 1)):
         ratio = {"median": found, "least": found, "greatest": found}
         imported |= {"cpu_ratio": ratio, "wall_ratio": ratio}
@@ -253,7 +253,7 @@ def test_check_makes_a_missed_target_an_exit_code(imported):
         assert f"{1 - code} of 1 met" in result.output
 
 
-def test_rounds_turn_around_and_slow_cases_stop():
+def test_rounds_alternate_their_order_and_slow_cases_stop():
     order = []
 
     class Fake(timing.Clock):
@@ -280,7 +280,7 @@ def test_ratios_are_taken_round_by_round():
     assert timing.ratios([sample(None, 1.0)], [sample(None, 2.0)])["cpu_ratio"] is None
 
 
-def test_threads_are_given_back():
+def test_threads_are_restored():
     before = torch.get_num_threads(), _rust.get_num_threads()
     with machine.threads(3) as n:
         assert (n, torch.get_num_threads(), _rust.get_num_threads()) == (3, 3, 3)

@@ -73,7 +73,7 @@ def test_data_is_a_function_of_the_seed():
 WHOLE = replace(SMALL, held_out_people=2, unrelated_people=2, paraphrased=True)
 
 
-def test_further_parts_leave_the_first_two_as_they_are_and_share_what_they_shall():
+def test_further_parts_keep_the_first_two_and_share_the_right_words():
     parts = facts.facts_parts(WHOLE)
     assert list(parts) == ["forget", "retain", "held_out", "unrelated", "forget_paraphrased"]
     assert [len(rows) for rows in parts.values()] == [8, 12, 8, 8, 8]
