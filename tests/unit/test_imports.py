@@ -21,6 +21,7 @@ LAYERS = (
     "retainfirst.errors",
     "retainfirst.files",
     "retainfirst.transfer",
+    "retainfirst.schedule",
     "retainfirst.moments",
     "retainfirst.scope",
     "retainfirst.geometry",
