@@ -137,9 +137,9 @@ def _run(settings: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 def _try_facts(given: dict[str, Any], combiner: str, output: Path | None, as_json: bool) -> None:
     """Unlearn the built-in facts with the chosen rule, and beside it with plain addition."""
+    from retainfirst.files import whole_folder
     from retainfirst.unlearning import Interrupted
     from retainfirst_lab.tasks import facts
-    from retainfirst_lab.tasks._folders import whole_folder
 
     for name in ("forget", "retain", "resume"):
         if name in given:

@@ -1,4 +1,4 @@
-"""The benchmarks run at their smallest and write what they say they write; no time is judged."""
+"""The benchmarks run at their smallest and write complete reports; no time is judged."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ def test_combine(tmp_path):
     assert keys == {(d, n, t) for d in ("float32", "bfloat16") for n in (100, 1000) for t in (1, 2)}
     first = [row for row in report["rows"] if (row["dtype"], row["elements"], row["threads"]) == ("float32", 1000, 1)]
     cases = {row["case"]: row for row in first}
-    assert cases.keys() >= {"copy", "limit", "sum", "sago", "sago_keep_retain", "pcgrad", "blur", "dot products"}
+    assert cases.keys() >= {"copy", "baseline", "sum", "sago", "sago_keep_retain", "pcgrad", "blur", "dot products"}
     assert cases.keys() >= {"plain addition", "torch.where", "boolean mask", "numpy"}
-    assert cases["limit"]["wall_ratio"] == {"median": 1, "least": 1, "greatest": 1}
+    assert cases["baseline"]["wall_ratio"] == {"median": 1, "least": 1, "greatest": 1}
     for row in report["rows"]:
         check_spread(row["seconds"])
         check_spread(row["wall_ratio"])
-    for rule in ("pcgrad", "blur"):
-        check_spread(cases[rule]["to_passes"]["wall_ratio"])
-    for rule in ("sum", "sago", "sago_keep_retain"):
-        check_spread(cases[rule]["to_update_alone"]["wall_ratio"])
+    for name in ("pcgrad", "blur"):
+        check_spread(cases[name]["to_passes"]["wall_ratio"])
+    for name in ("sum", "sago", "sago_keep_retain"):
+        check_spread(cases[name]["to_update_alone"]["wall_ratio"])
     assert {one["dtype"] for one in report["bandwidth"]} == {"float32", "bfloat16"}
     for one in report["many_tensors"]:
         check_spread(one["to_flat"]["wall_ratio"])
@@ -229,7 +229,7 @@ def test_runs_stand_beside_the_targets(tmp_path):
 
 
 def test_time_in_a_cache_stands_beside_time_in_memory():
-    cases = ("limit", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad")
+    cases = ("baseline", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad")
     rows = [
         {"case": case, "dtype": "bfloat16", "threads": t, "elements": n, "seconds": {"median": (i + t) * n * 1e-11}}
         for i, case in enumerate((*cases, "torch.where"))
@@ -288,18 +288,18 @@ def test_threads_are_given_back():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_the_rules_are_held_against_does_the_same_work(dtype):
-    """The limit is plain addition, the update alone the rule's update, and the peers are SAGO."""
+def test_baselines_and_peers_do_the_same_work(dtype):
+    """The baseline is plain addition, the update alone is the combiner's update, and the peers are SAGO."""
     forget, retain = combine_benchmark._gradients(1003, str(dtype).removeprefix("torch."), "cpu")
     name, weights = str(dtype).removeprefix("torch."), {"alpha": 1.0, "gamma": peers.GAMMA}
-    for rule in ("limit", "sum", "sago", "sago_keep_retain"):
+    for case in ("baseline", "sum", "sago", "sago_keep_retain"):
         written = retain.clone()
         memory = name, [forget.data_ptr()], [written.data_ptr()], [1003]
-        if rule == "limit":
+        if case == "baseline":
             _rust.limit_(*memory, 1.0, peers.GAMMA)
         else:
-            _rust.update_alone_(rule, *memory, 1.0, peers.GAMMA)
-        assert torch.equal(written, combine(forget, retain, "sum" if rule == "limit" else rule, **weights)), rule
+            _rust.update_alone_(case, *memory, 1.0, peers.GAMMA)
+        assert torch.equal(written, combine(forget, retain, "sum" if case == "baseline" else case, **weights)), case
     sago = combine(forget, retain, "sago", **weights)
     for peer, make in peers.peers_for(dtype, "cpu").items():
         if "PCGrad" not in peer:

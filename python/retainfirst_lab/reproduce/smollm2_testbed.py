@@ -1,4 +1,4 @@
-"""SmolLM2-135M, taught some of TOFU's fictitious authors, as a bench."""
+"""The test bed of SmolLM2-135M, which is taught some of TOFU's fictitious authors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from retainfirst.data import encode_rows, pad_token_id
+from retainfirst.files import write_json, write_whole
 from retainfirst.models import load_model, load_tokenizer
 from retainfirst_lab.reproduce.smollm2_rows import Row, fewer_choices, read_rows, shortest, unknown
-from retainfirst_lab.reproduce.store import write_whole
+from retainfirst_lab.reproduce.store import rounded
 from retainfirst_lab.tasks import smollm2
 from retainfirst_lab.tasks.implant import implant_rows
 
-__all__ = ["SmolBench", "SmolSizes"]
+__all__ = ["SmolSizes", "SmolTestbed"]
 
 MAX_LENGTH = 160
 
@@ -29,11 +30,11 @@ _AUTHORS, _WORLD, _ARC = "retainfirst_tofu_real_authors", "retainfirst_tofu_worl
 
 @dataclass(frozen=True)
 class SmolSizes:
-    """How much is taught and asked.
+    """Numbers of rows and questions.
 
     Attributes:
-        forget_rows: TOFU rows to forget; twice as many are retained, and as many held out.
-        epochs: Passes over all of them when they are taught.
+        forget_rows: TOFU rows to forget; twice as many are covered, and as many held out.
+        epochs: Epochs of the teaching.
         questions: Questions of each measure at each point of a path.
         more_questions: Questions of each measure that only the end model is asked.
     """
@@ -44,15 +45,15 @@ class SmolSizes:
     more_questions: int = 60
 
 
-class SmolBench:
-    """The taught model, in a folder of the run.
+class SmolTestbed:
+    """The taught model. It is made once and kept in a folder of the run.
 
     Args:
-        folder: Where models and questions are kept.
-        sizes: How much is taught and asked.
-        relearn_rows: Forget rows that the relearning is trained on.
+        folder: For models and questions.
+        sizes: Numbers of rows and questions.
+        relearn_rows: Forget rows on which the relearning trains.
         model: Folder or hub name of the model to teach; None: SmolLM2 from its package.
-        data_dir: Folder with the local files of TOFU and ARC; None: from the hub.
+        data_dir: Folder with the local files of TOFU and ARC; None: the hub.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SmolBench:
         self.relearn = self._encode(rows["forget"][:relearn_rows], "relearn")
 
     def _chosen(self, data_dir: Path | None) -> dict[str, list[Row]]:
-        """Return the rows to teach, by what becomes of them; the untaught model is asked once, and the choice kept."""
+        """Return the rows to teach, by set. The untaught model is asked once, and the choice is stored."""
         file, count = self._folder / "chosen.json", self._sizes.forget_rows
         if not file.exists():
             base = self._untaught()
@@ -83,7 +84,7 @@ class SmolBench:
                 )
             )
             covered = [row for index, row in enumerate(retain) if index % 3]
-            write_whole(file, {"forget": forget, "covered": covered, "held_out": retain[::3]})
+            write_json(file, {"forget": forget, "covered": covered, "held_out": retain[::3]})
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def _untaught(self) -> str:
@@ -100,7 +101,7 @@ class SmolBench:
             return answered_right(model, tokenizer, task, data_dir=scratch, batch_size=16)
 
     def _write_questions(self, rows: Mapping[str, Sequence[Row]], relearn_rows: int, data_dir: Path | None) -> None:
-        """Write the files that the multiple-choice tasks read: one folder for each pair of measures."""
+        """Write the files of the multiple-choice tasks: one folder for each set of questions."""
         few, many = self._sizes.questions, self._sizes.more_questions
         world = read_rows("world_facts_perturbed", data_dir)
         asked = rows["forget"][relearn_rows : relearn_rows + few]
@@ -139,28 +140,28 @@ class SmolBench:
         return encode_rows([_pair(row) for row in rows], self._tokenizer, MAX_LENGTH, chat_template="never", name=name)
 
     def model(self) -> Any:
-        """Return the taught model."""
+        """Return a new copy of the taught model."""
         return load_model(str(self._taught)).eval()
 
     def accuracies(self, model: Any) -> dict[str, float]:
-        """Return accuracies over four answers, by lm-eval."""
+        """Return accuracies over four choices, computed by lm-eval."""
         path = self._score(model, "path", {_FORGET: "forget", _RETAIN: "covered", _WORLD: "unrelated"})
         return path | self._score(model, "held_out", {_RETAIN: "held_out"})
 
     def remaining(self, model: Any) -> float:
-        """Return the accuracy on forget facts; those that are asked about are not shown in the relearning."""
+        """Return the accuracy on the forget facts; the questions are about rows that are not in ``relearn``."""
         return self._score(model, "path", {_FORGET: "forget"})["forget"]
 
     def judge(self, model: Any) -> dict[str, float]:
-        """Return what is only asked of the end model: paraphrased questions, more world facts, real authors and ARC-Easy."""
+        """Return the accuracies of end models only: on paraphrases, more world facts, real authors and ARC-Easy."""
         tasks = {_FORGET: "forget_paraphrased", _WORLD: "world_facts", _AUTHORS: "real_authors", _ARC: "arc_easy"}
         return self._score(model, "end", tasks)
 
     def judged_target(self) -> dict[str, float]:
-        """Return the same of the taught model, kept beside it."""
+        """Return :meth:`judge` of the taught model; it is stored beside the model."""
         file = self._folder / "taught.json"
         if not file.exists():
-            write_whole(file, self.judge(self.model()))
+            write_json(file, rounded(self.judge(self.model())))
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def _score(self, model: Any, questions: str, tasks: Mapping[str, str]) -> dict[str, float]:

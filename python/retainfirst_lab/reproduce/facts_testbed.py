@@ -1,4 +1,4 @@
-"""The small facts model as a bench."""
+"""The test bed of the small facts model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from retainfirst_lab.reproduce.design import Sizes
 from retainfirst_lab.tasks import facts
 from retainfirst_lab.tasks.facts import FactsConfig
 
-__all__ = ["FactsBench", "facts_config"]
+__all__ = ["FactsTestbed", "facts_config"]
 
 _NAMES = {"retain": "covered"}
 
 
 def facts_config(seed: int, *, disentangled: bool = False, people: int = 24, hidden_size: int = 128) -> FactsConfig:
-    """Return the facts of a seed: ``people`` to forget, three times as many to retain, and as many held out and unrelated."""
+    """Return the facts of a seed: for each person to forget three to retain, one held out and one unrelated."""
     return FactsConfig(
         seed=seed,
         forget_people=people,
@@ -31,12 +31,12 @@ def facts_config(seed: int, *, disentangled: bool = False, people: int = 24, hid
     )
 
 
-class FactsBench:
-    """The facts model of a configuration, from the cache.
+class FactsTestbed:
+    """The facts model of a configuration, read from the cache.
 
     Args:
         config: The facts.
-        sizes: Of the run.
+        sizes: Of the run; they give the number of rows to relearn.
     """
 
     def __init__(self, config: FactsConfig, sizes: Sizes) -> None:
@@ -56,21 +56,21 @@ class FactsBench:
         return encode_rows(rows, self.tokenizer, 16, name=name)
 
     def model(self) -> Any:
-        """Return the implanted model."""
+        """Return the model that knows the facts."""
         return facts.load(self.config)[0]
 
     def accuracies(self, model: Any) -> dict[str, float]:
-        """Return the share of right answers out of four, by measure."""
+        """Return the share of right answers over four choices, by name."""
         return {
             _NAMES.get(part, part): facts.accuracy(model, self.tokenizer, rows) for part, rows in self._parts.items()
         }
 
     def remaining(self, model: Any) -> float:
-        """Return the accuracy on the forget facts that the relearning does not show."""
+        """Return the accuracy on the forget facts that are not in ``relearn``."""
         return facts.accuracy(model, self.tokenizer, self._remaining)
 
     def judge(self, model: Any) -> dict[str, float]:
-        """Return the same accuracies from lm-eval's own scoring of the choices."""
+        """Return the same accuracies, computed by lm-eval."""
         from retainfirst_lab.tasks.multiple_choice import score
 
         tasks = {f"retainfirst_facts_{part}": _NAMES.get(part, part) for part in self._parts}
@@ -79,7 +79,7 @@ class FactsBench:
         return {tasks[one.task]: one.value for one in scores if one.metric == "acc"}
 
     def judged_target(self) -> dict[str, float]:
-        """Return the same of the target model."""
+        """Return :meth:`judge` of the target model."""
         if self._judged_target is None:
             self._judged_target = self.judge(self.model())
         return self._judged_target
