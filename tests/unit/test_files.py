@@ -92,17 +92,17 @@ def test_a_full_disk_is_named_and_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(RetainFirstError, match=r"a\.json could not be written: No space left on device"):
+    with pytest.raises(RetainFirstError, match=r"a\.json cannot be written: No space left on device"):
         write_json(file, 1)
     assert names(tmp_path) == ["a.json"]
     assert file.read_text() == "before"
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(RetainFirstError, match="absent/a could not be written: No such file"):
+    with pytest.raises(RetainFirstError, match="absent/a cannot be written: No such file"):
         write_whole(tmp_path / "absent" / "a", "text")
     (tmp_path / "file").write_text("")
-    with pytest.raises(RetainFirstError, match="file/a could not be written: Not a directory"):
+    with pytest.raises(RetainFirstError, match="file/a cannot be written: Not a directory"):
         write_whole(tmp_path / "file" / "a", "text")
 
 
@@ -128,7 +128,7 @@ def test_a_folder_that_was_taken_meanwhile_is_left_alone(tmp_path):
             folder.mkdir()
             (folder / "theirs").write_text("")
 
-    with pytest.raises(RetainFirstError, match="results could not be written"):
+    with pytest.raises(RetainFirstError, match="results cannot be written"):
         write()
     assert names(tmp_path) == ["results"]
     assert names(folder) == ["theirs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from retainfirst.cli._files import refuse_unwritable, write_json
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.files import json_text, refuse_unwritable, write_json
 
 __all__ = ["bench"]
 
@@ -240,7 +239,7 @@ def _run(
     if write is not None:
         write.write_text(insert(write.read_text(encoding="utf-8"), report), encoding="utf-8")
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json_text(report))
     else:
         console = Console()
         for found in tables(report):

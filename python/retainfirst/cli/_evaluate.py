@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from retainfirst import __version__
-from retainfirst.cli._files import refuse_unwritable, write_json
 from retainfirst.data import CHAT_TEMPLATE_MODES
 from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
     from retainfirst_lab.tasks.multiple_choice import Score
@@ -67,7 +65,7 @@ def evaluate(
     """  # noqa: D412 - the command's help text, not Google sections
     report = _measure(model, tasks, data_dir, limit, batch_size, device, chat_template, output)
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json_text(report))
     else:
         _print_table(report)
 
@@ -131,12 +129,8 @@ def _refuse_bad_use(tasks: str | None, data_dir: Path | None, chat_template: str
 
 
 def _report(model: str, limit: int | None, scores: Sequence[Score]) -> dict[str, Any]:
-    """Return what ``--json`` prints; NaN becomes null, which JSON has."""
-    rows = [
-        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(one).items()}
-        for one in scores
-    ]
     versions = {"retainfirst": __version__} | {name: version(name) for name in ("torch", "transformers", "lm_eval")}
+    rows = [finite(asdict(score)) for score in scores]
     return {"model": model, "limit": limit, "versions": versions, "scores": rows}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from retainfirst.errors import RetainFirstError, did_you_mean
+from retainfirst.files import json_text
 
 if TYPE_CHECKING:
     from retainfirst_lab.reproduce import Tier
@@ -88,7 +88,7 @@ def reproduce(
         if tasks:  # stopping what was not started prints an empty line
             bars.stop()
     if as_json:
-        print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
+        print(json_text({name: value for name, value in results.items() if name != "cells"}))
     else:
         _show(results, output)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import platform
 import time
 from datetime import UTC, datetime
@@ -17,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from retainfirst import __version__
-from retainfirst.cli._files import refuse_unwritable, write_json
 from retainfirst.errors import require
+from retainfirst.files import json_text, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
     from retainfirst.theory.checks import RealGradients
@@ -88,7 +87,7 @@ def verify(
     report = _report(results, options, notes)
     write_json(output, report)
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json_text(report))
     else:
         _show(results, time.perf_counter() - start)
         print(*notes, f"All of it, with the counterexamples: {output}", sep="\n")

@@ -3,12 +3,15 @@
 from retainfirst.unlearning._config import DTYPES, UnlearnConfig
 from retainfirst.unlearning._measure import AnswerProbability, Measure
 from retainfirst.unlearning._run import Interrupted, unlearn
+from retainfirst.unlearning._settings import Setting, settings_of
 
 __all__ = [
     "DTYPES",
     "AnswerProbability",
     "Interrupted",
     "Measure",
+    "Setting",
     "UnlearnConfig",
+    "settings_of",
     "unlearn",
 ]

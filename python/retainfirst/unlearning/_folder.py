@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.files import write_json
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._signals import on_interrupt
 
@@ -53,13 +54,11 @@ class OutputFolder:
 
     def start(self, config: UnlearnConfig) -> None:
         """Create the folder and write down the settings."""
-        draft = self.work / "settings.draft"
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(config.identity(), indent=2))
-            draft.replace(self._settings)
         except OSError as error:
             raise RetainFirstError(f"output {self.path} cannot be written: {error.strerror}") from error
+        write_json(self._settings, config.identity())
 
     def last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest whole checkpoint and the trainer's state in it, which the trainer writes last."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -12,10 +11,11 @@ from typing import Any
 
 import retainfirst
 from retainfirst.errors import require
+from retainfirst.files import finite
 from retainfirst.geometry import FIELDS
 from retainfirst.unlearning._config import UnlearnConfig
 
-__all__ = ["make_report", "versions", "write_card", "write_curves", "write_json"]
+__all__ = ["make_report", "versions", "write_card", "write_curves"]
 
 Report = dict[str, Any]
 
@@ -64,8 +64,7 @@ def make_report(
         "before": dict(before),
         "after": dict(after),
     }
-    finite: Report = _finite(report)
-    return finite
+    return dict(finite(report))
 
 
 def versions() -> dict[str, str]:
@@ -73,11 +72,6 @@ def versions() -> dict[str, str]:
     names = ("torch", "transformers", "accelerate", "peft")
     found = {name: metadata.version(name) for name in names if _installed(name)}
     return {"retainfirst": retainfirst.__version__, "python": platform.python_version(), **found}
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write the report as JSON."""
-    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_curves(report: Report, path: Path) -> None:
@@ -157,14 +151,6 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _drawable(values: Any) -> list[float]:

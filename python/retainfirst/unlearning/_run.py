@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 
 from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs, pad_token_id, set_pad_token
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.files import write_json
 from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder
 from retainfirst.unlearning._measure import AnswerProbability, Measure
-from retainfirst.unlearning._report import Report, make_report, write_card, write_curves, write_json
+from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
 
 __all__ = ["Interrupted", "unlearn"]
 
@@ -250,6 +251,6 @@ def _write(results: Path, report: Report, model: Any, tokenizer: Any) -> None:
     model.save_pretrained(results)
     keep_rope_theta(results)
     tokenizer.save_pretrained(results)
-    write_json(report, results / "unlearning.json")
+    write_json(results / "unlearning.json", report, indent=1)
     write_curves(report, results / "curves.png")
     write_card(report, results / "README.md")
