@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from retainfirst.combiners import Combiner, available_combiners, make_combiner
+from retainfirst.combiners import Combiner, make_combiner
 from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
 from retainfirst.errors import RetainFirstError
 from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES
@@ -69,9 +69,10 @@ class UnlearnConfig:
     combiner: Annotated[
         str,
         Field(
-            description=f"How the two gradients become one: {_any_of(available_combiners())}, NAME:ARGUMENT such as "
-            "torchjd:UPGrad, or a combiner of your own as FILE.py:NAME."
+            description="How the two gradients become one: sago, sago_keep_retain, pcgrad, orthogonal, gru, agem, ngdiff, blur, "
+            "sum or the name of an installed combiner; with an argument, as torchjd:UPGrad; or one of your own, as FILE.py:NAME."
         ),
+        _Resume.CONTENT,
     ] = "sago"
     combiner_options: Annotated[dict[str, Any], Field(description="Further options of the combiner, by name.")] = field(
         default_factory=dict
@@ -179,10 +180,16 @@ class UnlearnConfig:
         for name in _flagged(_Resume.FREE):
             del settings[name]
         for name in _flagged(_Resume.CONTENT):
-            path = Path(settings[name])
-            if path.is_file():
-                settings[name] = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+            settings[name] = _by_content(settings[name])
         return settings
+
+
+def _by_content(value: str) -> str:
+    """Replace the path in ``PATH`` or ``PATH:NAME`` by the file's hash, if there is such a file."""
+    path, _, name = (value, "", "") if Path(value).is_file() else value.rpartition(":")
+    if not Path(path).is_file():
+        return value
+    return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}" + (name and f":{name}")
 
 
 def _flagged(flag: _Resume) -> list[str]:
