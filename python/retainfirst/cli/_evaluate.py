@@ -19,7 +19,7 @@ from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
-    from retainfirst_lab.tasks.multiple_choice import Score
+    from retainfirst.evaluation import Score
 
 __all__ = ["evaluate"]
 

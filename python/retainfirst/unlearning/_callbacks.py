@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retainfirst.errors import RetainFirstError, require
-from retainfirst.unlearning._measure import Measure
+from retainfirst.evaluation import Measure
 from retainfirst.unlearning._signals import on_interrupt
 
 transformers: Any = require("transformers", "hf")

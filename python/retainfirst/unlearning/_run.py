@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs, pad_token_id, set_pad_token
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.files import write_json
 from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder
-from retainfirst.unlearning._measure import AnswerProbability, Measure
 from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
 
 __all__ = ["Interrupted", "unlearn"]

@@ -3,5 +3,5 @@
 - ``facts``: a tiny Llama that knows invented facts, implanted in about a minute and cached.
 - ``smollm2``: SmolLM2-135M-Instruct prepared without a model hub.
 - ``implant``: fine-tune a model on a file, so that there is something to unlearn.
-- ``multiple_choice`` and ``lm_eval/``: the evaluation tasks, run through lm-eval.
+- ``multiple_choice`` and ``lm_eval/``: the tasks that ask a facts model its facts.
 """
