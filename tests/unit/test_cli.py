@@ -134,7 +134,7 @@ def test_options_of_a_combiner(run):
     ],
 )  # fmt: skip
 def test_values_of_combiner_options(text, value):
-    assert cli._settings._pairs("--combiner-option", [text]) == {"x": value}
+    assert cli._options._pairs("--combiner-option", [text]) == {"x": value}
 
 
 STRANGERS_FILE = """

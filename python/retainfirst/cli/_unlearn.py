@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from retainfirst.cli._settings import options_from
+from retainfirst.cli._options import options_from
 from retainfirst.errors import RetainFirstError
 from retainfirst.files import json_text
 from retainfirst.unlearning import Interrupted, UnlearnConfig, settings_of

@@ -1,4 +1,4 @@
-"""``retainfirst verify``: the theorem book, checked."""
+"""``retainfirst verify``: a check of the theorem book."""
 
 from __future__ import annotations
 
@@ -72,13 +72,12 @@ def verify(
     if real_steps and importlib.util.find_spec("transformers") is None:
         real_steps = 0
         notes.append("Real gradients were left out: they need transformers (pip install 'retainfirst[hf]').")
-    if real_steps:
-        require("transformers", "hf").utils.logging.disable_progress_bar()  # a flash for a small model's files
-    real = _real_gradients(real_steps, seed) if real_steps and any(one.promised_by for one in chosen) else None
-    jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real=real, seed=seed)
     start = time.perf_counter()
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
     with Progress(TextColumn("{task.description:<16}"), *columns, console=Console(stderr=True), transient=True) as bars:
+        needed = real_steps and any(one.promised_by for one in chosen)
+        real = _real_gradients(real_steps, seed, bars) if needed else None
+        jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real=real, seed=seed)
         bar = bars.add_task("", total=sum(job.total for job in jobs))
         results = run(
             jobs, lambda job, units: bars.update(bar, advance=units, description=f"{job.statement.id} {job.how}")
@@ -95,12 +94,14 @@ def verify(
         raise typer.Exit(1)
 
 
-def _real_gradients(steps: int, seed: int) -> RealGradients:
+def _real_gradients(steps: int, seed: int, bars: Progress) -> RealGradients:
     """Unlearn the built-in facts for some steps and keep the gradients."""
     from retainfirst.theory.checks import RealGradients
     from retainfirst_lab.real_gradients import FORGET_WEIGHT, facts_gradients
 
-    return RealGradients("facts model", FORGET_WEIGHT, list(facts_gradients(steps, seed)))
+    require("transformers", "hf").utils.logging.disable_progress_bar()  # its bars would interleave with ours
+    gradients = bars.track(facts_gradients(steps, seed), total=steps, description="facts model")
+    return RealGradients("facts model", FORGET_WEIGHT, list(gradients))
 
 
 def _report(results: list[Result], options: dict[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows of the data sets as ``question``, ``choices`` and ``gold``; lm-eval loads this file by path, for the YAML files beside it."""
+"""Rows of TOFU and ARC as ``question``, ``choices`` and ``gold``; lm-eval loads this file by its path, from the YAML files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A class of settings as the options of a command."""
+"""Options of a command: those that a class of settings gives, those that several commands share, and how texts are read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,38 @@ import typer
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning import Setting
 
-__all__ = ["options_from"]
+__all__ = ["numbers", "options_from", "set_options", "words"]
 
 Command = Callable[..., None]
+
+
+def words(text: str | None) -> list[str]:
+    """Return the words of a text with commas between; none for None."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Return the whole numbers of a text with commas between, each once; 1e6 is one.
+
+    Raises:
+        RetainFirstError: A word is no whole number of 1 or more, or there is none.
+    """
+    try:
+        values = [float(word) for word in words(text)]
+        if not values or any(value < 1 or value != int(value) for value in values):
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise RetainFirstError(
+            f"{option} needs whole numbers of 1 or more with commas between, found {text!r}."
+        ) from error
+    return list(dict.fromkeys(int(value) for value in values))
+
+
+def set_options(command: Command, parameters: Iterable[inspect.Parameter]) -> None:
+    """Give a command that takes ``**options`` the signature from which typer reads its options."""
+    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    vars(command)["__signature__"] = inspect.Signature(named)
+    command.__annotations__ = {one.name: one.annotation for one in named}
 
 
 def options_from(settings: Iterable[Setting], notes: Mapping[str, str]) -> Callable[[Command], Command]:
@@ -43,11 +72,7 @@ def options_from(settings: Iterable[Setting], notes: Mapping[str, str]) -> Calla
                 **values,
             )
 
-        # typer reads a command's options from these two.
-        vars(read)["__signature__"] = inspect.Signature(
-            [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-        )
-        read.__annotations__ = {one.name: one.annotation for one in parameters}
+        set_options(read, parameters)
         return read
 
     return decorate
