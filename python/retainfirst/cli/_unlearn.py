@@ -18,7 +18,7 @@ from retainfirst.unlearning import Interrupted, UnlearnConfig, settings_of
 
 __all__ = ["unlearn"]
 
-# The settings under which the combiners were compared on the facts model; a language model needs others.
+# Under these settings docs/reproduction.md compares combiners on the facts model; a language model needs others.
 _FACTS: dict[str, Any] = {
     "objective": "ga",
     "gamma": 4.0,

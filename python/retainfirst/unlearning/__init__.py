@@ -1,4 +1,4 @@
-"""A whole run on a Hugging Face model: what ``retainfirst unlearn`` does, for use from Python (extras ``hf`` and ``plot``)."""
+"""One unlearning run on a Hugging Face model, as ``retainfirst unlearn`` does it (extras ``hf`` and ``plot``)."""
 
 from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.unlearning._config import DTYPES, UnlearnConfig
