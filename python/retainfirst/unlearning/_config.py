@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, field
 from enum import Enum
@@ -25,11 +26,11 @@ OFFLOADS = ("none", "cpu")
 
 
 class _Resume(Enum):
-    """How a setting counts when a run is resumed; without a flag it must be as before."""
+    """Flags for settings; a resumed run must have the same value of every setting without one."""
 
-    UNRECORDED = "it is no part of the run and is not recorded"
-    FREE = "it is recorded and may differ"
-    CONTENT = "the content of the file that it names must be as before"
+    UNRECORDED = "it is about the output folder and is not recorded"
+    FREE = "it may differ in the resumed run"
+    CONTENT = "it may name a file, whose content must be the same"
 
 
 def _any_of(names: Iterable[str]) -> str:
@@ -141,6 +142,13 @@ class UnlearnConfig:
 
     def __post_init__(self) -> None:
         self.make_combiner()
+        try:
+            json.dumps(self.combiner_options)
+        except TypeError as error:
+            raise RetainFirstError(
+                f"combiner_options: {error}, so it cannot be recorded. Take numbers, truth values and texts; an aggregator of"
+                " TorchJD is given by its name, as in combiner='torchjd:UPGrad'"
+            ) from error
         for option, objectives in (("beta", ("npo", "simnpo")), ("delta", ("simnpo",))):
             if getattr(self, option) is not None and self.objective not in objectives:
                 raise RetainFirstError(
@@ -159,6 +167,8 @@ class UnlearnConfig:
             raise RetainFirstError(
                 f"{name} is a setting of its own: give it there, and not among the combiner's options"
             )
+        if "name" in self.combiner_options:  # the name of make_combiner's own argument
+            raise RetainFirstError(f"{self.combiner} has no option 'name'")
         return make_combiner(self.combiner, **own, **self.combiner_options)
 
     def objective_options(self) -> dict[str, float]:
@@ -176,12 +186,12 @@ class UnlearnConfig:
 
         A file is compared by its content, since it may have changed in between.
         """
-        settings = self.as_dict()
+        shared = self.as_dict()
         for name in _flagged(_Resume.FREE):
-            del settings[name]
+            del shared[name]
         for name in _flagged(_Resume.CONTENT):
-            settings[name] = _by_content(settings[name])
-        return settings
+            shared[name] = _by_content(shared[name])
+        return shared
 
 
 def _by_content(value: str) -> str:

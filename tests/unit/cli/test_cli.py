@@ -190,6 +190,7 @@ def test_the_combiners_options_do_not_go_to_plain_addition(run, monkeypatch, tmp
         ),
         (("--combiner-option", "=1"), "needs NAME=VALUE"),
         (("--combiner", "pcgrad", "--combiner-option", "round_to_retain=1"), "Did you mean 'round_toward_retain'"),
+        (("--combiner-option", "name=2"), "sago has no option 'name'"),
         (("--combiner-option", "gamma=2"), "gamma is a setting of its own"),
         (
             ("--combiner", "pcgrad", "--scope", "block", "--combiner-option", "scope=block"),

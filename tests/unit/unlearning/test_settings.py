@@ -25,6 +25,7 @@ FILES = {"model": "m", "forget": "f", "retain": "r", "output": "o"}
         ({"batch_size": "four"}, "batch_size: input should be a valid integer"),
         ({"seed": 0.5}, "seed: input should be a valid integer"),
         ({"combiner_options": "x"}, "combiner_options: input should be a valid dictionary"),
+        ({"combiner": "pcgrad", "combiner_options": {"scope": {1}}}, "scope"),
         ({"pairing": "zip"}, "Unknown pairing 'zip'. Known: cycle, sample."),
         ({"batchsize": 3}, "Unknown setting 'batchsize'. Did you mean 'batch_size'?"),
     ],
@@ -43,6 +44,13 @@ def test_what_is_missing_is_named():
 def test_errors_of_the_parts_keep_their_type():
     with pytest.raises(UnknownCombiner):
         UnlearnConfig(**FILES, combiner="sagoo")
+
+
+def test_an_object_among_the_combiners_options_is_refused():
+    """It could not be written to unlearning.json, nor compared when the run is resumed."""
+    torchjd = pytest.importorskip("torchjd")
+    with pytest.raises(RetainFirstError, match="cannot be recorded.*torchjd:UPGrad"):
+        UnlearnConfig(**FILES, combiner="torchjd", combiner_options={"aggregator": torchjd.aggregation.UPGrad()})
 
 
 def test_settings_are_a_frozen_dataclass():
