@@ -71,7 +71,7 @@ class _Registry(dict[str, Any]):
 
 def _config(name: str, trainer: type) -> dict[str, Any]:
     """Return the config of ``trainer=RetainFirst<name>``: the framework's own, our handler, and our options."""
-    options: dict[str, Any] = {"combiner": "sago", "scope": None}
+    options: dict[str, Any] = {"combiner": "sago", "combiner_options": None, "scope": None}
     if not hasattr(trainer, "compute_retain_loss"):
         # It only forgets; the retain loss is borrowed, and so are its options.
         options |= {"alpha": 1.0, "gamma": 1.0, "retain_loss_type": "NLL"}
