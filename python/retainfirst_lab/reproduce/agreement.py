@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from retainfirst_lab.reproduce.paper import CLAIMS, Claim
+from retainfirst_lab.paper import CLAIMS, Claim
 from retainfirst_lab.reproduce.table_parts import NAMES, Results, Table, difference_cell, in_order
 
 __all__ = ["agreement_table", "differences_table", "verdicts"]
@@ -41,7 +41,7 @@ def _comparison(results: Results, claim: Claim, objective: str) -> Mapping[str, 
     which = "common" if claim.measure.startswith("cos") else "chosen"
     for row in results["comparisons"][which]:
         if (row["bench"], row["objective"], row["rule"], row["than"], row["measure"]) == (
-            results["main_bench"], objective, claim.rule, claim.than, claim.measure,
+            results["main_bench"], objective, claim.combiner, claim.than, claim.measure,
         ):  # fmt: skip
             return dict(row)
     return None

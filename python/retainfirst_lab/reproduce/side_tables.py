@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from retainfirst_lab.reproduce.paper import GEOMETRY
+from retainfirst_lab.paper import GEOMETRY
 from retainfirst_lab.reproduce.table_parts import (
     NAMES,
     Results,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retainfirst_lab.reproduce import side_tables
 from retainfirst_lab.reproduce.agreement import agreement_table, differences_table
-from retainfirst_lab.reproduce.paper import TABLE
+from retainfirst_lab.paper import TABLE
 from retainfirst_lab.reproduce.table_parts import Results, Table, name_cells, number_cell, summary_rows, target_accuracy
 
 __all__ = ["all_tables", "main_table", "terminal_table"]

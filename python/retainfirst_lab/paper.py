@@ -1,19 +1,21 @@
-"""The paper's numbers and claims, to stand beside ours.
+"""The numbers and claims of the paper, for the tables of the reproduction and of the open-unlearning plugin.
 
-Source: Xiao et al., "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", ACL 2026, arXiv 2604.14808
-(Zephyr-7B-beta; RWKU on Llama-3-8B-Instruct). The geometry is that of WMDP Cyber, means over 100 steps.
+Source: Xiao et al., "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", ACL 2026, arXiv 2604.14808. The model
+is Zephyr-7B-beta, for RWKU Llama-3-8B-Instruct.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CLAIMS", "GEOMETRY", "TABLE", "TARGET_MODEL", "Claim", "Numbers"]
+__all__ = ["CLAIMS", "GEOMETRY", "REPORTED", "TABLE", "TARGET_MODEL", "Claim", "Numbers"]
+
+_TARGET_MMLU = 59.8
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """One row of the paper's table, in per cent; None where the row that we have does not give it.
+    """One row of the paper's table, in per cent; None where the paper gives no number.
 
     Attributes:
         bio_forget: WMDP Bio accuracy, lower is better.
@@ -29,11 +31,12 @@ class Numbers:
 
     @property
     def recovery(self) -> float | None:
-        """MMLU after Bio over that of the target model."""
-        return None if self.bio_mmlu is None else self.bio_mmlu / 59.8
+        """MMLU after unlearning Bio, divided by MMLU of the target model."""
+        return None if self.bio_mmlu is None else self.bio_mmlu / _TARGET_MMLU
 
 
-TARGET_MODEL = Numbers(64.4, 59.8, 59.8, 85.1)
+TARGET_MODEL = Numbers(64.4, _TARGET_MMLU, _TARGET_MMLU, 85.1)
+"""The target model, before unlearning."""
 
 TABLE: dict[tuple[str, str], Numbers] = {
     ("ga", "sum"): Numbers(24.7, 25.1, 55.6, 15.5),
@@ -47,30 +50,54 @@ TABLE: dict[tuple[str, str], Numbers] = {
     ("simnpo", "sago"): Numbers(28.2, 57.4, 58.3, 56.9),
     ("rmu", "blur"): Numbers(27.6, 53.5),
 }
-"""By objective and rule."""
+"""The paper's table, by objective and combiner (with its scope, where the paper names one)."""
 
 GEOMETRY: dict[str, tuple[float, float, float]] = {
     "sum": (-0.40, 0.42, 0.50),
     "pcgrad": (-0.52, 0.52, 0.29),
     "sago": (-0.35, 0.57, 0.17),
 }
-"""cos(forget, retain), cos(update, retain), cos(update, forget) along each rule's own path."""
+"""cos(forget, retain), cos(update, retain) and cos(update, forget) on WMDP Cyber, means over 100 steps of each combiner's own path."""
+
+_TRAINERS = {"ga": "graddiff", "npo": "npo", "simnpo": "simnpo"}
+# The paper calls it PCGrad by module; the authors' code projects each tensor, as our experiment does.
+_EXPERIMENTS = {"pcgrad_module": "pcgrad"}
+
+
+def _reported() -> dict[str, str]:
+    found = {}
+    for (objective, combiner), row in TABLE.items():
+        if objective not in _TRAINERS:
+            continue
+        name = f"retainfirst_{_TRAINERS[objective]}_{_EXPERIMENTS.get(combiner, combiner)}"
+        if row.bio_forget is not None and row.bio_mmlu is not None:
+            found[f"wmdp/{name}_bio"] = f"WMDP Bio {row.bio_forget:.1f}, MMLU {row.bio_mmlu:.1f}"
+        if row.cyber_mmlu is not None:
+            found[f"wmdp/{name}_cyber"] = f"MMLU {row.cyber_mmlu:.1f}"
+        if row.neighbor is not None:
+            found[f"rwku/{name}"] = f"Neighbor {row.neighbor:.1f}"
+    return found
+
+
+REPORTED: dict[str, str] = _reported()
+"""The paper's numbers as text, by the path of the open-unlearning experiment that has the authors' settings. The target model has
+WMDP Bio 64.4, MMLU 59.8 and Neighbor 85.1."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one rule has more, or less, of something than another.
+    """A claim that one combiner has a higher, or lower, measure than another.
 
     Attributes:
         text: The claim.
-        rule: The rule that it is about.
-        than: What it is compared with.
+        combiner: The combiner that it is about.
+        than: The combiner that it is compared with.
         measure: A name of the comparisons.
         expected: ``"higher"`` or ``"lower"``.
     """
 
     text: str
-    rule: str
+    combiner: str
     than: str
     measure: str
     expected: str = "higher"
@@ -102,4 +129,4 @@ CLAIMS = (
         "lower",
     ),
 )
-"""What the paper reports, each held against our comparisons."""
+"""The paper's claims, each of which is compared with our results."""
