@@ -218,7 +218,10 @@ ODD = {
     "Unused": ("does not add", lambda g, a, forget, retain, *_: g * forget + a * retain().item()),
     "Third": ("a third part", lambda g, a, forget, retain, *_: g * forget + a * retain() + forget**2),
     "Pulled": ("a third part", lambda g, a, forget, retain, distance, _: g * forget + a * retain() + distance()),
-    "PulledByAlpha": ("a third part", lambda g, a, forget, retain, distance, _: g * forget + a * (retain() + distance())),
+    "PulledByAlpha": (
+        "a third part",
+        lambda g, a, forget, retain, distance, _: g * forget + a * (retain() + distance()),
+    ),
 }
 """Trainers that are refused at the first batch: the reason, and the loss."""
 

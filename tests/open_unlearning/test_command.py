@@ -147,7 +147,7 @@ def test_deepspeed_as_the_framework_configures_it(framework, method, tmp_path):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["trainer.method_args.combiner=sagoo"], "trainer.method_args.combiner: unknown combiner 'sagoo'"),
+        (["trainer.method_args.combiner=sagoo"], "trainer.method_args.combiner: Unknown combiner 'sagoo'"),
         (["trainer.method_args.combiner=pcgrad", "trainer.method_args.scope=layer"], "trainer.method_args.scope: "),
         (["+trainer.method_args.betta=1"], "RetainFirstNPO has no option trainer.method_args.betta"),
         (["trainer.args.optim=adalomo"], "updates parameters inside the backward pass"),

@@ -1,4 +1,4 @@
-"""The paper's experiments: they compose on a framework's configs, they say what the authors ran, and the table shows it."""
+"""The paper's experiments: they compose on the framework's configs, have the authors' settings, and stand in the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from retainfirst import available_combiners
 from retainfirst.scope import check_scope
-from retainfirst_open_unlearning.experiments import REPORTED, experiments, table
+from retainfirst_lab.paper import REPORTED
+from retainfirst_open_unlearning.experiments import experiments, table
 
 EXPERIMENTS = experiments()
 
@@ -124,10 +125,12 @@ def names(benchmark):
 
 
 def test_all_that_the_authors_ran_are_there():
-    methods, rules = ("graddiff", "npo", "simnpo"), ("sago", "pcgrad", "sum")
-    bio_and_cyber = {f"{method}_{rule}_{split}" for method in methods for rule in rules for split in ("bio", "cyber")}
+    methods, combiners = ("graddiff", "npo", "simnpo"), ("sago", "pcgrad", "sum")
+    bio_and_cyber = {
+        f"{method}_{combiner}_{split}" for method in methods for combiner in combiners for split in ("bio", "cyber")
+    }
     assert names("wmdp") == bio_and_cyber | {"graddiff_pcgrad_global_bio", "graddiff_pcgrad_global_cyber"}
-    assert names("rwku") == {f"{method}_{rule}" for method in methods for rule in (*rules, "pcgrad_global")}
+    assert names("rwku") == {f"{method}_{combiner}" for method in methods for combiner in (*combiners, "pcgrad_global")}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.path)
@@ -135,19 +138,19 @@ def test_it_composes_and_the_trainer_is_what_the_name_says(framework, experiment
     config = resolved(experiment.path)
     assert not OmegaConf.missing_keys(config)
     benchmark, name = experiment.path.removeprefix("unlearn/").split("/")
-    method, rule, *rest = name.removeprefix("retainfirst_").split("_")
+    method, combiner, *rest = name.removeprefix("retainfirst_").split("_")
     assert (
         config.trainer.handler
         == experiment.trainer
         == "RetainFirst" + {"graddiff": "GradDiff", "npo": "NPO", "simnpo": "SimNPO"}[method]
     )
     options = config.trainer.method_args
-    assert options.combiner == rule in available_combiners()
-    if rule == "pcgrad":
+    assert options.combiner == combiner in available_combiners()
+    if combiner == "pcgrad":
         assert options.scope == ("global" if "global" in rest else "tensor")
         check_scope(options.scope)
     assert (
-        set(options) - {"combiner", "scope"}
+        set(options) - {"combiner", "combiner_options", "scope"}
         == {
             "graddiff": {"alpha", "gamma", "retain_loss_type"},
             "npo": {"alpha", "gamma", "retain_loss_type", "beta"},

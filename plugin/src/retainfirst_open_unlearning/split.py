@@ -108,7 +108,7 @@ class SplitLoss:
         finally:
             me.gamma, self._retain_stand_in = usual, None
 
-    def _check(self, loss: Tensor, gamma: Tensor, retain: Tensor) -> None:
+    def _check(self, loss: Tensor, gamma: Tensor, retain: Tensor, /) -> None:
         """Check the graph of a loss, and keep its derivatives for :meth:`check_last_batch`; this costs no backward pass."""
         if self._retain_arguments is None:
             raise self._refusal("it does not call compute_retain_loss, so the retain loss cannot be taken out of it")
@@ -138,7 +138,9 @@ class BorrowedRetainLoss(SplitLoss):
             loss = super()._whole_loss(model, batch)
         except Exception as error:
             if "retain" in batch.read:
-                raise self._refusal("it computes a retain loss itself instead of calling compute_retain_loss") from error
+                raise self._refusal(
+                    "it computes a retain loss itself instead of calling compute_retain_loss"
+                ) from error
             if "forget" not in batch.read:
                 raise self._no_unlearning() from error
             raise
@@ -146,7 +148,7 @@ class BorrowedRetainLoss(SplitLoss):
             raise self._no_unlearning()
         return loss
 
-    def _check(self, loss: Tensor, gamma: Tensor, retain: Tensor) -> None:
+    def _check(self, *_: Tensor) -> None:
         """All of the loss is the forget loss."""
 
     def _no_unlearning(self) -> RetainFirstError:
@@ -156,7 +158,7 @@ class BorrowedRetainLoss(SplitLoss):
 class PreferenceLoss(SplitLoss):
     """For trainers that weigh their losses by preferences in ``final_loss_value``, and change them during the run (PDU).
 
-    Each micro-batch's preferences multiply its two losses, and the combiner's weights are 1.
+    Each microbatch's preferences multiply its two losses, and the combiner's weights are 1.
     """
 
     preferences: list[float]
@@ -183,7 +185,7 @@ class PreferenceLoss(SplitLoss):
         return _weigh_gradient(loss, self.preferences[0])
 
     def retain_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the retain loss, likewise; the trainer then changes its preferences, once a micro-batch as usual."""
+        """Return the retain loss, likewise; the trainer then changes its preferences, once a microbatch as usual."""
         me: Any = self
         loss = super().retain_loss(model, inputs)
         preference = self.preferences[1]
@@ -191,7 +193,7 @@ class PreferenceLoss(SplitLoss):
             me.final_loss_value([*self._losses, loss.detach()])
         return _weigh_gradient(loss, preference)
 
-    def _check(self, loss: Tensor, gamma: Tensor, retain: Tensor) -> None:
+    def _check(self, loss: Tensor, *_: Tensor) -> None:
         """Check that the loss is exactly what ``final_loss_value`` returned."""
         if not self._losses:
             raise self._refusal("it does not call final_loss_value")

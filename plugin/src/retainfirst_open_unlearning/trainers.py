@@ -93,12 +93,10 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run a micro-batch. Reads ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
+        """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
         if (weights := self._current_weights()) != self._weights:
             self._weights = weights
             self.combiner = self.combiner.with_weights(alpha=weights[0], gamma=weights[1])
-            if self._two_task_step is not None:
-                self._two_task_step.combiner = self.combiner
         loss = super().training_step(*args, **kwargs)
         self.check_last_batch()
         return loss
@@ -144,7 +142,9 @@ def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | No
     given = {str(option): value for option, value in (options or {}).items()}
     for weight in ("alpha", "gamma"):
         if weight in given:
-            raise RetainFirstError(f"{here}.combiner_options: set {weight} by {here}.{weight}, where the framework has it")
+            raise RetainFirstError(
+                f"{here}.combiner_options: set {weight} by {here}.{weight}, where the framework has it"
+            )
     try:
         known = combiner_options(name)
     except UnknownCombiner as error:
@@ -157,7 +157,9 @@ def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | No
         except RetainFirstError as error:
             raise RetainFirstError(f"{here}.scope: {error}") from None
         if given.get("scope", scope) != scope:
-            raise RetainFirstError(f"{here}.scope is {scope!r}, but {here}.combiner_options.scope is {given['scope']!r}")
+            raise RetainFirstError(
+                f"{here}.scope is {scope!r}, but {here}.combiner_options.scope is {given['scope']!r}"
+            )
         if "scope" in known:
             given["scope"] = scope
         else:
