@@ -37,8 +37,8 @@ class TwoTaskTraining:
 
     Every training log has ``forget_loss`` and ``retain_loss`` (means over the microbatches of all processes since the last log,
     unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step;
-    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. A checkpoint keeps the moving average of a combiner
-    that has one.
+    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. A checkpoint keeps the moving average of a
+    combiner that has one.
 
     Args:
         *args: For the trainer.
