@@ -21,7 +21,7 @@ from retainfirst_open_unlearning.experiments import experiments, table
 
 EXPERIMENTS = experiments()
 
-# What the configs build on, in the shape that open-unlearning's own have.
+# The configs of open-unlearning that ours use, with its structure.
 FRAMEWORK = {
     "unlearn": """
         defaults:
@@ -99,7 +99,7 @@ class SimNPO(GradDiff):
 
 @pytest.fixture
 def framework(tmp_path, monkeypatch):
-    """A folder of configs, and the module by which the plugin knows the framework, as in a run of it."""
+    """A folder of configs, and the module by which the plugin recognises the framework."""
     for name, text in FRAMEWORK.items():
         file = tmp_path / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def names(benchmark):
     return {one.path.rsplit("/retainfirst_", 1)[1] for one in EXPERIMENTS if f"/{benchmark}/" in one.path}
 
 
-def test_all_that_the_authors_ran_are_there():
+def test_all_experiments_of_the_authors_are_there():
     methods, combiners = ("graddiff", "npo", "simnpo"), ("sago", "pcgrad", "sum")
     bio_and_cyber = {
         f"{method}_{combiner}_{split}" for method in methods for combiner in combiners for split in ("bio", "cyber")
@@ -134,7 +134,7 @@ def test_all_that_the_authors_ran_are_there():
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.path)
-def test_it_composes_and_the_trainer_is_what_the_name_says(framework, experiment):
+def test_configs_compose_and_have_the_trainer_of_their_name(framework, experiment):
     config = resolved(experiment.path)
     assert not OmegaConf.missing_keys(config)
     benchmark, name = experiment.path.removeprefix("unlearn/").split("/")
@@ -157,12 +157,12 @@ def test_it_composes_and_the_trainer_is_what_the_name_says(framework, experiment
             "simnpo": {"alpha", "gamma", "retain_loss_type", "beta", "delta"},
         }[method]
     )
-    # The table's numbers are the ones that are run.
+    # The table has the numbers of the config.
     assert experiment.method_args.items() <= OmegaConf.to_container(options).items()
     assert experiment.args.items() <= OmegaConf.to_container(config.trainer.args).items()
     args = config.trainer.args
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 32
-    assert "warmup_ratio" not in args, "transformers 5 knows it no more"
+    assert "warmup_ratio" not in args, "transformers 5 does not have it"
     assert not args.eval_on_start
     if benchmark == "wmdp":
         assert args.warmup_steps == math.ceil(0.1 * args.max_steps)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 import framework_stand_in as framework
 import retainfirst as rf
+import strangers
 import tiny
 from retainfirst.combiners import combiner_options
 from retainfirst.errors import RetainFirstError
@@ -139,7 +140,7 @@ def _tolerant(compute_loss):
     return compute
 
 
-def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
+def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha=0.0)
     assert trainer.alpha == 0
     assert 0 < trainer.combiner.alpha < 1e-20
@@ -185,7 +186,7 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
             {"combiner": "pcgrad", "scope": "block", "combiner_options": {"scope": "global"}},
             "method_args.scope is 'block', but trainer.method_args.combiner_options.scope is 'global'",
         ),
-        ("RetainFirstGradDiff", {"combiner": "torchjd"}, "torchjd needs aggregator"),
+        ("RetainFirstGradDiff", {"combiner": "torchjd"}, "method_args.combiner: torchjd: aggregator is missing"),
         (
             "RetainFirstGradDiff",
             {"combiner": "torchjd:UPGradd"},
@@ -261,53 +262,27 @@ def test_a_combiner_of_torchjd(registry, tmp_path):
     assert type(trainer.combiner.aggregator).__name__ == "UPGrad"
 
 
-RULES = """
-from dataclasses import dataclass
-import torch
-import retainfirst as rf
-
-@rf.register("{name}")
-@dataclass(frozen=True)
-class Mine(rf.ElementwiseCombiner):
-    share: float = 0.5
-
-    def formula(self, forget, retain):
-        return self.alpha * retain + self.share * self.gamma * forget
-"""
-
-
 def test_a_combiner_in_a_file(registry, tmp_path):
-    (tmp_path / "rules.py").write_text(RULES.format(name="in_a_file"))
-    trainer = make(
-        registry,
-        "RetainFirstGradDiff",
-        tmp_path,
-        combiner=f"{tmp_path}/rules.py:in_a_file",
-        combiner_options={"share": 0.25},
-    )
+    name = strangers.write_file(tmp_path, "in_a_file")
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner=name, combiner_options={"share": 0.25})
     trainer.train()
     assert (trainer.combiner.name, trainer.combiner.share) == ("in_a_file", 0.25)
 
 
 def test_a_combiner_of_an_installed_package(tmp_path):
     """In a process of its own: entry points are read once."""
-    (tmp_path / "strangers.py").write_text(RULES.format(name="strangers"))
-    folder = tmp_path / "strangers-1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[retainfirst.combiners]\nstrangers = strangers:Mine\n")
+    strangers.write_package(tmp_path, "in_a_package")
     code = (
         "from retainfirst_open_unlearning.trainers import _make_combiner as make\n"
-        "print(make('strangers', {'share': 0.25}, None))\n"
+        "print(make('in_a_package', {'share': 0.25}, None))\n"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
+    environment = os.environ | {"PYTHONPATH": path}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert "Mine(alpha=1.0, gamma=1.0, share=0.25)" in found.stdout, found.stderr
 
 
-def test_weights_that_change_during_training_count_from_the_next_step_on(registry, tmp_path):
+def test_changed_weights_are_used_from_the_next_step_on(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block")
 
     class Stronger(transformers.TrainerCallback):
@@ -332,8 +307,8 @@ def test_a_stream_of_pairs(registry, tmp_path):
     assert trainer.state.global_step == 2
 
 
-def test_what_the_optimiser_does_not_hold_has_no_say_in_a_group(registry, tmp_path, monkeypatch):
-    """As in RMU, which makes its optimiser of a few parameters and then lets all of them have gradients."""
+def test_parameters_outside_the_optimizer_take_no_part_in_groups(registry, tmp_path, monkeypatch):
+    """RMU makes its optimizer with a few parameters, and then gives all of them gradients."""
 
     def of_a_few(trainer):
         few = [p for name, p in trainer.model.named_parameters() if "down_proj" in name]
@@ -355,7 +330,7 @@ def test_what_the_optimiser_does_not_hold_has_no_say_in_a_group(registry, tmp_pa
     assert found["global"][1] == len(list(trainer.model.parameters()))
 
 
-def test_a_scope_that_changes_nothing_is_taken_and_said(registry, tmp_path, caplog):
+def test_a_scope_for_an_element_wise_combiner_is_logged_and_ignored(registry, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sago", scope="global")
     assert "changes nothing" in caplog.text
@@ -363,7 +338,7 @@ def test_a_scope_that_changes_nothing_is_taken_and_said(registry, tmp_path, capl
     assert make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block").combiner.scope == "block"
 
 
-def test_other_names_are_the_registrys_own(registry):
+def test_other_names_are_looked_up_as_before(registry):
     assert registry.get("GradDiff") is framework.GradDiff
     assert registry.get("Nothing") is None
     assert registry.get("RetainFirstGradDiff") is registry["RetainFirstGradDiff"]
@@ -380,7 +355,7 @@ def test_registering_again_changes_nothing(registry):
     assert not any(key.startswith(PREFIX * 2) for key in ConfigStore.instance().repo["trainer"])
 
 
-def test_configs_take_the_frameworks_defaults(registry, tmp_path):
+def test_configs_have_the_frameworks_defaults(registry, tmp_path):
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "GradDiff.yaml").write_text(
         "handler: GradDiff\nmethod_args:\n  gamma: 0.25\n  alpha: 2.0\n"
