@@ -167,6 +167,16 @@ class OwnRetainBeside(GradDiff):
         return -self.gamma * model(**model_inputs(inputs["forget"])).loss + self.alpha * retain_loss
 
 
+class PulledAround(GradDiff):
+    """Has its loss in compute_unlearn_loss, and adds a pull to the starting weights in compute_loss."""
+
+    def compute_unlearn_loss(self, model, inputs):
+        return GradDiff.compute_loss(self, model, inputs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return self.compute_unlearn_loss(model, inputs) + _distance(self, model)
+
+
 class PulledDual(Dual):
     """Adds to what final_loss_value returns a pull to the starting weights."""
 
@@ -243,7 +253,7 @@ def install(monkeypatch) -> ModuleType:
     module = ModuleType("trainer")
     classes = [
         Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, Renamed, Extended, Helped, Overridden, ByRow, Logger,
-        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledDual, ThreeDual, *ODD_TRAINERS,
+        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, *ODD_TRAINERS,
     ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}
     monkeypatch.setitem(sys.modules, "trainer", module)

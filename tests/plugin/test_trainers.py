@@ -208,6 +208,7 @@ FIRST_BATCH = {name: reason for name, (reason, _) in framework.ODD.items()} | {
     "OwnRetain": "computes a retain loss itself",
     "OwnRetainBeside": "does not call compute_retain_loss",
     "Finetune": "no unlearning trainer",
+    "PulledAround": "a third part",
     "PulledDual": "a third part",
     "ThreeDual": "no third",
 }

@@ -95,7 +95,9 @@ class SplitLoss:
         self._checked = True
 
     def _whole_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        loss: Tensor = getattr(self, _loss_hook(type(self))[1])(model, inputs)
+        # While a model trains, later versions' compute_loss calls compute_unlearn_loss; otherwise it computes another loss.
+        hook = "compute_loss" if model.training else _loss_hook(type(self))[1]
+        loss: Tensor = getattr(self, hook)(model, inputs)
         return loss
 
     @contextmanager
@@ -241,7 +243,7 @@ class _ForgetBatch(dict[str, Any]):
 
 
 def _loss_hook(trainer: type) -> tuple[type, str]:
-    """Return the class and the name of the method that computes a trainer's loss; later versions of the framework renamed it."""
+    """Return the class and the name of the method with a trainer's unlearning loss; later versions of the framework renamed it."""
     for base in trainer.__mro__:
         for name in ("compute_unlearn_loss", "compute_loss"):
             if name in vars(base):
