@@ -243,7 +243,7 @@ class _ForgetBatch(dict[str, Any]):
 
 
 def _loss_hook(trainer: type) -> tuple[type, str]:
-    """Return the class and the name of the method with a trainer's unlearning loss; later versions of the framework renamed it."""
+    """Return the class and the name of the method with a trainer's loss; later versions of the framework renamed it."""
     for base in trainer.__mro__:
         for name in ("compute_unlearn_loss", "compute_loss"):
             if name in vars(base):
