@@ -186,6 +186,6 @@ def test_bad_input_is_refused_before_the_first_step(framework, more, says, tmp_p
 def test_the_checkout_is_left_as_it_was(framework):
     """The last test of the file: no test before it may have written into the framework's folder."""
     if not (framework.home / ".git").exists():
-        pytest.skip(f"{framework.home} is no git checkout, so edits to it cannot be seen")
+        pytest.skip(f"{framework.home} is not a git checkout, so edits to it cannot be seen")
     status = subprocess.run(["git", "-C", str(framework.home), "status", "--porcelain"], capture_output=True, text=True)
     assert status.stdout == ""

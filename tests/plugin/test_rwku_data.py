@@ -79,7 +79,7 @@ def test_hub_out_of_reach(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(
-        RetainFirstError, match=r"'data/rwku' is no folder here.*ConnectionError: no network.*jinzhuoran/RWKU"
+        RetainFirstError, match=r"'data/rwku' is not a folder here.*ConnectionError: no network.*jinzhuoran/RWKU"
     ):
         load_rows("forget_level1", "data/rwku")
     with pytest.raises(RetainFirstError, match="no part 'forget_level9'.*Did you mean 'forget_level"):

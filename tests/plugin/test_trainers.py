@@ -180,7 +180,7 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
             {"combiner": "pcgrad", "combiner_options": {"round_to_retain": True}},
             "method_args.combiner_options: pcgrad has no option 'round_to_retain'. Did you mean 'round_toward_retain'",
         ),
-        ("RetainFirstGradDiff", {"combiner_options": "average"}, "combiner_options: 'average' is no mapping"),
+        ("RetainFirstGradDiff", {"combiner_options": "average"}, "combiner_options: 'average' is not a mapping"),
         (
             "RetainFirstGradDiff",
             {"combiner": "pcgrad", "scope": "block", "combiner_options": {"scope": "global"}},
@@ -194,7 +194,7 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
         ),
         ("RetainFirstGradDiff", {"combiner": "nowhere.py:mine"}, "method_args.combiner: .*nowhere.py does not exist"),
         ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
-        ("RetainFirstFinetuneTrainer", {}, "RetainFirstFinetuneTrainer: .*no unlearning trainer"),
+        ("RetainFirstFinetuneTrainer", {}, "RetainFirstFinetuneTrainer: .*not an unlearning trainer"),
         ("RetainFirstLogger", {}, "Logger has a training_step of its own .Logger.training_step."),
         ("RetainFirstLoggerByInstance", {}, "RetainFirstLoggerByInstance: .*training_step of its own"),
     ],
@@ -207,7 +207,7 @@ def test_refusals_at_construction(registry, name, options, text, tmp_path):
 FIRST_BATCH = {name: reason for name, (reason, _) in framework.ODD.items()} | {
     "OwnRetain": "computes a retain loss itself",
     "OwnRetainBeside": "does not call compute_retain_loss",
-    "Finetune": "no unlearning trainer",
+    "Finetune": "not an unlearning trainer",
     "PulledAround": "a third part",
     "PulledDual": "a third part",
     "ThreeDual": "no third",
@@ -334,7 +334,7 @@ def test_parameters_outside_the_optimizer_take_no_part_in_groups(registry, tmp_p
 def test_a_scope_for_an_element_wise_combiner_is_logged_and_ignored(registry, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sago", scope="global")
-    assert "changes nothing" in caplog.text
+    assert "has no effect" in caplog.text
     assert trainer.combiner == rf.SAGO()
     assert make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block").combiner.scope == "block"
 

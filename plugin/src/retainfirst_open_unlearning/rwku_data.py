@@ -181,7 +181,7 @@ def _hub_rows(path: str, name: str, split: str) -> list[Row]:
         return list(load_dataset(path, name, split=split))
     except Exception as error:
         raise RetainFirstError(
-            f"RWKU: {path!r} is no folder here, and loading {name!r} of it from the hub failed: "
+            f"RWKU: {path!r} is not a folder here, and loading {name!r} of it from the hub failed: "
             f"{type(error).__name__}: {error}. Give a local folder, or the hub's name {HUB}"
         ) from error
 

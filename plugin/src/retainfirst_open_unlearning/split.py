@@ -4,7 +4,7 @@ The framework's trainers compute ``gamma * forget_loss + alpha * self.compute_re
 ``gamma = 1`` and a ``compute_retain_loss`` that returns 0, this is the forget loss. The arguments of ``compute_retain_loss`` are
 kept, and the retain loss is computed from them afterwards, on a graph of its own.
 
-Every training batch checks that the loss is such a sum, by its derivatives and by its graph. No source code is read.
+The derivatives and the graph of each training batch's loss show whether it is such a sum. No source code is read.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class BorrowedRetainLoss(SplitLoss):
         """All of the loss is the forget loss."""
 
     def _no_unlearning(self) -> RetainFirstError:
-        return self._refusal("it does not read inputs['forget']: this is no unlearning trainer")
+        return self._refusal("it does not read inputs['forget']: it is not an unlearning trainer")
 
 
 class PreferenceLoss(SplitLoss):
@@ -211,7 +211,7 @@ def split_class(trainer: type) -> type[SplitLoss]:
     """
     owner, hook = _loss_hook(trainer)
     if owner is transformers.Trainer:
-        raise RetainFirstError(f"{trainer.__name__} has transformers' own {hook}: it is no unlearning trainer")
+        raise RetainFirstError(f"{trainer.__name__} has transformers' own {hook}: it is not an unlearning trainer")
     for base in trainer.__mro__:
         if base is transformers.Trainer:
             break
@@ -248,7 +248,7 @@ def _loss_hook(trainer: type) -> tuple[type, str]:
         for name in ("compute_unlearn_loss", "compute_loss"):
             if name in vars(base):
                 return base, name
-    raise RetainFirstError(f"{trainer.__name__} has no compute_loss: it is no trainer")
+    raise RetainFirstError(f"{trainer.__name__} has no compute_loss: it is not a trainer")
 
 
 def _has_third_part(loss: Tensor, gamma: Tensor, retain: Tensor) -> bool:

@@ -138,7 +138,7 @@ def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | No
     if OmegaConf.is_config(options):
         options = OmegaConf.to_container(options, resolve=True)  # type: ignore[assignment]
     if not isinstance(options, Mapping | None):
-        raise RetainFirstError(f"{here}.combiner_options: {options!r} is no mapping; write {{option: value}}")
+        raise RetainFirstError(f"{here}.combiner_options: {options!r} is not a mapping; write {{option: value}}")
     given = {str(option): value for option, value in (options or {}).items()}
     for weight in ("alpha", "gamma"):
         if weight in given:
@@ -163,7 +163,7 @@ def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | No
         if "scope" in known:
             given["scope"] = scope
         else:
-            _logger.info("%s looks at one coordinate at a time: scope=%s changes nothing", name, scope)
+            _logger.info("%s is element-wise: scope=%s has no effect", name, scope)
     try:
         return make_combiner(name, **given)
     except RetainFirstError as error:
