@@ -21,9 +21,9 @@ from retainfirst.theory import STATEMENTS
 from retainfirst.theory.arrays import FORMATS
 from retainfirst.theory.search import search
 from retainfirst.theory.strategies import groupings, pairs, raw_pairs, weights
-from retainfirst.theory.sums import Pair, opposed
+from retainfirst.theory.sums import GradientPair, opposed
 
-Call = Callable[[Pair], NDArray[Any]]
+Call = Callable[[GradientPair], NDArray[Any]]
 
 ELEMENTWISE = ("sum", "sago", "sago_keep_retain")
 QUIET = {"database": None, "deadline": None, "report_multiple_bugs": False}
@@ -47,7 +47,7 @@ def check_rule(rule: str, call: Call, dtype: str, examples: int) -> None:
         @settings(max_examples=examples if not long else max(examples // 4, 5), **QUIET)
         @seed(0)
         @given(_weighted(dtype, long))
-        def check(pair: Pair) -> None:
+        def check(pair: GradientPair) -> None:
             found = call(pair)
             assert found.shape == pair.retain.shape
             assert found.dtype == pair.retain.dtype
@@ -72,19 +72,19 @@ def check_edges(rule: str, call: Call, dtype: str) -> None:
                     f, r = clean.copy(), clean[::-1].copy()
                     f[i], r[i] = f_value, r_value
                     with np.errstate(all="ignore"):
-                        u = call(Pair(f, r))
+                        u = call(GradientPair(f, r))
                     assert not np.isfinite(u[i]), (
                         f"forget[{i}] = {f_value}, retain[{i}] = {r_value}, but update[{i}] = {u[i]}"
                     )
     zero = np.zeros(3, kind)
     x = np.array([1.0, -2.0, 0.0], kind)
     if rule != "blur":
-        np.testing.assert_array_equal(call(Pair(x, zero)), x, "a zero retain gradient opposes nothing")
+        np.testing.assert_array_equal(call(GradientPair(x, zero)), x, "a zero retain gradient opposes nothing")
     kept = zero if rule == "sago" else x
-    np.testing.assert_array_equal(call(Pair(zero, x)), kept, "a zero forget gradient changes nothing")
+    np.testing.assert_array_equal(call(GradientPair(zero, x)), kept, "a zero forget gradient changes nothing")
 
 
-def written_out(rule: str, pair: Pair) -> NDArray[Any]:
+def written_out(rule: str, pair: GradientPair) -> NDArray[Any]:
     """An element-wise rule in numpy: weights and each operation rounded once, 16-bit formats in float32 and then once more."""
     wide = np.dtype(np.float64 if pair.retain.dtype == np.float64 else np.float32)
     with np.errstate(all="ignore"):
@@ -101,12 +101,12 @@ def written_out(rule: str, pair: Pair) -> NDArray[Any]:
 
 
 @st.composite
-def _weighted(draw: st.DrawFn, dtype: str, long: bool) -> Pair:
+def _weighted(draw: st.DrawFn, dtype: str, long: bool) -> GradientPair:
     f, r = draw(st.one_of(pairs(dtype, long=long), raw_pairs(dtype, long)))
-    return Pair(f, r, *draw(weights()), groups=draw(groupings(len(r))))
+    return GradientPair(f, r, *draw(weights()), groups=draw(groupings(len(r))))
 
 
-def _check_projection(rule: str, pair: Pair, found: NDArray[Any]) -> None:
+def _check_projection(rule: str, pair: GradientPair, found: NDArray[Any]) -> None:
     """Within one unit in the last place of the exact value, plus what float64 arithmetic may add before that.
 
     A unit: half of one for storing, and torch's way from float64 to a 16-bit format by float32 may round twice. Before: sums of n
@@ -144,11 +144,11 @@ def _ceil_root(x: Fraction) -> Fraction:
     return Fraction(math.isqrt(math.ceil(x)) + 1)
 
 
-def _place(pair: Pair, found: NDArray[Any], expected: NDArray[Any], different: NDArray[Any]) -> str:
+def _place(pair: GradientPair, found: NDArray[Any], expected: NDArray[Any], different: NDArray[Any]) -> str:
     i = int(different.argmax())
     inputs = f"forget {pair.forget[i]}, retain {pair.retain[i]}; {_text(pair)}"
     return f"update[{i}] = {found[i]}, but should be {expected[i]}: {inputs}"
 
 
-def _text(pair: Pair) -> str:
+def _text(pair: GradientPair) -> str:
     return f"n = {len(pair.retain)}, alpha {pair.alpha}, gamma {pair.gamma}, groups {list(pair.groups)}"

@@ -22,7 +22,7 @@ from retainfirst.errors import (
 from retainfirst.theory import Statement, statement
 from retainfirst.theory.arrays import FORMATS, as_array, as_tensor
 from retainfirst.theory.search import search
-from retainfirst.theory.sums import Pair
+from retainfirst.theory.sums import GradientPair
 
 __all__ = ["StatementViolated", "check_combiner"]
 
@@ -50,7 +50,7 @@ def check_combiner(
             the update, of the same shape and dtype, and leaves both as they are; or a combiner; or a combiner's name.
         statements: Their numbers, or statements of your own.
         dtype: ``"float64"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``, or torch's.
-        max_examples: Pairs to judge for each statement.
+        max_examples: Pairs to case for each statement.
         alpha: The weight that ``fn`` gives retain, for the statements that speak of it; a combiner brings its own.
         gamma: The weight that ``fn`` gives forget, likewise.
         seed: The same seed gives the same pairs.
@@ -110,7 +110,7 @@ def _resolve(
     return getattr(named, "__name__", type(named).__name__), fn, (weighted.alpha, weighted.gamma)
 
 
-def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: Pair) -> NDArray[Any]:
+def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: GradientPair) -> NDArray[Any]:
     """Call the combiner and refuse what is no update."""
     forget, retain = as_tensor(pair.forget), as_tensor(pair.retain)
     try:

@@ -1,4 +1,4 @@
-"""Every judge says no where it must: one known wrong case for each, and nothing of the verification can be left out unseen."""
+"""Every case says no where it must: one known wrong case for each, and nothing of the verification can be left out unseen."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from retainfirst.theory.arrays import FORMATS
 from retainfirst.theory.counterexamples import from_solver
 from retainfirst.theory.crossing import crossing_point
 from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN
-from retainfirst.theory.judges import Exact, Stored
+from retainfirst.theory.cases import ExactCase, StoredCase
 from retainfirst.theory.search import search
 from retainfirst.theory.strategies import LONG
-from retainfirst.theory.sums import Angle, Pair
+from retainfirst.theory.sums import Angle, GradientPair
 
 F, R = np.array([1.0, -5.0]), np.array([1.0, 1.0])
 
 
 def stored(rule, combine, f=F, r=R, **weights):
-    pair = Pair(f, r, **weights)
-    return Stored(pair, rule, combine(pair))
+    pair = GradientPair(f, r, **weights)
+    return StoredCase(pair, rule, combine(pair))
 
 
 def by(rule):
@@ -40,7 +40,7 @@ def negative(rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "judge"),
+    ("name", "case"),
     [
         ("T1", stored("sago", by("sum"))),
         ("T2", stored("pcgrad", by("sum"))),
@@ -59,20 +59,20 @@ def negative(rule):
         ("X2", stored("pcgrad", by("sum"))),
     ],
 )
-def test_wrong_updates_meet_an_objection(name, judge):
+def test_wrong_updates_meet_an_objection(name, case):
     one = statement(name)
-    assert one.hypothesis(judge), "the case is none that the statement speaks of"
-    assert one.objection(judge)
-    assert not one.conclusion(judge)
+    assert one.hypothesis(case), "the case is none that the statement speaks of"
+    assert one.objection(case)
+    assert not one.conclusion(case)
 
 
 @pytest.mark.parametrize(("rule", "holds"), [("pcgrad", False), ("sago_keep_retain", False), ("sago", True)])
 def test_unrounded_pcgrad_and_keep_retain_have_more_than_a_sign(rule, holds, monkeypatch):
     """An update with half of ``alpha |r|^2`` along retain."""
-    pair = Pair(F, R)
+    pair = GradientPair(F, R)
     square = pair.sums.retain_square
-    monkeypatch.setattr(Pair, "exact", lambda self, rule: Angle(square / 2, square, square))
-    assert statement("T2").conclusion(Exact(pair, rule)) == holds
+    monkeypatch.setattr(GradientPair, "exact", lambda self, rule: Angle(square / 2, square, square))
+    assert statement("T2").conclusion(ExactCase(pair, rule)) == holds
 
 
 @pytest.mark.parametrize("one", [one for one in STATEMENTS if one.promised_by], ids=lambda one: one.id)
@@ -135,7 +135,7 @@ def test_the_implementations_are_those_that_they_say(rule, monkeypatch):
 
     for name in ("elementwise_", "linear_"):
         monkeypatch.setattr(kernels._dispatch._rust, name, refuse)
-    pair = Pair(F, R)
+    pair = GradientPair(F, R)
     by_backend = {one.backend: one.call for one in IMPLEMENTATIONS[rule]}
     assert set(by_backend) == {"rust", "auto", "eager"}
     np.testing.assert_allclose(by_backend["eager"](pair), by_backend["rust"](pair), rtol=1e-15)
@@ -173,7 +173,7 @@ def test_real_gradients_are_judged(monkeypatch):
     assert (good.verdict, good.count) == ("holds", 4)  # the tensor and the whole model, by two rules
     monkeypatch.setattr(checks, "combine", lambda f, r, rule, **weights: -r)
     assert checks.by_real_gradients(statement("T1"), real, lambda units: None).verdict == "refuted"
-    nothing = replace(statement("T1"), hypothesis=lambda judge: False)
+    nothing = replace(statement("T1"), hypothesis=lambda case: False)
     assert checks.by_real_gradients(nothing, real, lambda units: None).verdict == "vacuous"
 
 

@@ -12,7 +12,7 @@ from promises import check_edges, check_promises, check_rule
 from retainfirst import reference
 from retainfirst.errors import StatementViolated
 from retainfirst.theory.arrays import FORMATS
-from retainfirst.theory.sums import Pair, opposed
+from retainfirst.theory.sums import GradientPair, opposed
 
 Array = NDArray[Any]
 EXAMPLES = 200
@@ -21,13 +21,13 @@ EXAMPLES = 200
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-def right(rule: str, pair: Pair) -> Array:
+def right(rule: str, pair: GradientPair) -> Array:
     return reference.combine(
         pair.forget, pair.retain, rule, alpha=pair.alpha, gamma=pair.gamma, groups=pair.groups or None
     )
 
 
-def sago(pair: Pair, conflict: Array) -> Array:
+def sago(pair: GradientPair, conflict: Array) -> Array:
     """The rule for a given opinion on what conflicts, with its NaN rule."""
     wide = np.dtype(np.float64 if pair.retain.dtype == np.float64 else np.float32)
     f, r = pair.forget.astype(wide), pair.retain.astype(wide)
@@ -35,7 +35,7 @@ def sago(pair: Pair, conflict: Array) -> Array:
     return np.where(np.isfinite(f) & np.isfinite(r), update, f + r).astype(pair.retain.dtype)
 
 
-def pcgrad(pair: Pair, sign: float = -1.0, shift: int = 0, always: bool = False) -> Array:
+def pcgrad(pair: GradientPair, sign: float = -1.0, shift: int = 0, always: bool = False) -> Array:
     update = np.empty_like(pair.retain)
     for i, (start, stop) in enumerate(pair.groups or [(0, len(pair.retain))]):
         f, r = (x[start:stop].astype(np.float64) for x in (pair.forget, pair.retain))
@@ -48,53 +48,53 @@ def pcgrad(pair: Pair, sign: float = -1.0, shift: int = 0, always: bool = False)
     return update
 
 
-def product_decides(pair: Pair) -> Array:
+def product_decides(pair: GradientPair) -> Array:
     return sago(pair, pair.forget * pair.retain < 0)
 
 
-def zero_conflicts(pair: Pair) -> Array:
+def zero_conflicts(pair: GradientPair) -> Array:
     return sago(pair, np.sign(pair.forget) * np.sign(pair.retain) <= 0)
 
 
-def weights_swapped(pair: Pair) -> Array:
-    return right("sago", Pair(pair.forget, pair.retain, pair.gamma or 1.0, pair.alpha, pair.groups))
+def weights_swapped(pair: GradientPair) -> Array:
+    return right("sago", GradientPair(pair.forget, pair.retain, pair.gamma or 1.0, pair.alpha, pair.groups))
 
 
-def pcgrad_weights_swapped(pair: Pair) -> Array:
-    return right("pcgrad", Pair(pair.forget, pair.retain, pair.gamma or 1.0, pair.alpha, pair.groups))
+def pcgrad_weights_swapped(pair: GradientPair) -> Array:
+    return right("pcgrad", GradientPair(pair.forget, pair.retain, pair.gamma or 1.0, pair.alpha, pair.groups))
 
 
-def nan_masked(pair: Pair) -> Array:
+def nan_masked(pair: GradientPair) -> Array:
     return np.where(opposed(pair.forget, pair.retain), pair.retain, pair.forget)
 
 
-def last_of_an_odd_length_left_out(pair: Pair) -> Array:
+def last_of_an_odd_length_left_out(pair: GradientPair) -> Array:
     update = right("sago", pair)
     if len(update) % 2:
         update[-1] = pair.retain[-1]
     return update
 
 
-def last_of_an_odd_length_not_projected(pair: Pair) -> Array:
+def last_of_an_odd_length_not_projected(pair: GradientPair) -> Array:
     update = right("pcgrad", pair)
     if len(update) % 2:
         update[-1] = pair.retain[-1]
     return update
 
 
-def projection_with_the_wrong_sign(pair: Pair) -> Array:
+def projection_with_the_wrong_sign(pair: GradientPair) -> Array:
     return pcgrad(pair, sign=1.0)
 
 
-def second_group_looks_one_off(pair: Pair) -> Array:
+def second_group_looks_one_off(pair: GradientPair) -> Array:
     return pcgrad(pair, shift=1)
 
 
-def projects_without_conflict(pair: Pair) -> Array:
+def projects_without_conflict(pair: GradientPair) -> Array:
     return pcgrad(pair, always=True)
 
 
-def plain_addition(pair: Pair) -> Array:
+def plain_addition(pair: GradientPair) -> Array:
     return right("sum", pair)
 
 

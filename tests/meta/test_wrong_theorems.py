@@ -26,7 +26,7 @@ def without_condition(claim: Claim) -> Claim:
 T5_WITHOUT_ITS_CONDITION = replace(
     T5,
     claims=tuple(map(without_condition, T5.claims)),
-    hypothesis=lambda judge: conflict_with_angles(judge) and judge.outlasts_rounding(abs(judge.gap)),
+    hypothesis=lambda case: conflict_with_angles(case) and case.outlasts_rounding(abs(case.gap)),
     domains=(),
 )
 X1_CLAIMED_TO_HOLD = replace(X1, status="holds", promised_by=("sago",))
@@ -90,7 +90,7 @@ def test_a_proof_that_takes_too_long_is_undecided():
         (T5_WITHOUT_ITS_CONDITION, "refuted"),
         (replace(X2, status="holds", promised_by=("pcgrad",)), "refuted"),
         (replace(T6, status="refuted"), "holds"),
-        (replace(statement("T3"), claims=(), hypothesis=lambda judge: False), "undecided"),
+        (replace(statement("T3"), claims=(), hypothesis=lambda case: False), "undecided"),
     ],
     ids=["X1 holds", "T5 without condition", "X2 holds", "T6 refuted", "T3 of nothing"],
 )

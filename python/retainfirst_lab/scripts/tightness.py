@@ -40,7 +40,7 @@ import retainfirst as rf
 from retainfirst import reference
 from retainfirst.theory import crossing_point
 from retainfirst.theory.arrays import as_array, flatten_pair
-from retainfirst.theory.sums import Angle, Pair, root
+from retainfirst.theory.sums import Angle, GradientPair, root
 from retainfirst_lab.real_gradients import FORGET_WEIGHT, facts_gradients
 
 RATIOS = (0.25, 1.0, 4.0, 16.0)
@@ -133,7 +133,7 @@ def combined(f: np.ndarray, r: np.ndarray, rule: str, ratio: float) -> np.ndarra
 
 def judge(f: np.ndarray, r: np.ndarray) -> list[tuple]:
     """Say for each ratio how both forms of SAGO compare with PCGrad, and what the theorems foresee."""
-    sums = Pair(f, r).sums
+    sums = GradientPair(f, r).sums
     conflict = sums.dot < 0
     crossing = crossing_point(f, r) if conflict else None
     found = []
@@ -172,7 +172,7 @@ def share(counts: Counter, seeds: list[int], unit: str, conflict: bool, ratio: f
 
 def describe(f: np.ndarray, r: np.ndarray) -> dict:
     """Measure the whole gradients of one step."""
-    sums = Pair(f, r).sums
+    sums = GradientPair(f, r).sums
     return {
         "conflict": sums.dot < 0,
         "cos_forget_retain": float(sums.dot) / root(sums.forget_square * sums.retain_square),
@@ -184,7 +184,7 @@ def describe(f: np.ndarray, r: np.ndarray) -> dict:
 
 def follow(seed: int, step: int, f: np.ndarray, r: np.ndarray) -> dict:
     """Follow the exact cosines of one conflicting pair over l, and hold their order against the stored updates."""
-    facts, sums = describe(f, r), Pair(f, r).sums
+    facts, sums = describe(f, r), GradientPair(f, r).sums
     crossing = facts["crossing_point"]
     curve = [exact(f, r, ratio) for ratio in track(CURVE, "cosines over l")]
     checked = sorted({*CHECKED, 0.99 * crossing, 1.01 * crossing, facts["t5_bound"]})
@@ -202,7 +202,7 @@ def follow(seed: int, step: int, f: np.ndarray, r: np.ndarray) -> dict:
 
 def exact(f: np.ndarray, r: np.ndarray, ratio: float) -> dict[str, Angle]:
     """Return what each rule gives before any rounding."""
-    pair = Pair(f, r, gamma=ratio)
+    pair = GradientPair(f, r, gamma=ratio)
     sums, weighted = pair.sums, pair.ratio * pair.sums.dot
     square = sums.retain_square + 2 * weighted + pair.ratio**2 * sums.forget_square
     angles = {rule: pair.exact(rule) for rule in RULES if rule != "sum"}
