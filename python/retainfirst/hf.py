@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,28 +28,29 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 class TwoTaskTraining:
-    """What makes a ``transformers.Trainer`` take two gradients apart and combine them, for any pair of losses.
+    """Gives a ``transformers.Trainer`` two gradients and their combination, for any pair of losses.
 
-    :class:`TwoTaskTrainerMixin` is what most trainers want; this is for those whose own methods have its methods' names. Put it
-    before the trainer in a class's bases and give :meth:`task_losses`. Batches are ``{"forget": {...}, "retain": {...}}``.
+    Most trainers want :class:`TwoTaskTrainerMixin`; this class is for trainers whose own methods have the names of its methods.
+    Put it before the trainer in a class's bases and give :meth:`task_losses`. Batches are ``{"forget": {...}, "retain": {...}}``.
     Everything else stays the trainer's own: data loading, mixed precision, clipping (of the combined gradient), optimiser,
     schedule, checkpoints, resume.
 
-    With every training log go ``forget_loss`` and ``retain_loss`` (means over the micro-batches of all processes since the last
-    log, unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last
-    step; the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``.
+    Every training log has ``forget_loss`` and ``retain_loss`` (means over the microbatches of all processes since the last log,
+    unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step;
+    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. A checkpoint keeps the moving average of a combiner
+    that has one.
 
     Args:
         *args: For the trainer.
-        combiner: A combiner, or a name with ``combiner_options``.
-        combiner_options: ``alpha``, ``gamma``, ``scope``; only with a name.
-        offload: As in :class:`~retainfirst.TwoTaskStep`: ``"cpu"`` lets a gradient set wait in the host's memory.
-        stream: As there: combine during the retain pass; without gradient accumulation.
+        combiner: A combiner, or a name with ``combiner_options`` (:func:`retainfirst.make_combiner`).
+        combiner_options: ``alpha``, ``gamma`` and the combiner's own; only with a name.
+        offload: See :class:`~retainfirst.TwoTaskStep`: ``"cpu"`` keeps the idle task's gradients in host memory.
+        stream: See there: combine during the retain pass; without gradient accumulation.
         **kwargs: For the trainer.
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones): it never shows
+        RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones), before there are
             two gradients; or FSDP without ``use_orig_params``, or DeepSpeed without ZeRO or with offloading.
     """
 
@@ -61,6 +63,8 @@ class TwoTaskTraining:
         stream: bool = False,
         **kwargs: Any,
     ) -> None:
+        self._two_task_step: TwoTaskStep | None = None
+        self._step_state: dict[str, Any] = {}
         self.combiner = resolve(combiner, **(combiner_options or {}))
         check_memory_options(self.combiner, offload, stream)
         self._memory: dict[str, Any] = {"offload": offload, "stream": stream}
@@ -89,25 +93,33 @@ class TwoTaskTraining:
         self.last_geometry: Geometry | None = None
         self._loss_sum, self._micro_steps = torch.zeros(2), 0
         self._loss_scale = 1.0
-        self._two_task_step: TwoTaskStep | None = None
         me.add_callback(_StartAfresh(self))
 
+    @property
+    def combiner(self) -> Combiner:
+        """The combiner. Another one, set between two steps, combines from the next step on."""
+        return self._combiner
+
+    @combiner.setter
+    def combiner(self, combiner: Combiner) -> None:
+        combiner = resolve(combiner)
+        if self._two_task_step is not None:
+            self._two_task_step.combiner = combiner
+        self._combiner = combiner
+
     def task_losses(self) -> tuple[Loss, Loss]:
-        """Return the functions of a model and a whole batch that give the forget and the retain loss, both to be minimised."""
+        """Return two functions of a model and a whole batch: the forget loss and the retain loss, both to be minimised."""
         raise NotImplementedError(f"{type(self).__name__} must define task_losses()")
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:  # noqa: ARG002
-        """Run one micro-batch, forget then retain, and combine when the trainer is about to step."""
+        """Run one microbatch, forget then retain, and combine when the trainer is about to step."""
         me: Any = self
         model.train()
         if callable(getattr(me.optimizer, "train", None)):
             me.optimizer.train()
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
-        if self._two_task_step is None:
-            trained = self._in_optimizer(model)
-            self._two_task_step = TwoTaskStep(model, self.combiner, trained=trained, **self._memory)
-        step = self._two_task_step
+        step = self._two_task_step or self._make_step(model)
         compute_forget, compute_retain = self.task_losses()
         last = self._about_to_step()
         with step.forget(last=last):
@@ -154,6 +166,35 @@ class TwoTaskTraining:
                     logs[name] = value / self._loss_scale if name.startswith("norm") else value
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
+    def _make_step(self, model: nn.Module) -> TwoTaskStep:
+        step = TwoTaskStep(model, self.combiner, trained=self._in_optimizer(model), **self._memory)
+        if self._step_state:
+            step.load_state_dict(self._step_state)
+            self._step_state = {}
+        self._two_task_step = step
+        return step
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save what the trainer does, and the step's state beside it."""
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        state = self._two_task_step.state_dict() if self._two_task_step else {}
+        if state:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            torch.save(state, _state_file(output_dir, getattr(self, "args").process_index))  # noqa: B009
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load what the trainer does, and the step's state beside it."""
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is None or not self.combiner.average:
+            return
+        file = _state_file(checkpoint, getattr(self, "args").process_index)  # noqa: B009
+        if not file.is_file():
+            raise RetainFirstError(
+                f"{checkpoint} has no {file.name}, the moving average of {self.combiner.name}; resume with the combiner and the"
+                " number of processes of the run that saved it"
+            )
+        self._step_state = torch.load(file, map_location="cpu", weights_only=True)
+
     def _forget_losses(self) -> None:
         self._loss_sum, self._micro_steps = torch.zeros_like(self._loss_sum), 0
 
@@ -164,22 +205,22 @@ class TwoTaskTraining:
         if me.is_deepspeed_enabled:
             me.accelerator.backward(loss / self._micro_batches(), scale_wrt_gas=False)
         else:
-            # The mean over micro-batches is taken once: by accelerate up to transformers 4.45, by the trainer itself later.
+            # Exactly one of them divides by the number of microbatches: accelerate up to transformers 4.45, the trainer later.
             me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
         return loss.detach()
 
     def _in_optimizer(self, model: nn.Module) -> set[nn.Parameter] | None:
-        """Return what the optimiser changes; None where it holds copies of its own."""
+        """Return the parameters that the optimiser changes; None where it holds copies of its own."""
         groups = getattr(self, "optimizer").param_groups  # noqa: B009
         return {p for group in groups for p in group["params"]} & set(model.parameters()) or None
 
     def _micro_batches(self) -> int:
-        """How many micro-batches the trainer averages in this step; recent versions know that the last one is shorter."""
+        """Return the number of microbatches in this step; recent versions know that an epoch's last step is shorter."""
         me: Any = self
         return int(getattr(me, "current_gradient_accumulation_steps", me.args.gradient_accumulation_steps))
 
     def _about_to_step(self) -> bool:
-        """Whether the trainer steps the optimiser after this micro-batch."""
+        """Whether the trainer steps the optimiser after this microbatch."""
         state = (accelerator := getattr(self, "accelerator")).gradient_state  # noqa: B009
         if accelerator.sync_gradients:
             return True
@@ -190,9 +231,9 @@ class TwoTaskTraining:
 
 
 class TwoTaskTrainerMixin(TwoTaskTraining):
-    """Makes a ``transformers.Trainer`` take the forget and the retain gradient apart and combine them.
+    """Gives a ``transformers.Trainer`` two gradients and their combination.
 
-    As :class:`TwoTaskTraining`, with the two losses as methods: give ``compute_forget_loss`` and ``compute_retain_loss``.
+    Like :class:`TwoTaskTraining`, with the two losses as methods: give ``compute_forget_loss`` and ``compute_retain_loss``.
     """
 
     def task_losses(self) -> tuple[Loss, Loss]:
@@ -254,7 +295,7 @@ class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore
 
 
 class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
-    """Drops micro-batches that an earlier ``train()`` left over when it stopped in the middle of a step."""
+    """Drops microbatches left over by an earlier ``train()`` that stopped in the middle of a step."""
 
     def __init__(self, trainer: TwoTaskTraining) -> None:
         self._trainer = trainer
@@ -262,6 +303,10 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer._two_task_step = None
         self._trainer._forget_losses()
+
+
+def _state_file(folder: str, process: int) -> Path:
+    return Path(folder) / f"retainfirst_{process}.pt"
 
 
 def _with_options(kind: Literal["forget", "retain"], name: str, options: Mapping[str, Any]) -> Callable[..., Tensor]:

@@ -27,7 +27,7 @@ class Engine:
 
     Attributes:
         reduce: Adds up tables of moments over the processes, where each holds only a part of every gradient; else None.
-        averages_at_the_end: Whether :meth:`average` has to do with all of a task's gradients; else its passes have averaged.
+        averages_at_the_end: Whether :meth:`average` averages, at the end of a task's passes; else each pass does.
     """
 
     reduce: Reduce | None = None
@@ -42,8 +42,8 @@ class Engine:
 
         Args:
             task: ``"forget"`` or ``"retain"``.
-            collected: The task's gradients by parameter name; what the passes give is added to them when the context ends. Only
-                this engine knows what they are before :meth:`average` has returned them.
+            collected: The task's gradients by parameter name; those of the passes are added when the context ends. Their form
+                is the engine's own until :meth:`average` has returned them.
         """
         for name, gradient in collected.items():
             self.parameters[name].grad = gradient
@@ -55,19 +55,19 @@ class Engine:
             # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
             if before is not None and found is not before and not (found is not None and found.requires_grad):
                 raise StaleGradient(
-                    f"{name}: its .grad was cleared inside `with step.{task}():`, which loses micro-batches of this step; call"
+                    f"{name}: its .grad was cleared inside `with step.{task}():`, which loses microbatches of this step; call"
                     " zero_grad() and optimizer.step() only after combine()"
                 )
             if found is None:
                 continue
-            # Autograd gives two parameters the same memory if one's gradient is a view of the other's.
+            # If one parameter's gradient is a view of another's, autograd gives both the same memory.
             if (place := _place(found)) in places:
                 found = found.clone()
             places.update([place] if place else [])
             collected[name], parameter.grad = found, None
 
     def passes(self) -> AbstractContextManager[None]:
-        """Return the context that keeps a distributed model from averaging in its own way."""
+        """Return the context that keeps a distributed model from averaging by itself."""
         return nullcontext()
 
     def stale(self) -> str | None:
@@ -75,7 +75,7 @@ class Engine:
         return next((name for name, parameter in self.parameters.items() if parameter.grad is not None), None)
 
     def clear(self) -> None:
-        """Drop what an interrupted block has left behind."""
+        """Drop the gradients of an interrupted block."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -86,8 +86,8 @@ class Engine:
             gradients: As collected; may be used up.
 
         Returns:
-            A function that waits for the averages and returns what this process holds of them, by parameter name: the same names
-            on every process, without the parameters that no pass on any process has reached.
+            A function that waits for the averages and returns this process's shards of them, by parameter name: the same names on
+            every process, without the parameters that no pass on any process has reached.
         """
         return lambda: gradients
 
@@ -102,6 +102,6 @@ class Engine:
 
 
 def _place(gradient: Tensor) -> int:
-    """Return where a gradient lies; 0 for what has no address, or an engine's own."""
+    """Return the address of a gradient; 0 for a tensor without one, or of an engine's own class."""
     plain = type(gradient) is Tensor and gradient.layout == torch.strided
     return gradient.data_ptr() if plain else 0

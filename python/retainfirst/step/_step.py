@@ -1,63 +1,65 @@
-"""Two gradients where training has one: collect them apart, combine them, and leave the result in ``.grad``."""
+"""The two gradients of a training step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from retainfirst._named import by_name
-from retainfirst._streaming import Streaming
 from retainfirst.combiners import Combiner, Sum, check_pairs, resolve
-from retainfirst.engines import Engine, Gradients, HostMemory, find_engine, named_parameters
+from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
+from retainfirst.step._named import by_name
+from retainfirst.step._offload import Offload
+from retainfirst.step._retain_average import RetainAverage
+from retainfirst.step._streaming import Streaming
+from retainfirst.step._task import Task
 
 __all__ = ["TwoTaskStep", "check_memory_options"]
-
-_TASKS = ("forget", "retain")
 
 
 class TwoTaskStep:
     """Collects the forget and the retain gradient of one optimiser step and combines them.
 
     Inside :meth:`forget` and :meth:`retain` autograd accumulates straight into that task's gradients; between the blocks
-    every ``.grad`` is None. :meth:`combine` writes the update over the retain gradients and hands them to ``.grad``, so one
-    gradient set is held on top of what plain training holds, and a single activation graph is alive if each loss is computed
-    inside its block. Any number of micro-batches may go into a step, in any order.
+    every ``.grad`` is None. :meth:`combine` writes the update over the retain gradients and hands them to ``.grad``, so a step
+    holds one gradient set more than plain training, and a single activation graph if each loss is computed inside its block.
+    Any number of microbatches may go into a step, in any order.
 
-    A parameter that only one task reaches counts as zero for the other; one that neither reaches keeps ``.grad = None``.
-    An exception inside a block discards the whole step, both tasks, and passes on: the model has no ``.grad`` then, and the
-    next block starts a new step.
+    A parameter that only one task reaches counts as zero for the other; a parameter that neither reaches keeps
+    ``.grad = None``. An exception inside a block discards the whole step, both tasks, and passes on: the model has no ``.grad``
+    then, and the next block starts a new step.
 
     With several processes each gives its own rows, and gradients are averaged over the processes before they are combined
-    (:mod:`retainfirst.engines`): give the wrapped model or the one inside the wrapper. Each process must call :meth:`combine`
-    equally often; one that has no rows for a task leaves the task out.
+    (:mod:`retainfirst.engines`): give the wrapped model. Each process must call :meth:`combine` equally often; a process that
+    has no rows for a task leaves the task out.
 
     Args:
-        model: The model, or its parameters, plain or with names; the frozen ones are left alone. Which ones are frozen is
-            looked up at the start of each step. Wrap it before the first step.
+        model: The model, or its parameters, plain or with names; frozen ones are left alone. Which ones are frozen is looked up
+            at the start of each step. Wrap the model before the first step.
         combiner: A combiner, or a name with its ``options``.
-        trained: The parameters that the optimiser changes, where these are not all that require a gradient. The others take no
-            part in the rule and its geometry, and their ``.grad`` is the weighted sum, for what looks at it (clipping, for one).
-        offload: ``"cpu"``: the task whose passes do not run waits in the memory of the host (pinned, for a GPU), and is brought
-            back in parts, of 16 MiB or one parameter, to be combined; no gradient set is then held on the device beyond what
-            plain training holds. It costs one copy of a gradient set to the host and one back (two for rules that look at
-            groups), and two more for each further micro-batch. For a model on the CPU nothing changes.
-        stream: Combine each group of the rule's scope as soon as the retain pass has reached all of it, and free its forget
-            gradient there and then, so that one gradient set is held in all. It needs one process, the forget passes first, one
+        trained: The parameters that the optimiser changes, if these are not all that require a gradient. The others take no
+            part in the combination and its geometry; their ``.grad`` is the weighted sum, for code that looks at it
+            (clipping, for one).
+        offload: ``"cpu"``: the gradients of the idle task wait in host memory (pinned, for a GPU), and come back in parts, of
+            16 MiB or one parameter, to be combined. The device then holds no gradient set beyond plain training's. Each step
+            copies one gradient set to the host and one back (two for projections), and each further microbatch copies two
+            more. For a model on the CPU nothing changes.
+        stream: Combine each group of the combiner's scope as soon as the retain pass has reached all of it, and free its forget
+            gradient then, so that one gradient set is held in all. This needs one process, the forget passes first, one
             backward pass of the retain loss a step, and a scope below ``"global"``.
-        check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity. Costs a wait
-            for the device at each step. Without it such values show in the update, as a loss scaler expects.
-        **options: ``alpha``, ``gamma``, ``scope``, ``aggregator``; only with a name.
+        check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity; each step then
+            waits for the device. By default such values show in the update, as a loss scaler expects.
+        **options: ``alpha``, ``gamma`` and the combiner's own; only with a name.
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: Nothing to train, a model that is distributed in a way that is not supported, or ``offload`` or
-            ``stream`` where it cannot work.
+        RetainFirstError: Nothing to train, a model that is distributed in an unsupported way, or ``offload`` or ``stream`` where
+            it cannot work.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -82,36 +84,54 @@ class TwoTaskStep:
         check_finite: bool = False,
         **options: Any,
     ) -> None:
-        self.combiner = resolve(combiner, **options)
+        chosen = resolve(combiner, **options)
+        check_memory_options(chosen, offload, stream)
         self.check_finite = check_finite
-        check_memory_options(self.combiner, offload, stream)
-        self._host = HostMemory() if offload == "cpu" else None
+        self._offload = Offload() if offload == "cpu" else None
         self._stream = stream
+        self._retain_average: RetainAverage | None = None
+        self._combiner: Combiner = chosen
+        self.combiner = chosen
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else by_name(model)
+        self._forget, self._retain = Task("forget"), Task("retain")
         self._started = False
-        self._gradients: dict[str, Gradients] = {}
-        self._averaging: dict[str, Callable[[], Gradients]] = {}
         self._streaming: Streaming | None = None
-        self._open: str | None = None
+        self._open: Task | None = None
         self._engine = self._find_engine()
         self._first = True
+
+    @property
+    def combiner(self) -> Combiner:
+        """The combiner. Set another one between two steps, for example ``step.combiner.with_weights(gamma=2.0)``."""
+        return self._combiner
+
+    @combiner.setter
+    def combiner(self, combiner: Combiner) -> None:
+        if not isinstance(combiner, Combiner):
+            raise RetainFirstError(f"TwoTaskStep: combiner must be a combiner, not {combiner!r}; see make_combiner")
+        check_memory_options(combiner, "cpu" if self._offload else None, self._stream)
+        if not combiner.average:
+            self._retain_average = None
+        elif self._retain_average is None or combiner.average != self._combiner.average:
+            self._retain_average = RetainAverage(combiner.average)
+        self._combiner = combiner
 
     def forget(self, *, last: bool = False) -> AbstractContextManager[None]:
         """Return the block in which backward passes belong to the forget loss (one that is minimised).
 
         Args:
-            last: No block of this task follows in this step, so that averaging its gradients over processes may begin when the
-                block ends and go on during the other task's passes. The same on every process.
+            last: No block of this task follows in this step, so that its gradients are averaged over processes while the other
+                task's passes run. The same on every process.
         """
-        return self._block("forget", last)
+        return self._block(self._forget, self._retain, last)
 
     def retain(self, *, last: bool = False) -> AbstractContextManager[None]:
         """Return the block in which backward passes belong to the retain loss; ``last`` as in :meth:`forget`."""
-        return self._block("retain", last)
+        return self._block(self._retain, self._forget, last)
 
     def combine(self) -> Geometry:
-        """Combine what the blocks collected and write the update to ``.grad``.
+        """Combine the gradients of both tasks and write the update to ``.grad``.
 
         Returns:
             The geometry of the whole model, and by group on request; it waits for the device only when read.
@@ -119,24 +139,22 @@ class TwoTaskStep:
         Raises:
             RetainFirstError: Called inside a block, or without a backward pass for one of the tasks.
             StaleGradient: A backward pass ran outside the blocks.
-            NonFiniteGradient: A gradient holds NaN or infinity and ``check_finite`` was asked for; the step is discarded, as it
-                is after any error in the combination itself.
+            NonFiniteGradient: A gradient holds NaN or infinity and ``check_finite`` is on; the step is discarded, as it is after
+                any error in the combination.
         """
         self._refuse_open("combine()")
         if not self._started:
             self._start()
         self._refuse_stale()
         forget, retain = self._averages()
-        streaming, self._streaming = self._streaming, None
+        streaming = self._streaming
         self.reset()
-        for task, gradients in (("forget", forget), ("retain", retain)):
-            if not gradients and not (streaming and streaming.names):
-                raise RetainFirstError(
-                    f"combine(): no {task} gradient was collected in this step; run loss.backward() inside `with step.{task}():`"
-                )
-        if self._host is not None:
-            self._host.swap("forget", forget, retain, self._engine.parameters)
         done = streaming.names if streaming else []
+        for name, gradients in (("forget", forget), ("retain", retain)):
+            if not gradients and not done:
+                raise RetainFirstError(
+                    f"combine(): no {name} gradient was collected in this step; run loss.backward() inside `with step.{name}():`"
+                )
         left = (forget.keys() | retain.keys()).difference(done)
         trained, others = self._split(name for name in self._engine.parameters if name in left)
         geometry = self._combine_(self.combiner, trained, forget, retain)
@@ -151,8 +169,35 @@ class TwoTaskStep:
         return geometry
 
     def reset(self) -> None:
-        """Discard what the blocks of the current step have collected."""
-        self._started, self._gradients, self._averaging, self._streaming = False, {}, {}, None
+        """Discard the gradients of the current step."""
+        self._forget.reset()
+        self._retain.reset()
+        self._started, self._streaming = False, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep: the moving average of a combiner that has one; on a process with shards, its own.
+
+        Returns:
+            ``{}``, or ``{"retain_average": {parameter name: tensor}}``.
+        """
+        return {"retain_average": self._retain_average.state_dict()} if self._retain_average else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: From :meth:`state_dict`.
+
+        Raises:
+            RetainFirstError: The state holds a moving average, but the combiner keeps none, or the reverse.
+        """
+        if ("retain_average" in state) != (self._retain_average is not None):
+            kept = "has" if self._retain_average else "has no"
+            raise RetainFirstError(
+                f"TwoTaskStep: {self.combiner.name} {kept} moving average, unlike the state to load; use the same combiner"
+            )
+        if self._retain_average is not None:
+            self._retain_average.load_state_dict(state["retain_average"])
 
     def _start(self) -> None:
         """Look up what is trained now: a model may be unfrozen or given adapters between two steps."""
@@ -163,23 +208,24 @@ class TwoTaskStep:
         self._started = True
 
     @contextmanager
-    def _block(self, task: str, last: bool) -> Iterator[None]:
-        self._refuse_open(f"{task}()")
+    def _block(self, task: Task, idle: Task, last: bool) -> Iterator[None]:
+        self._refuse_open(f"{task.name}()")
         if not self._started:
             self._start()
         self._refuse_stale()
-        if task in self._averaging:
-            raise RetainFirstError(f"{task}(): a block of this step was the last one already, as its last=True said")
+        if task.closed:
+            raise RetainFirstError(
+                f"{task.name}(): an earlier block of this step had last=True; no block may follow it"
+            )
         streaming = self._start_streaming(task) if self._stream else None
-        collected = self._gradients.setdefault(task, {})
         self._open = task
         try:
-            if self._host is not None:
-                self._make_room(task, self._host)
-            with self._engine.block(task, collected), streaming.running() if streaming else nullcontext():
+            if self._offload:
+                self._offload.make_room(task, idle, self._engine)
+            with self._engine.block(task.name, task.gradients), streaming.running() if streaming else nullcontext():
                 yield
             if last:
-                self._averaging[task] = self._engine.average(collected)
+                task.close(self._engine)
         except BaseException:
             self._engine.clear()
             self.reset()
@@ -188,46 +234,34 @@ class TwoTaskStep:
             self._open = None
 
     def _averages(self) -> tuple[Gradients, Gradients]:
+        """Average both tasks over processes; with offloading, leave the forget gradients on the host."""
+        tasks = self._forget, self._retain
         try:
-            for task in _TASKS:
-                if task not in self._averaging:
-                    self._average(task)
-            return self._averaging["forget"](), self._averaging["retain"]()
+            for task, idle in (tasks, tasks[::-1]):
+                if self._offload:
+                    self._offload.average(task, idle, self._engine)
+                task.close(self._engine)
+            for task in tasks:
+                task.averages(self._engine)
+            if self._offload:
+                self._offload.make_room(self._retain, self._forget, self._engine)
+            return self._forget.gradients, self._retain.gradients
         except BaseException:
             self.reset()
             raise
 
-    def _average(self, task: str) -> None:
-        gradients = self._gradients.setdefault(task, {})
-        if self._host is None or not self._engine.averages_at_the_end:
-            self._averaging[task] = self._engine.average(gradients)
-            return
-        # One task after the other, so that the device holds the gradients of one.
-        self._make_room(task, self._host)
-        done = self._gradients[task] = self._engine.average(gradients)()
-        self._averaging[task] = lambda: done
-
-    def _make_room(self, task: str, host: HostMemory) -> None:
-        """Send the other task's gradients to the host before this task's passes."""
-        [other] = {*_TASKS} - {task}
-        leaving = self._gradients.get(other, {})
-        if other in self._averaging:
-            leaving = self._gradients[other] = self._averaging[other]()
-            self._averaging[other] = lambda: leaving
-        host.swap(other, leaving, self._gradients[task], self._engine.parameters)
-
-    def _start_streaming(self, task: str) -> Streaming | None:
-        if task == "forget":
+    def _start_streaming(self, task: Task) -> Streaming | None:
+        if task is self._forget:
             if self._streaming is not None:
                 raise RetainFirstError(
                     "forget(): with stream=True the forget passes of a step come before its retain pass"
                 )
             return None
-        if self._streaming is not None or not self._gradients.get("forget"):
+        if self._streaming is not None or not self._forget.gradients:
             problem = "once a step" if self._streaming else "after the forget passes"
             raise RetainFirstError(f"retain(): with stream=True this block comes {problem}")
         trained, others = self._split(self._engine.parameters)
-        groups = [[trained[i] for i in group] for group in self.combiner.group(trained).values()]
+        groups = [[trained[i] for i in members] for members in self.combiner.group(trained).members]
 
         def combine(names: list[str], forget: Gradients, retain: Gradients) -> Geometry | None:
             if self._split(names)[0]:
@@ -236,19 +270,21 @@ class TwoTaskStep:
             return None
 
         groups += [[name] for name in others]
-        self._streaming = Streaming(self._engine.parameters, groups, self._gradients["forget"], combine)
+        self._streaming = Streaming(self._engine.parameters, groups, self._forget.gradients, combine)
         return self._streaming
 
-    def _combine_(self, rule: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
+    def _combine_(self, combiner: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
         """Combine parameters, each reached by one task at least; the update goes into ``retain``."""
         for name in names:
             if name not in retain:
                 retain[name] = torch.zeros_like(forget[name], device=self._engine.parameters[name].device)
             elif name not in forget:
                 forget[name] = torch.zeros_like(retain[name])
-        mine = [forget[name] for name in names], [retain[name] for name in names]
-        pairs = check_pairs(rule.name, names, *mine, same_device=self._host is None)
-        return rule.combine_named_(*pairs, rule.group(names), self._engine.reduce)
+        mine: tuple[list[Tensor], list[Tensor]] = [forget[name] for name in names], [retain[name] for name in names]
+        pairs = check_pairs(combiner.name, names, *mine, same_device=self._offload is None)
+        if combiner.average and self._retain_average:
+            self._retain_average.replace(names, retain)
+        return combiner.combine_named_(*pairs, combiner.group(names), self._engine.reduce)
 
     def _plain(self) -> Combiner:
         return Sum(self.combiner.alpha, self.combiner.gamma)
@@ -264,7 +300,7 @@ class TwoTaskStep:
 
     def _refuse_open(self, call: str) -> None:
         if self._open is not None:
-            raise RetainFirstError(f"{call} inside `with step.{self._open}():`; leave that block first")
+            raise RetainFirstError(f"{call} inside `with step.{self._open.name}():`; leave that block first")
 
     def _refuse_stale(self) -> None:
         name = self._engine.stale()
@@ -298,13 +334,13 @@ def check_memory_options(combiner: Combiner, offload: object, stream: object) ->
     """Refuse values of ``offload`` and ``stream`` of :class:`TwoTaskStep` that cannot work.
 
     Raises:
-        RetainFirstError: An unknown value, or streaming with a rule that needs the whole gradient.
+        RetainFirstError: An unknown value, or streaming with a combiner that needs the whole gradient.
     """
     if offload not in (None, "cpu"):
         raise RetainFirstError(f'offload must be "cpu" or None, not {offload!r}')
     if not isinstance(stream, bool):
         raise RetainFirstError(f"stream must be True or False, not {stream!r}")
-    if stream and getattr(combiner, "scope", None) == "global":
+    if stream and combiner.scope == "global":
         raise RetainFirstError(
             f"{combiner.name} with scope 'global' needs the whole gradient before it can combine any of it, so that stream=True"
             " would save nothing; choose another scope, or leave stream out"
