@@ -14,7 +14,7 @@ from retainfirst.theory import STATEMENTS
 from retainfirst.theory.arrays import FORMATS, as_array, as_tensor
 from retainfirst.theory.claims import PAIR, Unknowns
 from retainfirst.theory.strategies import groupings, pairs, raw_pairs, weights
-from retainfirst.theory.sums import GradientPair, ExactSums, root
+from retainfirst.theory.sums import ExactSums, GradientPair, root
 
 RULES = ("sago", "sago_keep_retain", "pcgrad")
 

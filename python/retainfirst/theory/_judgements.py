@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retainfirst import reference
-from retainfirst.theory.crossing import crossing_bracket
 from retainfirst.theory.cases import Case, StoredCase
+from retainfirst.theory.crossing import crossing_bracket
 from retainfirst.theory.sums import as_float, opposed, root
 
 __all__ = [

@@ -14,9 +14,9 @@ from retainfirst import _rust
 from retainfirst.combiners import combine
 from retainfirst.theory import solver
 from retainfirst.theory.arrays import FORMATS, as_array
+from retainfirst.theory.cases import StoredCase
 from retainfirst.theory.counterexamples import from_solver, from_violation
 from retainfirst.theory.implementations import implementations, toward_retain
-from retainfirst.theory.cases import StoredCase
 from retainfirst.theory.search import Combine, search
 from retainfirst.theory.statements import Statement
 from retainfirst.theory.sums import GradientPair

@@ -147,9 +147,10 @@ class _Search:
 
     def _repeat(self, pair: GradientPair, violation: StatementViolated) -> None:
         """Raise an error if the combiner does not give the same update again."""
-        if self.combine is not None and violation.update is not None:
-            if self.combine(pair).tobytes() != as_array(violation.update).tobytes():
-                raise self._random()
+        if self.combine is None or violation.update is None:
+            return
+        if self.combine(pair).tobytes() != as_array(violation.update).tobytes():
+            raise self._random()
 
     def _random(self) -> RetainFirstError:
         return RetainFirstError(

@@ -13,8 +13,8 @@ from typing import Literal
 
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.theory import _judgements, _proofs
-from retainfirst.theory.claims import Claim
 from retainfirst.theory.cases import Case
+from retainfirst.theory.claims import Claim
 
 __all__ = ["STATEMENTS", "Statement", "statement"]
 
@@ -89,12 +89,12 @@ STATEMENTS = (
         id="T2",
         title="Never against retention",
         words=(
-            "The updates of both forms of SAGO, and those of PCGrad and of the orthogonal projection at every scope, never have a "
+            "The updates of both forms of SAGO, and those of PCGrad and of the orthogonal projection at every scope, have no "
             "negative dot product with the retain gradient. Stored updates are judged only where rounding and underflow take "
-            "less than the alpha |r|^2 that a projection keeps. GRU and A-GEM keep nothing: under conflict their dot product "
-            "is 0, so that any rounding error can make it negative. They keep the statement in exact arithmetic only."
+            "less than the alpha |r|^2 that these projections keep. GRU and A-GEM keep none of it: under conflict their dot "
+            "product is 0, so that any rounding error can make it negative. They keep the statement in exact arithmetic only."
         ),
-        formula="<u, r> >= 0; PCGrad: <u, r> >= alpha |r|^2; orthogonal: <u, r> = alpha |r|^2; GRU, A-GEM under conflict: <u, r> = 0",
+        formula="<u, r> >= 0; PCGrad: >= alpha |r|^2; orthogonal: = alpha |r|^2; GRU and A-GEM under conflict: = 0",
         source=_PAPER,
         status="holds",
         combiner="pcgrad",
@@ -208,7 +208,7 @@ STATEMENTS = (
     Statement(
         id="X1",
         title="SAGO is always tighter than PCGrad",
-        words="At equal weights, under global conflict, SAGO is strictly closer to r than PCGrad. False as stated; see T5 and T7.",
+        words="At equal weights, under global conflict, SAGO is strictly closer to r than PCGrad. False; see T5 and T7.",
         formula="<f, r> < 0 and alpha = gamma imply cos(SAGO, r) > cos(PCGrad, r)",
         source=_PAPER,
         status="refuted",
