@@ -1,4 +1,4 @@
-"""The suite catches combiners that are wrong on purpose, each by the check that is meant for it, and passes the right ones."""
+"""Combiners that are wrong on purpose are caught by the checks meant for them; the right ones pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from promises import check_edges, check_promises, check_rule
+from promises import check_edges, check_formula, check_promises
 from retainfirst import reference
 from retainfirst.errors import StatementViolated
 from retainfirst.theory.arrays import FORMATS
@@ -17,18 +17,18 @@ from retainfirst.theory.sums import GradientPair, opposed
 Array = NDArray[Any]
 EXAMPLES = 200
 
-# Of products that underflow and quotients that overflow in the stand-ins.
+# The stand-ins have products that underflow and quotients that overflow.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-def right(rule: str, pair: GradientPair) -> Array:
+def right(combiner: str, pair: GradientPair) -> Array:
     return reference.combine(
-        pair.forget, pair.retain, rule, alpha=pair.alpha, gamma=pair.gamma, groups=pair.groups or None
+        pair.forget, pair.retain, combiner, alpha=pair.alpha, gamma=pair.gamma, groups=pair.groups or None
     )
 
 
 def sago(pair: GradientPair, conflict: Array) -> Array:
-    """The rule for a given opinion on what conflicts, with its NaN rule."""
+    """SAGO for a given mask of conflicts, with its NaN rule."""
     wide = np.dtype(np.float64 if pair.retain.dtype == np.float64 else np.float32)
     f, r = pair.forget.astype(wide), pair.retain.astype(wide)
     update = np.where(conflict, wide.type(pair.alpha) * r, wide.type(pair.gamma) * f)
@@ -39,7 +39,7 @@ def pcgrad(pair: GradientPair, sign: float = -1.0, shift: int = 0, always: bool 
     update = np.empty_like(pair.retain)
     for i, (start, stop) in enumerate(pair.groups or [(0, len(pair.retain))]):
         f, r = (x[start:stop].astype(np.float64) for x in (pair.forget, pair.retain))
-        # What the group looks at may be off; what it writes is in its place.
+        # A group may read the wrong range, but it writes its own.
         first = max(start - shift, 0) if i == 1 else start
         seen_f, seen_r = (x[first : first + stop - start].astype(np.float64) for x in (pair.forget, pair.retain))
         dot, square = seen_f @ seen_r, seen_r @ seen_r
@@ -98,45 +98,45 @@ def plain_addition(pair: GradientPair) -> Array:
     return right("sum", pair)
 
 
-# What is claimed of each, and which checks must see that it is wrong.
+# Each wrong combiner, the combiner that it claims to be, and the checks that must catch it.
 WRONG = [
-    (product_decides, "sago", {"promises", "rule"}),
-    (zero_conflicts, "sago", {"promises", "rule", "edges"}),
-    (weights_swapped, "sago", {"promises", "rule"}),
-    (pcgrad_weights_swapped, "pcgrad", {"promises", "rule"}),
+    (product_decides, "sago", {"promises", "formula"}),
+    (zero_conflicts, "sago", {"promises", "formula", "edges"}),
+    (weights_swapped, "sago", {"promises", "formula"}),
+    (pcgrad_weights_swapped, "pcgrad", {"promises", "formula"}),
     (nan_masked, "sago", {"edges"}),
-    (last_of_an_odd_length_left_out, "sago", {"promises", "rule"}),
-    (last_of_an_odd_length_not_projected, "pcgrad", {"rule"}),
-    (projection_with_the_wrong_sign, "pcgrad", {"promises", "rule"}),
-    (second_group_looks_one_off, "pcgrad", {"rule"}),
-    (projects_without_conflict, "pcgrad", {"rule"}),
-    (plain_addition, "sago", {"promises", "rule", "edges"}),
-    (plain_addition, "sago_keep_retain", {"promises", "rule"}),
-    (plain_addition, "pcgrad", {"promises", "rule"}),
+    (last_of_an_odd_length_left_out, "sago", {"promises", "formula"}),
+    (last_of_an_odd_length_not_projected, "pcgrad", {"formula"}),
+    (projection_with_the_wrong_sign, "pcgrad", {"promises", "formula"}),
+    (second_group_looks_one_off, "pcgrad", {"formula"}),
+    (projects_without_conflict, "pcgrad", {"formula"}),
+    (plain_addition, "sago", {"promises", "formula", "edges"}),
+    (plain_addition, "sago_keep_retain", {"promises", "formula"}),
+    (plain_addition, "pcgrad", {"promises", "formula"}),
 ]
 CHECKS = {
     "promises": lambda *case: check_promises(*case, EXAMPLES),
-    "rule": lambda *case: check_rule(*case, EXAMPLES),
+    "formula": lambda *case: check_formula(*case, EXAMPLES),
     "edges": check_edges,
 }
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize(
-    ("combiner", "rule", "seen_by"), WRONG, ids=[f"{one.__name__}-{rule}" for one, rule, _ in WRONG]
+    ("combiner", "claimed", "seen_by"), WRONG, ids=[f"{one.__name__}-{claimed}" for one, claimed, _ in WRONG]
 )
-def test_caught(combiner, rule, seen_by, dtype):
+def test_caught(combiner, claimed, seen_by, dtype):
     for check in sorted(seen_by):
         with pytest.raises((StatementViolated, AssertionError)):
-            CHECKS[check](rule, combiner, dtype)
+            CHECKS[check](claimed, combiner, dtype)
 
 
-@pytest.mark.parametrize("rule", ["sago", "pcgrad"])
-def test_the_right_ones_pass(rule):
+@pytest.mark.parametrize("name", ["sago", "pcgrad"])
+def test_the_right_ones_pass(name):
     for check in CHECKS.values():
-        check(rule, lambda pair: right(rule, pair), "float32")
+        check(name, lambda pair: right(name, pair), "float32")
 
 
 def test_these_stand_ins_are_right_but_for_their_fault():
     for name, stand_in in (("sago", lambda p: sago(p, opposed(p.forget, p.retain))), ("pcgrad", pcgrad)):
-        check_rule(name, stand_in, "float32", EXAMPLES)
+        check_formula(name, stand_in, "float32", EXAMPLES)
