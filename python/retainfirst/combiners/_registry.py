@@ -151,10 +151,6 @@ def make_combiner(name: str, **options: Any) -> Combiner:
         if entry.argument in options:
             raise RetainFirstError(f"{short}: {entry.argument} is given twice, in the name {name!r} and as an option")
         options = {**options, entry.argument: argument}
-    elif entry.argument is not None and entry.argument not in options:
-        raise RetainFirstError(
-            f"{short} needs {entry.argument}: give it in the name, as in '{short}:...', or as the option {entry.argument!r}"
-        )
     known = entry.options
     if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         for option in options:

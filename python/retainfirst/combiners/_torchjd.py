@@ -15,7 +15,7 @@ from torch import Tensor
 from retainfirst import moments as m
 from retainfirst.combiners._projection import ProjectionCombiner
 from retainfirst.combiners._registry import register
-from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean, require
 
 __all__ = ["TorchJD"]
 
@@ -135,7 +135,8 @@ def _weights_of(aggregator: Any) -> Callable[[Tensor], Any]:
     if not isinstance(aggregator, (library.Aggregator, library.Weighting)):
         what = "is missing" if aggregator is None else f"must be an aggregator of TorchJD, not {aggregator!r}"
         raise RetainFirstError(
-            f"torchjd: aggregator {what}; for example make_combiner('torchjd', aggregator=torchjd.aggregation.UPGrad())"
+            f"torchjd: aggregator {what}; for example make_combiner('torchjd', aggregator=torchjd.aggregation.UPGrad()), or"
+            " its name, as in torchjd:UPGrad"
         )
     names = [*_ROWS_BY_DOT_PRODUCTS, *(f"{name}Weighting" for name in _ROWS_BY_DOT_PRODUCTS)]
     by_dot_products = tuple(getattr(library, name) for name in names if hasattr(library, name))
@@ -191,6 +192,8 @@ def _by_name(text: str) -> Any:
         raise RetainFirstError(f"torchjd: unknown aggregator {name.id!r}. {did_you_mean(name.id, known)}")
     try:
         return getattr(library, name.id)(*values, **named)
+    except ImportError as error:
+        raise MissingDependency(f"torchjd: {error}") from error
     except (TypeError, ValueError) as error:
         raise RetainFirstError(
             f"torchjd: {text!r}: {error}; give constants as arguments, such as CAGrad(c=0.5)"

@@ -14,7 +14,7 @@ from retainfirst.engines._ddp import DDPEngine
 from retainfirst.engines._deepspeed import ZeroEngine
 from retainfirst.engines._fsdp import FSDP1Engine, FSDP2Engine
 from retainfirst.engines._local import Engine
-from retainfirst.engines._wrappers import sharded_modules, wrappers_around
+from retainfirst.engines._wrappers import engines_around, sharded_modules, wrappers_around
 from retainfirst.errors import RetainFirstError
 
 __all__ = ["find_engine", "named_parameters"]
@@ -38,7 +38,7 @@ def find_engine(model: nn.Module | None, parameters: dict[str, nn.Parameter]) ->
     Raises:
         RetainFirstError: The model is distributed in an unsupported way, or DeepSpeed trains it and its engine is not given.
     """
-    engines = _inside(_loaded(*_ZERO), model)
+    engines = _inside(_loaded(*_ZERO), model) or engines_around(_loaded(*_ZERO), model)
     if len(engines) > 1:
         raise RetainFirstError(f"TwoTaskStep: the model holds {len(engines)} DeepSpeed engines; give it one")
     if engines:

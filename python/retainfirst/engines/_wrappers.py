@@ -2,11 +2,12 @@
 
 ``DistributedDataParallel`` and ``FullyShardedDataParallel`` register the model as their submodule, and torch reports each
 registration to a hook, which keeps a weak reference. It sees the wrappers that are made after this module was imported.
-``fully_shard`` enters its modules in a table of torch.
+``fully_shard`` enters its modules in a table of torch, and a ``DeepSpeedEngine`` puts hooks on its model.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 from weakref import WeakSet
@@ -14,7 +15,7 @@ from weakref import WeakSet
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ["sharded_modules", "wrappers_around"]
+__all__ = ["engines_around", "sharded_modules", "wrappers_around"]
 
 # The attributes under which DistributedDataParallel and FullyShardedDataParallel hold a model.
 _HELD_AS = ("module", "_fsdp_wrapped_module")
@@ -52,3 +53,16 @@ def sharded_modules(parameters: dict[str, nn.Parameter]) -> list[Any]:
     table = getattr(sys.modules.get("torch.distributed._composable_state"), "_module_state_mapping", {})
     found: list[Any] = [module for module in table if hasattr(module, "set_requires_gradient_sync")]
     return [module for module in found if not trained.isdisjoint(module.parameters())]
+
+
+def engines_around(kind: type, model: nn.Module | None) -> list[Any]:
+    """Return the DeepSpeed engines that hold a model, which the model's forward hooks refer to.
+
+    Args:
+        kind: DeepSpeed's class of engines.
+        model: The model inside the engine; None if only its parameters are known.
+    """
+    hooks = [*model._forward_pre_hooks.values(), *model._forward_hooks.values()] if model is not None else []
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    owners += [inspect.getclosurevars(hook).nonlocals.get("self") for hook in hooks if inspect.isfunction(hook)]
+    return list(dict.fromkeys(owner for owner in owners if isinstance(owner, kind)))
