@@ -121,6 +121,11 @@ def dot(x: list[Fraction], y: list[Fraction]) -> Fraction:
     return sum((a * b for a, b in zip(x, y, strict=True)), Fraction())
 
 
+def exact_dot(x: NDArray[Any], y: NDArray[Any]) -> Fraction:
+    """The dot product of two arrays without rounding."""
+    return dot(fractions(x), fractions(y))
+
+
 def root(x: Fraction) -> Fraction:
     """The square root, to 128 bits or more."""
     shift = 128 + max(x.denominator.bit_length() - x.numerator.bit_length(), 0)
