@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,16 @@ DEVICE = os.environ.get("RETAINFIRST_TEST_DEVICE", "cpu")
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported: a trainer calls it at the end, some tenths of a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries report at the end of the process what is left in memory
 
 
 @pytest.fixture
