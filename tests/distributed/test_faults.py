@@ -29,7 +29,9 @@ def run_without_a_launcher(folder, *command, fork=True):
     return codes, [(folder / f"log{rank}.txt").read_text() for rank in range(2)]
 
 
-@pytest.mark.parametrize("place", ["forget", "retain", "averaging"])
+@pytest.mark.parametrize(
+    "place", ["forget", *(pytest.param(place, marks=pytest.mark.slow) for place in ("retain", "averaging"))]
+)
 def test_a_process_that_raises_stops_the_other(place, tmp_path):
     # One of them as a program of its own, with all that Python does at its end.
     codes, logs = run_without_a_launcher(tmp_path, "fault.py", place, fork=place != "averaging")
