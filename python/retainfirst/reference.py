@@ -228,7 +228,7 @@ def _whole(groups: Iterable[tuple[int, int]] | None, array: NDArray[Any]) -> lis
 
 
 def _geometry(row: list[float]) -> Geometry:
-    ff, rr, uu, fr, ur, uf, conflicts, count, ef, er, eu = row
+    ff, rr, fr, conflicts, count, ef, er, uu, ur, uf, eu = row
     return Geometry(
         cos_forget_retain=_cosine(fr, ff, rr),
         cos_update_retain=_cosine(ur, uu, rr),

@@ -18,7 +18,7 @@ LIMIT = 100
 def run_without_a_launcher(folder, *command):
     """Return the exit codes and logs of two processes, of which nobody ends one because the other has ended."""
     started = time.monotonic()
-    both = processes.start(command[0], 2, folder, *command[1:])
+    both = processes.start(command[0], 2, folder, *command[1:], fork=False)
     try:
         codes = [process.wait(LIMIT) for process in both]
     finally:

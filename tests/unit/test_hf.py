@@ -110,7 +110,7 @@ def test_ways_to_save_memory_change_no_bit(tmp_path, pairs, options):
     plain = train(tmp_path, pairs, num_train_epochs=1, optim="adamw_torch", max_grad_norm=1.0)
     other = train(tmp_path, pairs, num_train_epochs=1, optim="adamw_torch", max_grad_norm=1.0, **options)
     assert other._two_task_step._stream == ("stream" in options)
-    assert (other._two_task_step._host is not None) == ("offload" in options)
+    assert (other._two_task_step._offload is not None) == ("offload" in options)
     assert_same(other.model, plain.model, exactly=True)
 
 

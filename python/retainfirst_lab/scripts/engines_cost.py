@@ -1,4 +1,4 @@
-"""Each process of ``retainfirst_lab.scripts.engines`` runs this: traffic and peak memory of one engine, plain or with two tasks."""
+"""Each process of ``retainfirst_lab.scripts.engines`` runs this: traffic and peak memory of one engine."""
 
 from __future__ import annotations
 

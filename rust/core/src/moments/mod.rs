@@ -11,13 +11,13 @@ pub use scaled::ScaledSums;
 /// Indices of the six sums.
 pub(crate) const FF: usize = 0;
 pub(crate) const RR: usize = 1;
-pub(crate) const UU: usize = 2;
-pub(crate) const FR: usize = 3;
+pub(crate) const FR: usize = 2;
+pub(crate) const UU: usize = 3;
 pub(crate) const UR: usize = 4;
 pub(crate) const UF: usize = 5;
 
 /// Which two of forget (0), retain (1) and update (2) each sum multiplies.
-const FACTORS: [(usize, usize); 6] = [(0, 0), (1, 1), (2, 2), (0, 1), (2, 1), (2, 0)];
+const FACTORS: [(usize, usize); 6] = [(0, 0), (1, 1), (0, 1), (2, 2), (2, 1), (2, 0)];
 
 /// Six sums over `f`, `r` and `u`, two counts, and a power of two for each of the three.
 ///
@@ -35,9 +35,9 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The names of the columns of [`Moments::row`].
+    /// The names of the columns of [`Moments::row`]: those of `f` and `r` first, those of the update last.
     pub const COLUMNS: [&'static str; 11] =
-        ["ff", "rr", "uu", "fr", "ur", "uf", "conflicts", "count", "ef", "er", "eu"];
+        ["ff", "rr", "fr", "conflicts", "count", "ef", "er", "uu", "ur", "uf", "eu"];
 
     pub(crate) fn new(sums: [Double; 6], exponents: [Option<i32>; 3], conflicts: u64, count: u64) -> Self {
         Self { sums, exponents, conflicts, count }
@@ -46,9 +46,9 @@ impl Moments {
     /// All numbers in the order of [`Moments::COLUMNS`].
     #[must_use]
     pub fn row(&self) -> [f64; 11] {
-        let [ff, rr, uu, fr, ur, uf] = self.sums.map(Double::value);
+        let [ff, rr, fr, uu, ur, uf] = self.sums.map(Double::value);
         let [ef, er, eu] = [0, 1, 2].map(|i| f64::from(self.exponent(i)));
-        [ff, rr, uu, fr, ur, uf, self.conflicts as f64, self.count as f64, ef, er, eu]
+        [ff, rr, fr, self.conflicts as f64, self.count as f64, ef, er, uu, ur, uf, eu]
     }
 
     /// The scaled `<f, f>`.

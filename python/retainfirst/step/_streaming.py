@@ -1,4 +1,4 @@
-"""Combining group by group while the retain pass still runs."""
+"""Streaming: combine group by group while the retain pass still runs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import Tensor, nn
 
 from retainfirst.errors import RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
+from retainfirst.kernels import current_backend, use_backend
 
 __all__ = ["Streaming"]
 
 
 class Streaming:
-    """One step's retain pass, in which a group's update is made as soon as the pass has reached all of the group.
+    """Combines a group as soon as a step's retain pass has reached all of it.
 
     Args:
         parameters: What is trained, by name.
         groups: Names of the parameters that are combined together; each in one group.
-        forget: The forget gradients, by name; a group's are given up when it is combined.
-        combine: Combines a group: names, forget and retain gradients in; the update goes into the retain gradients. Returns
-            the geometry, if it counts.
+        forget: The forget gradients, by name; a group's are freed when it is combined.
+        combine: Combines a group (names, forget gradients, retain gradients), writes the update into the retain gradients, and
+            returns the geometry; None for parameters that the optimiser does not change.
 
     Attributes:
-        names: The parameters that were combined, in the order in which the pass reached them.
-        geometries: Those that count, in the same order.
+        names: The combined parameters, in the order in which the pass reached them.
+        geometries: The geometries, in the same order.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Streaming:
         self._waiting = {id(group): len(group) for group in groups}
         self._reached: set[str] = set()
         self._updates: dict[str, Tensor] = {}
+        self._backend = current_backend()
         self.geometries: list[Geometry] = []
         self.names: list[str] = []
 
@@ -82,10 +84,11 @@ class Streaming:
             gradient = self._parameters[member].grad
             if gradient is None:
                 raise StaleGradient(f"{member}: its .grad was cleared during the retain pass")
-            # A copy, as autograd may have put there a view of a gradient that is still on its way to other parameters.
+            # A copy: autograd may have put there a view of a gradient that it still sends on to other parameters.
             retain[member] = self._parameters[member].grad = gradient.clone()
         self._updates |= retain
         forget = {member: self._forget.pop(member) for member in group if member in self._forget}
-        geometry = self._combine(group, forget, retain)
+        with use_backend(self._backend):  # autograd's threads do not inherit the choice
+            geometry = self._combine(group, forget, retain)
         self.geometries += [geometry] if geometry is not None else []
         self.names += group

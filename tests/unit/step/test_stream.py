@@ -97,7 +97,7 @@ def test_a_forget_gradient_is_freed_as_soon_as_it_is_used():
     step = rf.TwoTaskStep(model, "sago", stream=True)
     with step.forget():
         (-model(torch.ones(1, 3)).sum()).backward()
-    waiting = [weakref.ref(step._gradients["forget"][f"{i}.weight"]) for i in range(4)]
+    waiting = [weakref.ref(step._forget.gradients[f"{i}.weight"]) for i in range(4)]
     alive = []
     model[0].register_full_backward_pre_hook(lambda *_: alive.append([ref() is not None for ref in waiting]))
     with step.retain():

@@ -1,4 +1,4 @@
-"""Parameters that come without a model, by name."""
+"""Names for parameters that come without a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["by_name"]
 def by_name(
     parameters: Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
 ) -> dict[str, nn.Parameter]:
-    """Name parameters that came without names by their position; one that comes twice (tied weights) counts once.
+    """Name parameters without names by their position; a parameter that comes twice (tied weights) counts once.
 
     Raises:
-        RetainFirstError: What came is no list of parameters, or two of them have one name.
+        RetainFirstError: The argument is no list of parameters, or two of them have one name.
     """
     wanted = "give a model, its parameters() or its named_parameters()"
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parents[2] / "python" / "retainfirst_lab" / "scripts"
+FOLDER = Path(__file__).parents[4] / "python" / "retainfirst_lab" / "scripts"
 
 
 def load(name):

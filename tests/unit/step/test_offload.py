@@ -66,10 +66,10 @@ def test_a_model_on_the_cpu_moves_nothing(model):
     step = rf.TwoTaskStep(model, offload="cpu")
     with step.forget():
         (-model(torch.ones(1, 4, dtype=torch.float64)).sum()).backward()
-    before = [gradient.data_ptr() for gradient in step._gradients["forget"].values()]
+    before = [gradient.data_ptr() for gradient in step._forget.gradients.values()]
     with step.retain():
         pass
-    assert [gradient.data_ptr() for gradient in step._gradients["forget"].values()] == before
+    assert [gradient.data_ptr() for gradient in step._forget.gradients.values()] == before
 
 
 def test_another_place_is_refused(model):
@@ -90,5 +90,5 @@ def test_bringing_over_in_parts_gives_the_same(monkeypatch, most):
 
     whole, parts = ([x.clone() for x in r] for _ in range(2))
     table = kernels.linear_(f, whole, weights, -weights)
-    assert torch.equal(_dispatch._bring_over(f, parts, work), table)
+    assert torch.equal(_dispatch._bring_over("auto", f, parts, work), table)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))

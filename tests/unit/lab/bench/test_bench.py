@@ -19,7 +19,7 @@ from retainfirst_lab.bench import imports, machine, memory, model, page, peers, 
 from retainfirst_lab.bench import verify as verify_benchmark
 
 PNG = b"\x89PNG"
-PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[4] / "docs" / "performance.md"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

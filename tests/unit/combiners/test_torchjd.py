@@ -304,7 +304,9 @@ class Plain(aggregation.Weighting):
         (lambda: aggregation.Krum(n_byzantine=0), "Krum failed on two rows.*at least 3 rows"),
         (lambda: aggregation.Constant(torch.ones(3)), "Constant failed on two rows.*3 rows"),
         (lambda: aggregation.UPGrad, "must be an aggregator of TorchJD, not <class.*UPGrad"),
-        (lambda: "UPGrad", "must be an aggregator of TorchJD, not 'UPGrad'.*aggregator=torchjd"),
+        (lambda: 3, "must be an aggregator of TorchJD, not 3.*aggregator=torchjd"),
+        (lambda: "UPGad", "unknown aggregator 'UPGad'. Did you mean 'UPGrad'"),
+        (lambda: "UPGrad(", "'UPGrad\\(' is no aggregator"),
         (lambda: nn.Linear(2, 1), "must be an aggregator of TorchJD, not Linear"),
     ],
 )
@@ -329,7 +331,7 @@ def test_options():
 def test_a_failure_in_a_step_is_told_as_one():
     rule = rf.TorchJD(aggregator=aggregation.Constant(torch.ones(2)))
     rule.aggregator.weighting.weights = torch.ones(3)
-    with pytest.raises(rf.RetainFirstError, match=r"Constant failed on two rows with the Gramian \[\[4.0, 2.0\]"):
+    with pytest.raises(rf.RetainFirstError, match=r"Constant failed on two rows with the Gram matrix \[\[4.0, 2.0\]"):
         rf.combine(torch.tensor([2.0]), torch.tensor([1.0]), rule)
 
 
