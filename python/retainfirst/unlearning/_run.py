@@ -201,7 +201,7 @@ def _trainer(
         loader = DataLoader(
             pairs.forget, batch_size=config.batch_size, collate_fn=lambda rows: collate(rows, collator.pad_token_id)
         )
-        with trainer.compute_loss_context_manager():  # in the same precision as the steps
+        with trainer.accelerator.autocast():  # in the same precision as the steps
             pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
     return trainer
 
