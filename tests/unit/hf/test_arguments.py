@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,38 +17,13 @@ from retainfirst.hf import TwoTaskTrainer
 from retainfirst.hf._arguments import REFUSED
 from retainfirst.schedule import Linear
 
+FIELDS = json.loads(Path(__file__).with_name("trainer_arguments.json").read_text())
+
 # Read by code of the trainer that runs around training_step, or by the step itself.
-HONOURED = set(
-    """
-accelerator_config activation_checkpointing activation_checkpointing_kwargs adafactor adam_beta1 adam_beta2 adam_epsilon
-auto_find_batch_size average_tokens_across_devices bf16 data_seed dataloader_drop_last dataloader_in_order
-dataloader_multiprocessing_context dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
-dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph
-ddp_timeout deepspeed dispatch_batches enable_jit_checkpoint fp16 fp16_backend fp16_opt_level fsdp fsdp_config
-fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap full_determinism gradient_accumulation_steps gradient_checkpointing
-gradient_checkpointing_kwargs ignore_data_skip learning_rate liger_kernel_config lr_scheduler_kwargs lr_scheduler_type
-max_grad_norm max_steps neftune_noise_alpha no_cuda num_train_epochs optim optim_args optim_target_modules
-per_device_train_batch_size per_gpu_train_batch_size restore_callback_states_from_checkpoint resume_from_checkpoint seed
-split_batches tf32 torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps tpu_metrics_debug
-tpu_num_cores torchdynamo use_cache use_cpu use_ipex use_legacy_prediction_loop use_liger_kernel use_mps_device warmup_ratio
-warmup_steps weight_decay xpu_backend
-""".split()
-)
+HONOURED = set(FIELDS["honoured"])
 
 # Logging, evaluation, saving, the hub; remove_unused_columns is always False for pairs.
-IRRELEVANT = set(
-    """
-batch_eval_metrics bf16_full_eval debug disable_tqdm do_eval do_predict do_train eval_accumulation_steps eval_delay
-eval_do_concat_batches eval_on_start eval_steps eval_strategy eval_use_gather_object evaluation_strategy fp16_full_eval
-greater_is_better hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token include_for_metrics
-include_inputs_for_metrics include_tokens_per_second jit_mode_eval label_names length_column_name load_best_model_at_end
-local_rank log_level log_level_replica log_on_each_node logging_dir logging_first_step logging_nan_inf_filter logging_steps
-logging_strategy metric_for_best_model mp_parameters output_dir overwrite_output_dir per_device_eval_batch_size
-per_gpu_eval_batch_size prediction_loss_only project push_to_hub push_to_hub_model_id push_to_hub_organization
-push_to_hub_token ray_scope remove_unused_columns report_to run_name save_on_each_node save_only_model save_safetensors
-save_steps save_strategy save_total_limit skip_memory_metrics trackio_bucket_id trackio_space_id trackio_static_space_id
-""".split()
-)
+IRRELEVANT = set(FIELDS["irrelevant"])
 
 
 def test_every_field_is_accounted_for():
