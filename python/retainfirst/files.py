@@ -19,6 +19,7 @@ from typing import Any
 from retainfirst.errors import RetainFirstError
 
 __all__ = [
+    "finite",
     "json_text",
     "refuse_existing",
     "refuse_unwritable",
@@ -92,7 +93,16 @@ def json_text(data: Any, indent: int | None = 2) -> str:
     Returns:
         The text, without a line break at its end.
     """
-    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+    return json.dumps(finite(data), indent=indent, allow_nan=False)
+
+
+def finite(data: Any) -> Any:
+    """Return data with None in place of the numbers that are not finite, and lists in place of tuples."""
+    if isinstance(data, Mapping):
+        return {key: finite(item) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(item) for item in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager
@@ -166,7 +176,7 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _unwritable(path: Path, error: OSError) -> RetainFirstError:
-    return RetainFirstError(f"Output {path} could not be written: {error.strerror or error}.")
+    return RetainFirstError(f"Output {path} cannot be written: {error.strerror or error}.")
 
 
 def _resolved(path: Path) -> Path:
@@ -175,11 +185,3 @@ def _resolved(path: Path) -> Path:
 
 def _draft_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

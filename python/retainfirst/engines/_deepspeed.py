@@ -41,6 +41,8 @@ class ZeroEngine(Engine):
         RetainFirstError: Another stage, offloaded gradients, or an optimiser of another kind.
     """
 
+    values_stay = False
+
     def __init__(self, parameters: dict[str, nn.Parameter], engine: Any) -> None:
         super().__init__(parameters)
         self._engine, self._optimizer = engine, engine.optimizer

@@ -35,6 +35,8 @@ class FSDP2Engine(Engine):
         RetainFirstError: Parameters that are not sharded, or not all in the same way over one dimension of processes.
     """
 
+    values_stay = False
+
     def __init__(self, parameters: dict[str, nn.Parameter], modules: Sequence[Any]) -> None:
         super().__init__(parameters)
         if not modules:
@@ -92,6 +94,8 @@ class FSDP1Engine(Engine):
     Raises:
         RetainFirstError: ``use_orig_params=False``, a strategy that does not shard, or trained parameters that FSDP ignores.
     """
+
+    values_stay = False
 
     def __init__(self, parameters: dict[str, nn.Parameter], modules: Sequence[Any]) -> None:
         super().__init__(parameters)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from retainfirst.errors import StaleGradient
+from retainfirst.errors import DtypeMismatch, StaleGradient
 from retainfirst.moments import Reduce
 
 __all__ = ["Engine", "Gradients"]
@@ -27,11 +27,13 @@ class Engine:
 
     Attributes:
         reduce: Adds up tables of moments over the processes, where each holds only a part of every gradient; else None.
+        values_stay: Whether parameters keep their values during a pass; else the engine itself gathers and frees them.
         averages_at_the_end: Whether :meth:`average` averages, at the end of a task's passes; else each pass does.
     """
 
     reduce: Reduce | None = None
     averages_at_the_end: ClassVar[bool] = False
+    values_stay: ClassVar[bool] = True
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
@@ -47,11 +49,24 @@ class Engine:
         """
         for name, gradient in collected.items():
             self.parameters[name].grad = gradient
+        versions = [parameter._version for parameter in self.parameters.values()] if self.values_stay else []
         with self.passes():
             yield
+        for (name, parameter), version in zip(self.parameters.items(), versions, strict=False):
+            if parameter._version != version:
+                raise StaleGradient(
+                    f"{name}: its value changed inside `with step.{task}():`. An optimiser that steps in the backward pass (by"
+                    " hooks on the parameters) takes each task's raw gradient; remove its hooks, and call optimizer.step()"
+                    " after combine()"
+                )
         places = set()
         for name, parameter in self.parameters.items():
             before, found = collected.get(name), parameter.grad
+            if before is not None and found is not None and before.layout != found.layout:
+                raise DtypeMismatch(
+                    f"{name}: its gradient is {before.layout} in one microbatch and {found.layout} in another; combining needs"
+                    " dense ones (for an embedding: sparse=False)"
+                )
             # Autograd adds to a gradient in place (unless it keeps a graph of it), so another tensor means a fresh start.
             if before is not None and found is not before and not (found is not None and found.requires_grad):
                 raise StaleGradient(

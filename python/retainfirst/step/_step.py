@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from retainfirst.combiners import Combiner, Sum, check_pairs, resolve
 from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
+from retainfirst.schedule import Weight, weight_at
 from retainfirst.step._named import by_name
 from retainfirst.step._offload import Offload
 from retainfirst.step._retain_average import RetainAverage
@@ -45,6 +47,11 @@ class TwoTaskStep:
         trained: The parameters that the optimiser changes, if these are not all that require a gradient. The others take no
             part in the combination and its geometry; their ``.grad`` is the weighted sum, for code that looks at it
             (clipping, for one).
+        where: Combine only these parameters by the combiner: a regular expression that is searched in the names, or a function
+            of a name and a parameter. The others get the weighted sum ``alpha r + gamma f`` and do not count in the geometry.
+        alpha: Weight of retain: a number (only with a combiner's name), or a function from the number of finished steps to a
+            number, evaluated at each :meth:`combine` (:mod:`retainfirst.schedule`).
+        gamma: Weight of forget, likewise.
         offload: ``"cpu"``: the gradients of the idle task wait in host memory (pinned, for a GPU), and come back in parts, of
             16 MiB or one parameter, to be combined. The device then holds no gradient set beyond plain training's. Each step
             copies one gradient set to the host and one back (two for projections), and each further microbatch copies two
@@ -54,12 +61,15 @@ class TwoTaskStep:
             backward pass of the retain loss a step, and a scope below ``"global"``.
         check_finite: Raise :class:`~retainfirst.errors.NonFiniteGradient` when a gradient holds NaN or infinity; each step then
             waits for the device. By default such values show in the update, as a loss scaler expects.
-        **options: ``alpha``, ``gamma`` and the combiner's own; only with a name.
+        **options: The combiner's own options; only with a name.
+
+    Attributes:
+        steps: Number of finished steps, which the functions ``alpha`` and ``gamma`` are given; set it when you resume.
 
     Raises:
         UnknownCombiner: No combiner has that name.
-        RetainFirstError: Nothing to train, a model that is distributed in an unsupported way, or ``offload`` or ``stream`` where
-            it cannot work.
+        RetainFirstError: Nothing to train, or nothing that ``where`` selects; a model that is distributed in an unsupported
+            way; or ``offload`` or ``stream`` where it cannot work.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -79,12 +89,19 @@ class TwoTaskStep:
         combiner: str | Combiner = "sago",
         *,
         trained: Iterable[nn.Parameter] | None = None,
+        where: str | Callable[[str, nn.Parameter], bool] | None = None,
+        alpha: Weight | None = None,
+        gamma: Weight | None = None,
         offload: Literal["cpu"] | None = None,
         stream: bool = False,
         check_finite: bool = False,
         **options: Any,
     ) -> None:
+        weights = {name: weight for name, weight in (("alpha", alpha), ("gamma", gamma)) if weight is not None}
+        self._schedule = {name: weight for name, weight in weights.items() if callable(weight)}
+        options |= {name: weight for name, weight in weights.items() if name not in self._schedule}
         chosen = resolve(combiner, **options)
+        self.steps = 0
         check_memory_options(chosen, offload, stream)
         self.check_finite = check_finite
         self._offload = Offload() if offload == "cpu" else None
@@ -92,6 +109,8 @@ class TwoTaskStep:
         self._retain_average: RetainAverage | None = None
         self._combiner: Combiner = chosen
         self.combiner = chosen
+        self._set_weights()
+        self._where = _selection(where)
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else by_name(model)
         self._forget, self._retain = Task("forget"), Task("retain")
@@ -130,8 +149,15 @@ class TwoTaskStep:
         """Return the block in which backward passes belong to the retain loss; ``last`` as in :meth:`forget`."""
         return self._block(self._retain, self._forget, last)
 
-    def combine(self) -> Geometry:
+    def combine(
+        self, *, forget_scale: float | Tensor | None = None, retain_scale: float | Tensor | None = None
+    ) -> Geometry:
         """Combine the gradients of both tasks and write the update to ``.grad``.
+
+        Args:
+            forget_scale: Factor of the collected forget gradient, a number or a tensor without dimensions; None: 1. For losses
+                whose normalisation is known only after the last microbatch. The same on every process.
+            retain_scale: Factor of the collected retain gradient, likewise.
 
         Returns:
             The geometry of the whole model, and by group on request; it waits for the device only when read.
@@ -142,6 +168,8 @@ class TwoTaskStep:
             NonFiniteGradient: A gradient holds NaN or infinity and ``check_finite`` is on; the step is discarded, as it is after
                 any error in the combination.
         """
+        if self._streaming and (forget_scale is not None or retain_scale is not None):
+            raise RetainFirstError("combine(): with stream=True the update is made already; scale the losses instead")
         self._refuse_open("combine()")
         if not self._started:
             self._start()
@@ -155,6 +183,9 @@ class TwoTaskStep:
                 raise RetainFirstError(
                     f"combine(): no {name} gradient was collected in this step; run loss.backward() inside `with step.{name}():`"
                 )
+        _scale(forget, forget_scale)
+        _scale(retain, retain_scale)
+        self._set_weights()
         left = (forget.keys() | retain.keys()).difference(done)
         trained, others = self._split(name for name in self._engine.parameters if name in left)
         geometry = self._combine_(self.combiner, trained, forget, retain)
@@ -166,6 +197,7 @@ class TwoTaskStep:
         if self.check_finite:
             _check_finite(geometry.all_reduce(), trained)
         self._engine.write(retain)
+        self.steps += 1
         return geometry
 
     def reset(self) -> None:
@@ -175,12 +207,13 @@ class TwoTaskStep:
         self._started, self._streaming = False, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep: the moving average of a combiner that has one; on a process with shards, its own.
+        """Return the state for a checkpoint; on a process with shards, its own.
 
         Returns:
-            ``{}``, or ``{"retain_average": {parameter name: tensor}}``.
+            ``{"steps": number}``, and ``"retain_average"``, parameter names to tensors, for a combiner with a moving average.
         """
-        return {"retain_average": self._retain_average.state_dict()} if self._retain_average else {}
+        average = {"retain_average": self._retain_average.state_dict()} if self._retain_average else {}
+        return {"steps": self.steps, **average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -198,6 +231,7 @@ class TwoTaskStep:
             )
         if self._retain_average is not None:
             self._retain_average.load_state_dict(state["retain_average"])
+        self.steps = int(state["steps"])
 
     def _start(self) -> None:
         """Look up what is trained now: a model may be unfrozen or given adapters between two steps."""
@@ -207,12 +241,29 @@ class TwoTaskStep:
             self._engine, self._first = self._find_engine(), False
         self._started = True
 
+    def _set_weights(self) -> None:
+        """Evaluate the functions ``alpha`` and ``gamma``."""
+        if self._schedule:
+            weights = {name: weight_at(weight, self.steps) for name, weight in self._schedule.items()}
+            self._combiner = self._combiner.with_weights(**weights)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("alpha", "gamma", "scope", "offload", "stream", "trained", "where"):
+            advice = (
+                f"set step.combiner = step.combiner.with_weights({name}=...), or give a function as {name}"
+                if name in ("alpha", "gamma")
+                else "make a new TwoTaskStep"
+            )
+            raise AttributeError(f"TwoTaskStep: setting {name} would change nothing; {advice}")
+        super().__setattr__(name, value)
+
     @contextmanager
     def _block(self, task: Task, idle: Task, last: bool) -> Iterator[None]:
         self._refuse_open(f"{task.name}()")
         if not self._started:
             self._start()
         self._refuse_stale()
+        self._refuse_other_parameters()
         if task.closed:
             raise RetainFirstError(
                 f"{task.name}(): an earlier block of this step had last=True; no block may follow it"
@@ -290,11 +341,12 @@ class TwoTaskStep:
         return Sum(self.combiner.alpha, self.combiner.gamma)
 
     def _split(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Split names into those that the optimiser changes and the others."""
+        """Split names into those to combine by the combiner and the others."""
         trained: list[str] = []
         others: list[str] = []
         for name in names:
-            mine = self._trained is None or self._engine.parameters[name] in self._trained
+            parameter = self._engine.parameters[name]
+            mine = (self._trained is None or parameter in self._trained) and self._where(name, parameter)
             (trained if mine else others).append(name)
         return trained, others
 
@@ -309,7 +361,19 @@ class TwoTaskStep:
             raise StaleGradient(
                 f"{name}: .grad is set outside the blocks of TwoTaskStep, so it would be lost or counted for the wrong task."
                 " Call optimizer.zero_grad(set_to_none=True) after optimizer.step(), and backward() only inside a block."
-                " The current step was discarded."
+                " With accelerate's accumulate(), call combine() only `if accelerator.sync_gradients`: its optimizer skips step()"
+                " and zero_grad() at the other microbatches. The current step was discarded."
+            )
+
+    def _refuse_other_parameters(self) -> None:
+        """Refuse a step in which a parameter was unfrozen: it would miss one task's gradient."""
+        before = self._engine.parameters
+        name = next((name for name, parameter in self._trainable().items() if before.get(name) is not parameter), None)
+        if name is not None:
+            self.reset()
+            raise RetainFirstError(
+                f"{name}: it was unfrozen or replaced between two blocks of a step, so that one task would miss its gradient;"
+                " change requires_grad only after combine(). The current step was discarded."
             )
 
     def _find_engine(self) -> Engine:
@@ -327,7 +391,29 @@ class TwoTaskStep:
         trainable = {name: p for name, p in everything.items() if p.requires_grad}
         if not trainable:
             raise RetainFirstError("TwoTaskStep: no parameter requires a gradient; unfreeze what is to be trained")
+        if not any(self._where(name, parameter) for name, parameter in trainable.items()):
+            raise RetainFirstError(
+                f"TwoTaskStep: where selects none of the {len(trainable)} trained parameters, such as {next(iter(trainable))}"
+            )
         return trainable
+
+
+def _selection(where: str | Callable[[str, nn.Parameter], bool] | None) -> Callable[[str, nn.Parameter], bool]:
+    if where is None:
+        return lambda name, parameter: True  # noqa: ARG005
+    if callable(where):
+        return where
+    try:
+        pattern = re.compile(where)
+    except (re.error, TypeError) as error:
+        raise RetainFirstError(f"TwoTaskStep: where={where!r} is no regular expression: {error}") from error
+    return lambda name, _: pattern.search(name) is not None
+
+
+def _scale(gradients: Gradients, factor: float | Tensor | None) -> None:
+    if factor is not None:
+        for gradient in gradients.values():
+            gradient.mul_(factor.to(gradient.device) if isinstance(factor, Tensor) else factor)
 
 
 def check_memory_options(combiner: Combiner, offload: object, stream: object) -> None:

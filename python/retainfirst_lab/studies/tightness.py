@@ -37,7 +37,7 @@ from retainfirst.errors import require
 from retainfirst.files import write_json
 from retainfirst.theory import crossing_point
 from retainfirst.theory.arrays import as_array, flatten_pair
-from retainfirst.theory.sums import Angle, Pair, root
+from retainfirst.theory.sums import Angle, GradientPair, root
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.tables import conditions
 from retainfirst_lab.bench.timing import spread
@@ -135,7 +135,7 @@ def _combined(f: Array, r: Array, combiner: str, ratio: float) -> Array:
 
 def _judge(f: Array, r: Array) -> list[Judged]:
     """Compare both forms of SAGO with PCGrad at each ratio, and with the theorems' predictions."""
-    sums = Pair(f, r).sums
+    sums = GradientPair(f, r).sums
     conflict = sums.dot < 0
     crossing = crossing_point(f, r) if conflict else 0.0
     found = []
@@ -175,7 +175,7 @@ def _share(counts: Counter[tuple[Any, ...]], seeds: Sequence[int], unit: str, co
 
 def _describe(f: Array, r: Array) -> Report:
     """Measure the whole gradients of one step."""
-    sums = Pair(f, r).sums
+    sums = GradientPair(f, r).sums
     return {
         "conflict": sums.dot < 0,
         "cos_forget_retain": float(sums.dot) / root(sums.forget_square * sums.retain_square),
@@ -187,7 +187,7 @@ def _describe(f: Array, r: Array) -> Report:
 
 def _follow(seed: int, step: int, f: Array, r: Array) -> Report:
     """Compute the exact cosines of one conflicting pair over l, and compare their order with that of the stored updates."""
-    facts, sums = _describe(f, r), Pair(f, r).sums
+    facts, sums = _describe(f, r), GradientPair(f, r).sums
     crossing = facts["crossing_point"]
     curve = [_exact(f, r, ratio) for ratio in track(CURVE, "cosines over l")]
     checked = sorted({*CHECKED, 0.99 * crossing, 1.01 * crossing, facts["t5_bound"]})
@@ -205,7 +205,7 @@ def _follow(seed: int, step: int, f: Array, r: Array) -> Report:
 
 def _exact(f: Array, r: Array, ratio: float) -> dict[str, Angle]:
     """Return the angle of each combiner's update before rounding."""
-    pair = Pair(f, r, gamma=ratio)
+    pair = GradientPair(f, r, gamma=ratio)
     sums, weighted = pair.sums, pair.ratio * pair.sums.dot
     square = sums.retain_square + 2 * weighted + pair.ratio**2 * sums.forget_square
     angles = {name: pair.exact(name) for name in COMBINERS if name != "sum"}

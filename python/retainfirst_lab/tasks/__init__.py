@@ -3,5 +3,5 @@
 - ``facts``: a tiny Llama that knows invented facts; it is trained in about a minute and cached.
 - ``smollm2``: SmolLM2-135M-Instruct, made without a model hub.
 - ``implant``: teach a model the rows of a file, so that it has something to unlearn.
-- ``multiple_choice`` and ``lm_eval/``: the evaluation tasks, run through lm-eval.
+- ``multiple_choice`` and ``lm_eval/``: the tasks that ask a facts model its facts.
 """

@@ -1,10 +1,9 @@
-"""Two-gradient training in the transformers ``Trainer``, from version 4.45 to 5.x (extra ``hf``)."""
+"""A training step with two gradients, for any trainer of transformers."""
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +12,16 @@ from torch import Tensor, nn
 
 from retainfirst.combiners import Combiner, resolve
 from retainfirst.engines import check_zero_config
-from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
-from retainfirst.objectives import get_objective
+from retainfirst.hf._arguments import refuse_arguments
+from retainfirst.schedule import weight_at
 from retainfirst.step import TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
 has_length = transformers.trainer_utils.has_length
 
-__all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin", "TwoTaskTraining"]
+__all__ = ["Batch", "Loss", "TwoTaskTraining", "transformers"]
 
 Batch = Mapping[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -43,7 +43,9 @@ class TwoTaskTraining:
     Args:
         *args: For the trainer.
         combiner: A combiner, or a name with ``combiner_options`` (:func:`retainfirst.make_combiner`).
-        combiner_options: ``alpha``, ``gamma`` and the combiner's own; only with a name.
+        combiner_options: ``alpha``, ``gamma`` and the combiner's own; only with a name. A weight may be a function from the
+            number of finished optimiser steps to a number (:mod:`retainfirst.schedule`).
+        where: See :class:`~retainfirst.TwoTaskStep`: combine only these parameters by the combiner.
         offload: See :class:`~retainfirst.TwoTaskStep`: ``"cpu"`` keeps the idle task's gradients in host memory.
         stream: See there: combine during the retain pass; without gradient accumulation.
         **kwargs: For the trainer.
@@ -51,7 +53,8 @@ class TwoTaskTraining:
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones), before there are
-            two gradients; or FSDP without ``use_orig_params``, or DeepSpeed without ZeRO or with offloading.
+            two gradients; FSDP without ``use_orig_params``, DeepSpeed without ZeRO or with offloading; or an argument that would
+            have no effect (:data:`retainfirst.hf._arguments.REFUSED`).
     """
 
     def __init__(
@@ -59,15 +62,19 @@ class TwoTaskTraining:
         *args: Any,
         combiner: str | Combiner = "sago",
         combiner_options: Mapping[str, Any] | None = None,
+        where: str | Callable[[str, nn.Parameter], bool] | None = None,
         offload: Literal["cpu"] | None = None,
         stream: bool = False,
         **kwargs: Any,
     ) -> None:
         self._two_task_step: TwoTaskStep | None = None
         self._step_state: dict[str, Any] = {}
-        self.combiner = resolve(combiner, **(combiner_options or {}))
+        options = dict(combiner_options or {})
+        self._schedule = {name: options[name] for name in ("alpha", "gamma") if callable(options.get(name))}
+        at_first = {name: weight_at(weight, 0) for name, weight in self._schedule.items()}
+        self.combiner = resolve(combiner, **options | at_first)
         check_memory_options(self.combiner, offload, stream)
-        self._memory: dict[str, Any] = {"offload": offload, "stream": stream}
+        self._step_options: dict[str, Any] = {"offload": offload, "stream": stream, "where": where}
         super().__init__(*args, **kwargs)
         me: Any = self
         if stream and me.args.gradient_accumulation_steps > 1:
@@ -75,11 +82,7 @@ class TwoTaskTraining:
                 f"{type(self).__name__}: stream=True combines during the retain pass, so that a step is one micro-batch; set"
                 ' gradient_accumulation_steps=1, or use offload="cpu" to save memory'
             )
-        optim = str(getattr(me.args.optim, "value", me.args.optim))
-        if "lomo" in optim or "layerwise" in optim:
-            raise RetainFirstError(
-                f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
-            )
+        refuse_arguments(type(self).__name__, me.args, kwargs, me.accelerator.num_processes)
         fsdp = getattr(me.accelerator.state, "fsdp_plugin", None)
         if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
             raise RetainFirstError(
@@ -91,14 +94,16 @@ class TwoTaskTraining:
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
-        self._loss_sum, self._micro_steps = torch.zeros(2), 0
+        # Sums of losses over items, and the items, each of forget and retain.
+        self._loss_sums, self._micro_steps = torch.zeros(2, 2), 0
+        self._window_items = torch.zeros(2, dtype=torch.float64)
         self._loss_scale = 1.0
         me.add_callback(_StartAfresh(self))
 
     @property
     def combiner(self) -> Combiner:
         """The combiner. Another one, set between two steps, combines from the next step on."""
-        return self._combiner
+        return self._combiner if self._two_task_step is None else self._two_task_step.combiner
 
     @combiner.setter
     def combiner(self, combiner: Combiner) -> None:
@@ -111,6 +116,20 @@ class TwoTaskTraining:
         """Return two functions of a model and a whole batch: the forget loss and the retain loss, both to be minimised."""
         raise NotImplementedError(f"{type(self).__name__} must define task_losses()")
 
+    def count_items(self, inputs: Batch) -> tuple[Tensor, Tensor] | None:  # noqa: ARG002
+        """Return how many items each loss of a microbatch is the mean of, such as labelled tokens.
+
+        The gradients of a step are then those of the mean over all items of all its microbatches and processes, as of one large
+        batch. None: each microbatch counts the same, as in a plain mean of the losses.
+
+        Args:
+            inputs: The whole batch, as for the losses.
+
+        Returns:
+            The number of items of the forget and of the retain loss, tensors without dimensions; or None.
+        """
+        return None
+
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:  # noqa: ARG002
         """Run one microbatch, forget then retain, and combine when the trainer is about to step."""
         me: Any = self
@@ -122,17 +141,24 @@ class TwoTaskTraining:
         step = self._two_task_step or self._make_step(model)
         compute_forget, compute_retain = self.task_losses()
         last = self._about_to_step()
+        counted = self.count_items(inputs)
+        items = torch.ones(2) if counted is None else torch.stack([one.float() for one in counted]).detach()
+        weights = items / self._typical_items() if counted is not None and self._items_matter() else None
         with step.forget(last=last):
-            forget_loss = self._backward(model, inputs, compute_forget)
+            forget_loss = self._backward(model, inputs, compute_forget, None if weights is None else weights[0])
         with step.retain(last=last):
-            retain_loss = self._backward(model, inputs, compute_retain)
+            retain_loss = self._backward(model, inputs, compute_retain, None if weights is None else weights[1])
+        if weights is not None:
+            self._window_items = self._window_items.to(items.device) + items
         if last:
             # Under a loss scaler the gradients are that much longer, until the optimiser's step.
             scaler: Any = me.accelerator.scaler
             zero: Any = model.optimizer if me.is_deepspeed_enabled else None
             self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
-            self.last_geometry = step.combine()
-        self._loss_sum = self._loss_sum.to(forget_loss.device) + torch.stack([forget_loss, retain_loss]).float()
+            self.last_geometry = step.combine(**self._scales())
+        items = items.to(forget_loss.device)
+        sums = torch.stack([torch.stack([forget_loss, retain_loss]).float() * items, items])
+        self._loss_sums = self._loss_sums.to(sums.device) + sums
         self._micro_steps += 1
         weighted = self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss
         return weighted / self._micro_batches()
@@ -147,6 +173,10 @@ class TwoTaskTraining:
                 model, inputs, prediction_loss_only, ignore_keys
             )
             return plain
+        if me.compute_metrics is not None and not prediction_loss_only:
+            raise RetainFirstError(
+                f"{type(self).__name__}: compute_metrics gets no predictions from pairs; give an eval_dataset of plain rows"
+            )
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
         with torch.no_grad(), me.compute_loss_context_manager():
@@ -157,8 +187,8 @@ class TwoTaskTraining:
         """Add both losses and the geometry to a training log."""
         if "loss" in logs and self._micro_steps:
             # Over the processes too, like the trainer's own loss; the trainer logs on all of them at once.
-            losses = getattr(self, "accelerator").reduce(self._loss_sum / self._micro_steps, "mean")  # noqa: B009
-            forget_loss, retain_loss = losses.tolist()
+            sums, items = getattr(self, "accelerator").reduce(self._loss_sums, "sum")  # noqa: B009
+            forget_loss, retain_loss = (sums / items).tolist()
             self._forget_losses()
             logs.update(forget_loss=forget_loss, retain_loss=retain_loss)
             if self.last_geometry is not None:
@@ -167,20 +197,21 @@ class TwoTaskTraining:
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _make_step(self, model: nn.Module) -> TwoTaskStep:
-        step = TwoTaskStep(model, self.combiner, trained=self._in_optimizer(model), **self._memory)
+        trained = self._in_optimizer(model)
+        step = TwoTaskStep(model, self.combiner, trained=trained, **self._schedule, **self._step_options)
         if self._step_state:
             step.load_state_dict(self._step_state)
             self._step_state = {}
+        step.steps = getattr(self, "state").global_step  # noqa: B009
         self._two_task_step = step
         return step
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save what the trainer does, and the step's state beside it."""
         super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        state = self._two_task_step.state_dict() if self._two_task_step else {}
-        if state:
+        if self._two_task_step is not None and self.combiner.average:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            torch.save(state, _state_file(output_dir, getattr(self, "args").process_index))  # noqa: B009
+            torch.save(self._two_task_step.state_dict(), _state_file(output_dir, getattr(self, "args").process_index))  # noqa: B009
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load what the trainer does, and the step's state beside it."""
@@ -196,18 +227,42 @@ class TwoTaskTraining:
         self._step_state = torch.load(file, map_location="cpu", weights_only=True)
 
     def _forget_losses(self) -> None:
-        self._loss_sum, self._micro_steps = torch.zeros_like(self._loss_sum), 0
+        self._loss_sums, self._micro_steps = torch.zeros_like(self._loss_sums), 0
 
-    def _backward(self, model: nn.Module, inputs: Batch, compute: Loss) -> Tensor:
+    def _items_matter(self) -> bool:
+        """Whether a step has several microbatches or processes, which may hold unequal numbers of items."""
+        return self._micro_batches() > 1 or getattr(self, "accelerator").num_processes > 1  # noqa: B009
+
+    def _typical_items(self) -> float:
+        """Return a power of two near the number of items, the same everywhere: it keeps weighted losses in float16's range."""
+        rows: int = getattr(self, "args").per_device_train_batch_size  # noqa: B009
+        return float(2 ** round(math.log2(rows * 64)))
+
+    def _scales(self) -> dict[str, Any]:
+        """Return the factors that turn sums over items into the mean over all items of the step."""
+        accelerator: Any = getattr(self, "accelerator")  # noqa: B009
+        if not self._items_matter() or not self._window_items.any():
+            return {}
+        total = accelerator.reduce(self._window_items, "sum") if accelerator.num_processes > 1 else self._window_items
+        forget, retain = accelerator.num_processes * self._micro_batches() * self._typical_items() / total
+        self._window_items = torch.zeros_like(self._window_items)
+        return {"forget_scale": forget, "retain_scale": retain}
+
+    def _backward(self, model: nn.Module, inputs: Batch, compute: Loss, weight: Tensor | None) -> Tensor:
         me: Any = self
         with me.compute_loss_context_manager():
             loss = compute(model, inputs).mean()
+        every = me.args.torch_empty_cache_steps
+        if every is not None and me.state.global_step % every == 0:
+            _empty_cache(loss.device)
+        unweighted = loss.detach()
+        loss = loss if weight is None else loss * weight.to(loss.device)
         if me.is_deepspeed_enabled:
             me.accelerator.backward(loss / self._micro_batches(), scale_wrt_gas=False)
         else:
             # Exactly one of them divides by the number of microbatches: accelerate up to transformers 4.45, the trainer later.
             me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
-        return loss.detach()
+        return unweighted
 
     def _in_optimizer(self, model: nn.Module) -> set[nn.Parameter] | None:
         """Return the parameters that the optimiser changes; None where it holds copies of its own."""
@@ -230,70 +285,6 @@ class TwoTaskTraining:
         return bool(state.end_of_dataloader and short)
 
 
-class TwoTaskTrainerMixin(TwoTaskTraining):
-    """Gives a ``transformers.Trainer`` two gradients and their combination.
-
-    Like :class:`TwoTaskTraining`, with the two losses as methods: give ``compute_forget_loss`` and ``compute_retain_loss``.
-    """
-
-    def task_losses(self) -> tuple[Loss, Loss]:
-        """Return the two methods."""
-        return self.compute_forget_loss, self.compute_retain_loss
-
-    def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """Return the forget loss, to be minimised (gradient ascent gives minus the likelihood loss).
-
-        Args:
-            model: The model, as the trainer wrapped it.
-            inputs: The whole batch, ``{"forget": {...}, "retain": {...}}``, on the model's device.
-
-        Returns:
-            A scalar.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define compute_forget_loss(model, inputs)")
-
-    def compute_retain_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """Return the retain loss, to be minimised; arguments as in :meth:`compute_forget_loss`."""
-        raise NotImplementedError(f"{type(self).__name__} must define compute_retain_loss(model, inputs)")
-
-
-class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore[misc]
-    """A trainer with the objectives of :mod:`retainfirst.objectives` chosen by name.
-
-    Args:
-        *args: For ``transformers.Trainer``.
-        objective: ``"ga"``, ``"npo"`` or ``"simnpo"``.
-        retain_loss: ``"nll"`` or ``"kl"``.
-        objective_options: Keyword arguments for the forget objective: ``beta``, ``delta``, ``reference``.
-        retain_options: Keyword arguments for the retain objective: ``reference``.
-        **kwargs: ``combiner``, ``combiner_options``, ``offload``, ``stream``, and all that ``transformers.Trainer`` takes.
-
-    Raises:
-        RetainFirstError: An unknown objective, or one that lacks what it needs.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        objective: str = "simnpo",
-        retain_loss: str = "nll",
-        objective_options: Mapping[str, Any] | None = None,
-        retain_options: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._forget_objective = _with_options("forget", objective, objective_options or {})
-        self._retain_objective = _with_options("retain", retain_loss, retain_options or {})
-        super().__init__(*args, **kwargs)
-
-    def compute_forget_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """Return the chosen forget objective on the forget half of the batch."""
-        return self._forget_objective(model, inputs["forget"])
-
-    def compute_retain_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """Return the chosen retain objective on the retain half of the batch."""
-        return self._retain_objective(model, inputs["retain"])
-
-
 class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
     """Drops microbatches left over by an earlier ``train()`` that stopped in the middle of a step."""
 
@@ -301,29 +292,21 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._trainer._combiner = self._trainer.combiner
         self._trainer._two_task_step = None
         self._trainer._forget_losses()
+        self._trainer._window_items.zero_()
+
+
+def _empty_cache(device: torch.device) -> None:
+    """Free cached memory between the forward and the backward pass, as the trainer does for ``torch_empty_cache_steps``."""
+    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if empty is not None:
+        empty()
 
 
 def _state_file(folder: str, process: int) -> Path:
     return Path(folder) / f"retainfirst_{process}.pt"
-
-
-def _with_options(kind: Literal["forget", "retain"], name: str, options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    objective = get_objective(kind, name)
-    known = list(inspect.signature(objective).parameters.values())[2:]  # after the model and the batch
-    names = [parameter.name for parameter in known]
-    for option in options:
-        if option not in names:
-            raise RetainFirstError(
-                f"{name} has no option {option!r}. {did_you_mean(option, names) if names else 'It has none.'}"
-            )
-    for parameter in known:
-        if parameter.default is parameter.empty and parameter.name not in options:
-            raise RetainFirstError(
-                f"{name} needs the option {parameter.name!r}; give it in the options of the {kind} objective"
-            )
-    return partial(objective, **options)
 
 
 def _check_batch(inputs: Batch) -> None:

@@ -1,4 +1,4 @@
-"""One call of lm-eval, in this process and on a model in memory: its task files, its data, its errors."""
+"""One call of lm-eval, in this process and on a model in memory: its task files, its data and its errors."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError, require
-from retainfirst_lab.tasks._facts_words import FACTS_CONFIG_KEY
-from retainfirst_lab.tasks.facts import FactsConfig, write_files
 
-__all__ = ["FACTS_PREFIX", "TASKS", "YAML_FOLDER", "facts_config", "run"]
+__all__ = ["TASKS", "YAML_FOLDER", "TaskFile", "run"]
 
-TASKS: dict[str, tuple[str, str]] = {
-    "retainfirst_facts_forget": ("", "forget.jsonl"),
-    "retainfirst_facts_retain": ("", "retain.jsonl"),
-    "retainfirst_facts_held_out": ("", "held_out.jsonl"),
-    "retainfirst_facts_unrelated": ("", "unrelated.jsonl"),
-    "retainfirst_facts_forget_paraphrased": ("", "forget_paraphrased.jsonl"),
+TASKS: Mapping[str, tuple[str, str]] = {
     "retainfirst_tofu_forget10": ("tofu", "forget10_perturbed.jsonl"),
     "retainfirst_tofu_retain": ("tofu", "retain_perturbed.jsonl"),
     "retainfirst_tofu_real_authors": ("tofu", "real_authors_perturbed.jsonl"),
     "retainfirst_tofu_world_facts": ("tofu", "world_facts_perturbed.jsonl"),
     "retainfirst_arc_easy": ("arc_easy", "test.jsonl"),
 }
-"""Our tasks, each with the folder and the name that its local file has."""
+"""The tasks of this package, each with the folder and the name of its local file."""
 
 YAML_FOLDER = Path(__file__).with_name("lm_eval")
-FACTS_PREFIX = "retainfirst_facts_"
+"""The folder of their task files, for lm-eval's own ``--include_path``."""
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task of your own.
+
+    Attributes:
+        yaml: Its task file, in lm-eval's format.
+        rows: A file of JSON lines with its questions; None: as the task file says.
+    """
+
+    yaml: Path
+    rows: Path | None = None
 
 
 def run(
@@ -43,8 +50,9 @@ def run(
     limit: int | None = None,
     batch_size: int = 16,
     chat_template: bool = False,
+    own_tasks: Mapping[str, TaskFile] | None = None,
 ) -> dict[str, Any]:
-    """Return what lm-eval found; see :func:`retainfirst_lab.tasks.multiple_choice.score` for the arguments and errors."""
+    """Return lm-eval's results; :func:`retainfirst.evaluation.multiple_choice` has the arguments and errors."""
     require("lm_eval", "eval")
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
@@ -55,13 +63,14 @@ def run(
             raise RetainFirstError(f"{name} must be at least 1, found {value}.")
     if chat_template and not tokenizer.chat_template:
         raise RetainFirstError("The tokenizer has no chat template: evaluate without it.")
-    ours = [name for name in tasks if name in TASKS]
-    # lm-eval's index of its own tasks takes many seconds to read: only where one may be meant.
-    _refuse_unknown([name for name in tasks if name.startswith("retainfirst_")], [])
+    known = [*(own_tasks or {}), *TASKS]
+    # lm-eval takes many seconds to index its own tasks, so a name that can only be ours is checked without the index.
+    _refuse_unknown([name for name in tasks if name.startswith("retainfirst_")], known, [])
     with tempfile.TemporaryDirectory(prefix="retainfirst-evaluate-") as scratch:
-        include = _write_tasks(ours, Path(scratch), model, data_dir, chat_template)
-        manager = TaskManager(include_path=str(include), include_defaults=len(ours) < len(tasks))
-        _refuse_unknown(tasks, manager.all_tasks)
+        files = {name: _task_file(name, own_tasks or {}, data_dir) for name in tasks if name in known}
+        include = _write_tasks(files, Path(scratch), chat_template)
+        manager = TaskManager(include_path=str(include), include_defaults=len(files) < len(tasks))
+        _refuse_unknown(tasks, known, manager.all_tasks)
         device = str(next(model.parameters()).device)
         with _hub_errors(tasks, data_dir), _without_git(evaluator):
             found: dict[str, Any] = evaluator.simple_evaluate(
@@ -70,46 +79,30 @@ def run(
                 task_manager=manager,
                 limit=limit,
                 apply_chat_template=chat_template,
-                random_seed=None,  # the caller's global random state is not ours to set
+                # None keeps lm-eval from seeding the global generators, which belong to the caller.
+                random_seed=None,
                 numpy_random_seed=None,
                 torch_random_seed=None,
             )
     return found
 
 
-def facts_config(model: Any) -> FactsConfig | None:
-    """Return the facts that a model was taught, None if it is no facts model."""
-    stored = getattr(model.config, FACTS_CONFIG_KEY, None)
-    return FactsConfig(**stored) if isinstance(stored, Mapping) else None
+def _task_file(name: str, own_tasks: Mapping[str, TaskFile], data_dir: str | Path | None) -> TaskFile:
+    if name in own_tasks:
+        return own_tasks[name]
+    return TaskFile(YAML_FOLDER / f"{name}.yaml", None if data_dir is None else _local_file(name, Path(data_dir)))
 
 
-def _write_tasks(
-    names: Sequence[str], scratch: Path, model: Any, data_dir: str | Path | None, chat_template: bool
-) -> Path:
-    """Write, for each task, a YAML file that includes ours and adds where the data are."""
-    config = facts_config(model)
-    if config is not None:
-        write_files(config, scratch)
+def _write_tasks(files: Mapping[str, TaskFile], scratch: Path, chat_template: bool) -> Path:
+    """Write a YAML file for each task that includes the task's own and says where the rows are; return their folder."""
     include = scratch / "tasks"
     include.mkdir()
-    for name in names:
-        settings: dict[str, Any] = {"include": str(YAML_FOLDER / f"{name}.yaml"), "task": name}
-        file: Path | None = None
-        if name.startswith(FACTS_PREFIX):
-            if config is None:
-                raise RetainFirstError(
-                    f"Task {name!r} asks the facts of the built-in facts model; this is another model."
-                )
-            file = scratch / TASKS[name][1]
-            if not file.exists():
-                raise RetainFirstError(f"Task {name!r}: this facts model has no such facts.")
-            settings["custom_dataset"] = None
-        elif data_dir is not None:
-            file = _local_file(name, Path(data_dir))
-        if file is not None:
-            settings |= {"dataset_path": "json", "dataset_name": None, "test_split": "train"}
+    for name, file in files.items():
+        settings: dict[str, Any] = {"include": str(file.yaml), "task": name}
+        if file.rows is not None:
+            settings |= {"custom_dataset": None, "dataset_path": "json", "dataset_name": None, "test_split": "train"}
             settings["dataset_kwargs"] = {
-                "data_files": {"train": str(file.resolve())},
+                "data_files": {"train": str(file.rows.resolve())},
                 "cache_dir": str(scratch / "cache"),
             }
         if chat_template:
@@ -129,17 +122,17 @@ def _local_file(name: str, data_dir: Path) -> Path:
     raise RetainFirstError(f"Task {name!r} needs a file of its questions; looked for {looked}.")
 
 
-def _refuse_unknown(tasks: Sequence[str], of_lm_eval: Sequence[str]) -> None:
+def _refuse_unknown(tasks: Sequence[str], known: Sequence[str], of_lm_eval: Sequence[str]) -> None:
     for name in tasks:
-        if name not in TASKS and name not in of_lm_eval:
-            near = difflib.get_close_matches(name, [*TASKS, *of_lm_eval], n=1, cutoff=0.4)
+        if name not in known and name not in of_lm_eval:
+            near = difflib.get_close_matches(name, [*known, *of_lm_eval], n=1, cutoff=0.4)
             hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise RetainFirstError(f"Unknown task {name!r}. {hint}Known: {', '.join(TASKS)}, and the tasks of lm-eval.")
+            raise RetainFirstError(f"Unknown task {name!r}. {hint}Known: {', '.join(known)}, and the tasks of lm-eval.")
 
 
 @contextmanager
 def _without_git(evaluator: Any) -> Iterator[None]:
-    """Keep lm-eval from asking git for a commit that we do not keep: outside a checkout git complains on the screen."""
+    """Keep lm-eval from calling git, which prints an error outside a checkout."""
     asked = evaluator.get_git_commit_hash
     evaluator.get_git_commit_hash = lambda: None
     try:
