@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
+from retainfirst.files import write_json
 from retainfirst_open_unlearning.rwku_data import HUB, PROBES, Row, instruction, load_rows, wants_cue
 
 __all__ = ["RWKUEvaluator", "make_evaluator"]
@@ -294,7 +295,5 @@ def _earlier(file: Path) -> Logs:
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a file atomically: an interrupted evaluation resumes from it."""
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(dict(sorted(content.items())), indent=4), encoding="utf-8")
-    new.replace(file)
+    """Write sorted JSON. It appears at once: an interrupted evaluation resumes from it."""
+    write_json(file, dict(sorted(content.items())), indent=4)
