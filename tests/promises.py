@@ -13,51 +13,58 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, seed, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import oracle
 from retainfirst.theory import STATEMENTS
 from retainfirst.theory.arrays import FORMATS
+from retainfirst.theory.draws import Source, batches
 from retainfirst.theory.search import search
-from retainfirst.theory.strategies import groupings, pairs, raw_pairs, weights
+from retainfirst.theory.strategies import DOMAINS
 from retainfirst.theory.sums import GradientPair
 
 Call = Callable[[GradientPair], NDArray[Any]]
 
-QUIET = {"database": None, "deadline": None, "report_multiple_bugs": False}
 
-
-def check_promises(combiner: str, call: Call, dtype: str, examples: int) -> None:
+def check_promises(combiner: str, call: Call, dtype: str, examples: int, shrink: bool = True) -> None:
     """Every statement that the combiner promises, on drawn pairs and weights, judged by the exact oracle."""
     for statement in STATEMENTS:
         if combiner in statement.promised_by:
-            found = search(statement, call, dtype, examples, name=combiner)
+            found = search(statement, call, dtype, examples, name=combiner, shrink=shrink)
             if found.violation is not None:
                 raise found.violation
             assert found.judged > 0, f"{statement.id}: no pair met its hypothesis"
 
 
-def check_formula(combiner: str, call: Call, dtype: str, examples: int) -> None:
+def check_formula(combiner: str, call: Call, dtype: str, examples: int, shrink: bool = True) -> None:
     """The stored update is the written-out one: to the bit if element-wise, else within the projection's bound."""
-    for long in (False, True):
 
-        @settings(max_examples=examples if not long else max(examples // 4, 5), **QUIET)
-        @seed(0)
-        @given(_weighted(dtype, long))
-        def check(pair: GradientPair) -> None:
-            found = call(pair)
-            assert found.shape == pair.retain.shape
-            assert found.dtype == pair.retain.dtype
-            if combiner in oracle.ELEMENTWISE:
-                expected = oracle.elementwise_array(combiner, pair.forget, pair.retain, pair.alpha, pair.gamma)
-                different = (found != expected) | (np.signbit(found) != np.signbit(expected))
-                assert not different.any(), _place(pair, found, expected, different)
-            else:
-                _check_projection(combiner, pair, found)
+    def check(pair: GradientPair) -> None:
+        found = call(pair)
+        assert found.shape == pair.retain.shape
+        assert found.dtype == pair.retain.dtype
+        if combiner in oracle.ELEMENTWISE:
+            expected = oracle.elementwise_array(combiner, pair.forget, pair.retain, pair.alpha, pair.gamma)
+            different = (found != expected) | (np.signbit(found) != np.signbit(expected))
+            assert not different.any(), _place(pair, found, expected, different)
+        else:
+            _check_projection(combiner, pair, found)
 
-        check()
+    # Half of the pairs have any bits, the others come from all domains; a quarter as many are long.
+    for long, share in ((False, 1.0), (True, 0.25)):
+        for domain in (*DOMAINS, None):
+            source = Source(dtype, domain, long, 0, weights=None, grouped=True)
+            wanted = math.ceil(examples * share / (2 if domain is None else 2 * len(DOMAINS)))
+            for batch in batches(wanted):
+                pairs = source.pairs(batch)[-wanted:]  # hypothesis draws the simplest pairs first
+                wanted -= len(pairs)
+                try:
+                    for pair in pairs:
+                        check(pair)
+                except AssertionError:
+                    if shrink:
+                        source.shrink(batch, check)
+                    raise
 
 
 def check_edges(combiner: str, call: Call, dtype: str) -> None:
@@ -84,17 +91,11 @@ def check_edges(combiner: str, call: Call, dtype: str) -> None:
     np.testing.assert_array_equal(call(GradientPair(zero, x)), kept, "a zero forget gradient changes nothing")
 
 
-@st.composite
-def _weighted(draw: st.DrawFn, dtype: str, long: bool) -> GradientPair:
-    f, r = draw(st.one_of(pairs(dtype, long=long), raw_pairs(dtype, long)))
-    return GradientPair(f, r, *draw(weights()), groups=draw(groupings(len(r))))
-
-
 def _check_projection(combiner: str, pair: GradientPair, found: NDArray[Any]) -> None:
     dtype = getattr(torch, pair.retain.dtype.name)
     largest = Fraction(torch.finfo(dtype).max)
     alpha, gamma = Fraction(pair.alpha), Fraction(pair.gamma)
-    for start, stop in pair.groups:
+    for start, stop in pair.groups or [(0, len(pair.retain))]:
         fs, rs = (oracle.fractions(x[start:stop]) for x in (pair.forget, pair.retain))
         ff, rr, fr = oracle.dot(fs, fs), oracle.dot(rs, rs), oracle.dot(fs, rs)
         c_r, c_f = map(_to_256_bits, oracle.coefficients(combiner, ff, rr, fr, alpha, gamma))

@@ -36,7 +36,7 @@ T6_FOR_PLAIN_SAGO = replace(
 
 
 def checks(one) -> Result:
-    [result] = run(plan([one], examples=15))
+    [result] = run(plan([one], examples=30))
     return result
 
 

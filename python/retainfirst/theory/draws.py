@@ -5,7 +5,7 @@ Searches with the same seed see the same pairs in the same order, whatever the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from retainfirst.theory import strategies
 from retainfirst.theory.sums import GradientPair
 
-__all__ = ["Source", "batches", "settings"]
+__all__ = ["Source", "batches"]
 
 _FIRST = 8
 """The size of the first batch; each further batch is twice as large as the one before."""
@@ -48,18 +48,17 @@ class Source:
         """Return a batch of pairs by its number, from 0 on. Their arrays are read-only."""
         return _fitted(self, batch) if batch < _CACHED else _fitted.__wrapped__(self, batch)
 
-    def strategy(self) -> st.SearchStrategy[GradientPair]:
-        """Return a strategy of the same pairs, for hypothesis to shrink one."""
-        return _any_pair(self.dtype, self.domain, self.long).map(self.fit)
+    def shrink(self, batch: int, check: Callable[[GradientPair], None]) -> None:
+        """Draw a batch again and raise the error that ``check`` raises for the simplest pair.
+
+        Return if it raises none: hypothesis may draw other pairs after more modules were imported.
+        """
+        _run(self, batch, check, hypothesis.Phase.shrink)
 
     def fit(self, pair: GradientPair) -> GradientPair:
         """Return a pair with this source's weights and groups."""
         alpha, gamma = self.weights or (pair.alpha, pair.gamma)
         return GradientPair(pair.forget, pair.retain, alpha, gamma, pair.groups if self.grouped else ())
-
-    def batch_seed(self, batch: int) -> str:
-        """Return the seed of a batch for hypothesis."""
-        return f"{self.seed}, batch {batch}"
 
 
 def batches(most: int) -> Iterator[int]:
@@ -71,19 +70,6 @@ def batches(most: int) -> Iterator[int]:
         batch += 1
 
 
-def settings(batch: int, *further: hypothesis.Phase) -> hypothesis.settings:
-    """Return the settings to draw a batch with, and with ``Phase.shrink`` to shrink one of its pairs."""
-    return hypothesis.settings(
-        max_examples=_FIRST << batch,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        phases=[hypothesis.Phase.generate, *further],
-        suppress_health_check=list(hypothesis.HealthCheck),
-        verbosity=hypothesis.Verbosity.quiet,
-    )
-
-
 @lru_cache(maxsize=1024)
 def _fitted(source: Source, batch: int) -> tuple[GradientPair, ...]:
     draw = _drawn if batch < _CACHED else _drawn.__wrapped__
@@ -93,15 +79,28 @@ def _fitted(source: Source, batch: int) -> tuple[GradientPair, ...]:
 @lru_cache(maxsize=1024)
 def _drawn(dtype: str, domain: str | None, long: bool, seed: int, batch: int) -> tuple[GradientPair, ...]:
     found: list[GradientPair] = []
-
-    @hypothesis.seed(f"{seed}, batch {batch}")
-    @settings(batch)
-    @hypothesis.given(_any_pair(dtype, domain, long))
-    def keep(pair: GradientPair) -> None:
-        found.append(pair)
-
-    keep()
+    _run(Source(dtype, domain, long, seed, weights=None, grouped=True), batch, found.append)
     return tuple(found)
+
+
+def _run(source: Source, batch: int, check: Callable[[GradientPair], None], *further: hypothesis.Phase) -> None:
+    """Let hypothesis draw a batch and call ``check`` with each pair."""
+
+    @hypothesis.seed(f"{source.seed}, batch {batch}")
+    @hypothesis.settings(
+        max_examples=_FIRST << batch,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        phases=[hypothesis.Phase.generate, *further],
+        suppress_health_check=list(hypothesis.HealthCheck),
+        verbosity=hypothesis.Verbosity.quiet,
+    )
+    @hypothesis.given(_any_pair(source.dtype, source.domain, source.long).map(source.fit))
+    def run(pair: GradientPair) -> None:
+        check(pair)
+
+    run()
 
 
 @st.composite

@@ -51,6 +51,7 @@ def search(
     raw: bool = False,
     seed: int = 0,
     name: str = "",
+    shrink: bool = True,
 ) -> Found:
     """Judge a statement on drawn pairs, until one breaks it or enough have met its hypothesis.
 
@@ -64,6 +65,7 @@ def search(
         raw: Draw any finite bits, not only numbers whose dot products cannot overflow.
         seed: The same seed gives the same pairs.
         name: The combiner's name, for the text of a violation.
+        shrink: Simplify the pair of a violation, which takes most of the time of a search that finds one.
 
     Raises:
         MissingDependency: hypothesis is not installed.
@@ -73,7 +75,7 @@ def search(
     from retainfirst.theory import strategies
     from retainfirst.theory.draws import Source
 
-    one = _Search(statement, combine, dtype, raw, name)
+    one = _Search(statement, combine, dtype, raw, name, shrink)
     domains = (None,) if raw else statement.domains or strategies.DOMAINS
     # Short arrays first: a violation that they show is easier to read.
     for long, share in ((False, 0.75), (True, 0.25)):
@@ -94,6 +96,7 @@ class _Search:
     dtype: str
     raw: bool
     name: str
+    shrink: bool
     judged: int = field(default=0, init=False)
 
     def run(self, source: Source, max_examples: int) -> StatementViolated | None:
@@ -108,7 +111,7 @@ class _Search:
                 violation = self._judge(pair)
                 if violation is not None:
                     self._repeat(pair, violation)
-                    return self._shrunk(source, batch) or violation
+                    return (self._shrunk(source, batch) if self.shrink else None) or violation
         return None
 
     def _judge(self, pair: GradientPair) -> StatementViolated | None:
@@ -124,26 +127,20 @@ class _Search:
         return None if objection is None else _violation(self.statement, case, self.dtype, objection, self.name)
 
     def _shrunk(self, source: Source, batch: int) -> StatementViolated | None:
-        """Let hypothesis draw the batch again, find its violation and shrink it."""
         import hypothesis
 
-        from retainfirst.theory.draws import settings
-
-        @hypothesis.seed(source.batch_seed(batch))
-        @settings(batch, hypothesis.Phase.shrink)
-        @hypothesis.given(source.strategy())
         def check(pair: GradientPair) -> None:
             violation = self._judge(pair)
             if violation is not None:
                 raise violation
 
         try:
-            check()
+            source.shrink(batch, check)
         except StatementViolated as violation:
             return violation
         except hypothesis.errors.Flaky:
             raise self._random() from None
-        return None  # hypothesis drew other pairs this time
+        return None
 
     def _repeat(self, pair: GradientPair, violation: StatementViolated) -> None:
         """Raise an error if the combiner does not give the same update again."""

@@ -1,4 +1,4 @@
-"""The six numbers and what is made of them, against the rules written out over the fractions."""
+"""The six numbers, and the exact angles computed from them, against the written-out combiners."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oracle import dot, exact_update, fractions
 from retainfirst.theory import STATEMENTS
 from retainfirst.theory.arrays import FORMATS, as_array, as_tensor
 from retainfirst.theory.claims import PAIR, Unknowns
 from retainfirst.theory.strategies import groupings, pairs, raw_pairs, weights
 from retainfirst.theory.sums import ExactSums, GradientPair, root
 
-RULES = ("sago", "sago_keep_retain", "pcgrad")
+COMBINERS = ("sago", "sago_keep_retain", "pcgrad", "orthogonal", "gru", "agem")
 
 
 @st.composite
@@ -26,36 +27,21 @@ def any_pair(draw):
     return GradientPair(f, r, *draw(weights()), groups=draw(st.one_of(st.just(()), groupings(len(r)))))
 
 
-def fractions(x):
-    return [Fraction(float(value)) for value in x]
-
-
-def dot(x, y):
-    return sum((a * b for a, b in zip(x, y, strict=True)), Fraction())
-
-
-def written_out(rule, pair):
-    """The definition, one coordinate at a time."""
-    alpha, gamma = Fraction(pair.alpha), Fraction(pair.gamma)
-    f, r = fractions(pair.forget), fractions(pair.retain)
-    if rule == "pcgrad":
-        u = [Fraction()] * len(r)
-        for start, stop in pair.groups or [(0, len(r))]:
-            fg, rg = f[start:stop], r[start:stop]
-            along, square = dot(fg, rg), dot(rg, rg)
-            for i in range(start, stop):
-                u[i] = alpha * r[i] + gamma * (f[i] - (along / square) * r[i] if along < 0 else f[i])
-        return u
-    kept = Fraction() if rule == "sago" else alpha
-    return [alpha * y if x * y < 0 else kept * y + gamma * x for x, y in zip(f, r, strict=True)]
+def written_out(name, pair):
+    """The definition, group by group."""
+    u = [Fraction()] * len(pair.retain)
+    for start, stop in pair.groups or [(0, len(pair.retain))]:
+        parts = pair.forget[start:stop], pair.retain[start:stop]
+        u[start:stop] = exact_update(name, *parts, pair.alpha, pair.gamma)
+    return u
 
 
 @given(any_pair())
-def test_exact_angles_are_those_of_the_rules(pair):
+def test_exact_angles_are_those_of_the_combiners(pair):
     r = fractions(pair.retain)
-    for rule in RULES:
-        u = written_out(rule, pair)
-        angle = pair.exact(rule)
+    for name in COMBINERS:
+        u = written_out(name, pair)
+        angle = pair.exact(name)
         assert (angle.dot, angle.square, angle.retain_square) == (dot(u, r), dot(u, u), dot(r, r))
         if angle.square and angle.retain_square:
             assert -1 <= angle.squared_cosine <= 1
@@ -63,19 +49,19 @@ def test_exact_angles_are_those_of_the_rules(pair):
 
 
 @given(any_pair())
-def test_what_the_solver_assumes_of_a_pair_is_true_of_every_pair(pair):
+def test_the_claims_are_true_of_every_pair(pair):
     x = pair.sums
     numbers = Unknowns(a=x.a, b=x.b, p=x.p, q=x.q, s=x.s, t=x.t, l=pair.ratio)
     for statement in STATEMENTS:
         for claim in statement.claims:
-            # Lemmas with unknowns of their own and the refuted claims are the solver's.
+            # Claims with further unknowns and the refuted ones are left to the solver.
             if claim.unknowns == PAIR and statement.status != "refuted" and all(claim.assume(numbers)):
                 assert all(claim.conclude(numbers)), (statement.id, claim.words)
 
 
 @given(any_pair())
 def test_the_aggregate_form_of_tighter_is_the_order_of_the_cosines(pair):
-    """The polynomials that the solver sees say the same as the cosines, for pairs of one group in conflict."""
+    """The solver's polynomials and the exact cosines have the same order, for one group in conflict."""
     from retainfirst.theory._proofs import _tighter
 
     whole = GradientPair(pair.forget, pair.retain, pair.alpha, pair.gamma)
@@ -98,7 +84,7 @@ def test_root(x, exponent):
     if math.isinf(found):
         assert x > Fraction(2) ** 2047
     elif x > Fraction(1, 2**2000):
-        # sqrt rounds once, and so does the quotient before it, by half of that.
+        # The square root has one rounding error, and the quotient before it contributes half of one.
         assert abs(Fraction(found) ** 2 / x - 1) < Fraction(4, 2**53)
 
 
