@@ -296,7 +296,7 @@ def test_what_the_rules_are_held_against_does_the_same_work(dtype):
         written = retain.clone()
         memory = name, [forget.data_ptr()], [written.data_ptr()], [1003]
         if rule == "limit":
-            _rust.limit_(*memory, 1.0, peers.GAMMA)
+            _rust.baseline_(*memory, 1.0, peers.GAMMA)
         else:
             _rust.update_alone_(rule, *memory, 1.0, peers.GAMMA)
         assert torch.equal(written, combine(forget, retain, "sum" if rule == "limit" else rule, **weights)), rule

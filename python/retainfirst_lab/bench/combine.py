@@ -133,7 +133,7 @@ def _cases(forget: Tensor, retain: Tensor, kept: Tensor, plan: Plan, peers: bool
     works: dict[str, Callable[[], object]] = {"copy": lambda: retain.copy_(forget)}
     if plan.device == "cpu":
         memory = str(forget.dtype).removeprefix("torch."), [forget.data_ptr()], [retain.data_ptr()], [len(forget)]
-        works["limit"] = lambda: _rust.limit_(*memory, 1.0, GAMMA)
+        works["limit"] = lambda: _rust.baseline_(*memory, 1.0, GAMMA)
         for rule in ("sum", "sago", "sago_keep_retain"):
             works[f"{rule}, update alone"] = lambda rule=rule: _rust.update_alone_(rule, *memory, 1.0, GAMMA)  # type: ignore[misc]
     for rule in available_combiners():

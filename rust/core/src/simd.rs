@@ -27,7 +27,7 @@ pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
     match Level::new() {
         Level::Avx512(simd) => run(simd, work),
         Level::Avx2(simd) => run(simd, work),
-        // SSE4.2 would make the library larger for few machines.
+        // Code for SSE4.2 would make the library larger, and few machines would use it.
         level => run(level.as_sse2().expect("part of x86-64"), work),
     }
     #[cfg(not(target_arch = "x86_64"))]

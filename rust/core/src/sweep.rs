@@ -46,9 +46,9 @@ impl<'a, T> View<'a, T> {
 }
 
 /// Writes the update of each piece and returns its moments: those of `f` and `r` with `PAIR`, those of the update with `UPDATE`.
-pub(crate) fn update<T: Element, O: Formula<T>, const PAIR: bool, const UPDATE: bool>(
+pub(crate) fn update<T: Element, F: Formula<T>, const PAIR: bool, const UPDATE: bool>(
     pieces: Vec<Piece<'_, T>>,
-    formula: impl Fn(usize) -> O,
+    formula: impl Fn(usize) -> F,
 ) -> Vec<Moments> {
     let count = pieces.len();
     let mut chunks = Vec::new();
@@ -60,7 +60,7 @@ pub(crate) fn update<T: Element, O: Formula<T>, const PAIR: bool, const UPDATE: 
             let start = k * CHUNK;
             let retain = retain.map(|retain| &retain[start..start + forget.len()]);
             let piece = Piece { forget, retain, target };
-            chunks.push((i, Update::<'_, T, O, PAIR, UPDATE> { piece, formula }));
+            chunks.push((i, Update::<'_, T, F, PAIR, UPDATE> { piece, formula }));
         }
     }
     run(count, chunks, |chunk| chunk.piece.forget.len())
@@ -107,13 +107,13 @@ fn in_parallel(jobs: Vec<Job<'_>>) -> Vec<(usize, Moments)> {
     jobs.into_par_iter().map(|job| job()).collect()
 }
 
-struct Update<'a, T, O, const PAIR: bool, const UPDATE: bool> {
+struct Update<'a, T, F, const PAIR: bool, const UPDATE: bool> {
     piece: Piece<'a, T>,
-    formula: O,
+    formula: F,
 }
 
-impl<T: Element, O: Formula<T>, const PAIR: bool, const UPDATE: bool> Work
-    for Update<'_, T, O, PAIR, UPDATE>
+impl<T: Element, F: Formula<T>, const PAIR: bool, const UPDATE: bool> Work
+    for Update<'_, T, F, PAIR, UPDATE>
 {
     type Output = Moments;
 
@@ -127,19 +127,19 @@ impl<T: Element, O: Formula<T>, const PAIR: bool, const UPDATE: bool> Work
         let retain_rest = if let Some(retain) = retain {
             let (retain, rest) = retain.as_chunks::<LANES>();
             for ((u, f), r) in target.iter_mut().zip(forget).zip(retain) {
-                *u = step::<T, O, S, PAIR, UPDATE>(simd, formula, f, r, LANES, &mut sums);
+                *u = step::<T, F, S, PAIR, UPDATE>(simd, formula, f, r, LANES, &mut sums);
             }
             rest
         } else {
             for (u, f) in target.iter_mut().zip(forget) {
-                *u = step::<T, O, S, PAIR, UPDATE>(simd, formula, f, u, LANES, &mut sums);
+                *u = step::<T, F, S, PAIR, UPDATE>(simd, formula, f, u, LANES, &mut sums);
             }
             &*target_rest
         };
         let rest = forget_rest.len();
         if rest > 0 {
             let (f, r) = (pad(forget_rest), pad(retain_rest));
-            let u = step::<T, O, S, PAIR, UPDATE>(simd, formula, &f, &r, rest, &mut sums);
+            let u = step::<T, F, S, PAIR, UPDATE>(simd, formula, &f, &r, rest, &mut sums);
             target_rest.copy_from_slice(&u[..rest]);
         }
         sums.finish::<PAIR, UPDATE>(count)
@@ -148,9 +148,9 @@ impl<T: Element, O: Formula<T>, const PAIR: bool, const UPDATE: bool> Work
 
 /// Returns the update of the first `count` coordinates, padded with zeros, and adds it to the sums.
 #[inline(always)]
-fn step<T: Element, O: Formula<T>, S: Simd, const PAIR: bool, const UPDATE: bool>(
+fn step<T: Element, F: Formula<T>, S: Simd, const PAIR: bool, const UPDATE: bool>(
     simd: S,
-    formula: O,
+    formula: F,
     f: &[T; LANES],
     r: &[T; LANES],
     count: usize,
@@ -217,9 +217,9 @@ mod tests {
     use crate::simd::run_all;
 
     /// An update that returns the written array beside the moments.
-    struct Whole<'a, T, O>(&'a [T], &'a [T], O);
+    struct Whole<'a, T, F>(&'a [T], &'a [T], F);
 
-    impl<T: Element, O: Formula<T>> Work for Whole<'_, T, O> {
+    impl<T: Element, F: Formula<T>> Work for Whole<'_, T, F> {
         type Output = (Vec<T>, Moments);
 
         #[inline(always)]
@@ -227,7 +227,7 @@ mod tests {
             let Self(forget, retain, formula) = self;
             let mut target = retain.to_vec();
             let piece = Piece { forget, retain: None, target: &mut target };
-            let moments = Update::<'_, T, O, true, true> { piece, formula }.run(simd);
+            let moments = Update::<'_, T, F, true, true> { piece, formula }.run(simd);
             (target, moments)
         }
     }

@@ -228,11 +228,7 @@ fn single_pairs<T: Format>() {
         }
         // The last pair of a row.
         let nan = T::INFINITY | 1;
-        assert_eq!(
-            find(rows.clone(), but_for::<T>((0xffff, retain), 0xffc0)),
-            None,
-            "NaNs are equal whatever their bits"
-        );
+        assert_eq!(find(rows.clone(), but_for::<T>((0xffff, retain), 0xffc0)), None, "all NaNs are equal");
         assert_eq!(
             find(rows, but_for::<T>((0xffff, retain), 7)),
             violation((0xffff, retain), (7, nan), Specification)
@@ -247,7 +243,7 @@ fn a_single_wrong_pair_is_found() {
 }
 
 fn left_out<T: Format>() {
-    // What an element was before is a wrong update, whatever the right one is: its bits, all turned over.
+    // An element that the kernel does not write holds the complement of the expected bits.
     let find = |keep: fn(usize) -> usize| {
         find_with::<T>(0x100..0x140, |f, r, u| {
             let n = keep(f.len());
@@ -258,11 +254,11 @@ fn left_out<T: Format>() {
     // The last element of an odd length: the first such row is cut into odd lengths.
     let last = |n: usize| if n % 2 == 1 { n - 1 } else { n };
     assert_eq!(find(last), violation((0x100, 0x101), (!0x100, 0x100), Statement::T1));
-    // What is left after the last full vector of eight, but only where as many as seven are left.
+    // A remainder after the last full vector of eight, but only one of seven elements.
     let seven = |n: usize| if n % 8 == 7 { n - 7 } else { n };
     let nan = T::INFINITY | 1;
     assert_eq!(find(seven), violation((0xfff9, 0x101), (!nan, nan), Statement::Specification));
-    // All of a row: what the row before had written there does not count.
+    // A whole row: its buffer does not keep the updates of the row before.
     let rows = std::sync::atomic::AtomicU32::new(0);
     let once = find_with::<T>(0x100..0x102, |f, r, u| {
         if rows.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2 {
@@ -273,13 +269,13 @@ fn left_out<T: Format>() {
 }
 
 #[test]
-fn elements_left_as_they_were_are_found() {
+fn unwritten_elements_are_found() {
     left_out::<f16>();
     left_out::<bf16>();
 }
 
 #[test]
-fn the_first_violation_is_named_whatever_the_threads() {
+fn the_first_violation_does_not_depend_on_threads() {
     let faults = |f: f16, r: f16| match (f.bits(), r.bits()) {
         (9, 0x321 | 0x345 | 0x346 | 0x3ff) | (3, 0x345) | (0x7bff, 0x321) => f16::ONE,
         _ => sago(f, r),

@@ -93,7 +93,7 @@ mod guarded {
 
     impl<T> DerefMut for Guarded<T> {
         fn deref_mut(&mut self) -> &mut [T] {
-            // SAFETY: as above.
+            // SAFETY: `new` wrote `length` values there, and `self` is borrowed mutably.
             unsafe { NonNull::slice_from_raw_parts(self.start, self.length).as_mut() }
         }
     }
