@@ -1,18 +1,26 @@
 """Retention-prioritised gradient synthesis for LLM unlearning.
 
-Two gradients are taken apart, one to forget and one to retain, and combined so that forgetting never works against retention.
+A step takes two gradients separately, one to forget and one to retain, and combines them so that forgetting does not work
+against retention.
 """
 
 from retainfirst.combiners import (
+    AGEM,
     BLUR,
+    GRU,
     SAGO,
     Combiner,
+    ElementwiseCombiner,
+    NGDiff,
+    Orthogonal,
     PCGrad,
+    ProjectionCombiner,
     Sum,
     TorchJD,
     available_combiners,
     combine,
     make_combiner,
+    register,
 )
 from retainfirst.errors import (
     DtypeMismatch,
@@ -30,14 +38,20 @@ from retainfirst.step import TwoTaskStep
 __version__ = "0.1.0"
 
 __all__ = [
+    "AGEM",
     "BLUR",
+    "GRU",
     "SAGO",
     "Combiner",
     "DtypeMismatch",
+    "ElementwiseCombiner",
     "Geometry",
     "MissingDependency",
+    "NGDiff",
     "NonFiniteGradient",
+    "Orthogonal",
     "PCGrad",
+    "ProjectionCombiner",
     "RetainFirstError",
     "ShapeMismatch",
     "StaleGradient",
@@ -49,4 +63,5 @@ __all__ = [
     "available_combiners",
     "combine",
     "make_combiner",
+    "register",
 ]

@@ -1,6 +1,6 @@
-"""Every error that retainfirst raises on purpose.
+"""The errors that retainfirst raises for bad input and misuse.
 
-One base class, so that callers can catch the family; a text names the input, what was found and what to do.
+They share one base class, so that callers can catch them all. Each text names the input, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class UnknownCombiner(RetainFirstError):
 
 
 class StaleGradient(RetainFirstError):
-    """A ``.grad`` is present, or has gone, where the two-gradient step must own it."""
+    """A ``.grad`` is present or missing, although the two-gradient step must own it."""
 
 
 class NonFiniteGradient(RetainFirstError):
-    """A gradient holds NaN or infinity (raised only where the check was asked for)."""
+    """A gradient holds NaN or infinity (raised only with ``check_finite``)."""
 
 
 class StatementViolated(RetainFirstError, AssertionError):
@@ -57,12 +57,12 @@ class StatementViolated(RetainFirstError, AssertionError):
 
     Attributes:
         statement: The statement's number, such as ``"T1"``.
-        forget: The simplest forget gradient that was found, shape ``[n]``.
-        retain: The retain gradient, likewise.
-        update: What the combiner made of them; None if the rule was judged without rounding.
+        forget: Forget gradient of the simplest counterexample, shape ``[n]``.
+        retain: Its retain gradient, likewise.
+        update: The combiner's update; None if the formula was judged without rounding.
         alpha: Weight of retain.
         gamma: Weight of forget.
-        groups: ``(start, stop)`` pairs, each a group of PCGrad's; empty: one group.
+        groups: ``(start, stop)`` pairs, one a group; empty: one group.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MissingDependency(RetainFirstError, ImportError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that lists the known names and the nearest one to ``name``.
+    """Return a sentence with the known names, and the nearest one to ``name`` if one is near.
 
     Args:
         name: What the user wrote.
@@ -97,7 +97,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         For example ``"Did you mean 'pcgrad'? Known: sum, pcgrad, sago."``.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}Known: {', '.join(names)}."
 

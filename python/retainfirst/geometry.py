@@ -1,4 +1,4 @@
-"""What a combination did: lengths of and angles between the forget gradient, the retain gradient and the update."""
+"""Norms of the forget gradient, the retain gradient and the update, and the angles between them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retainfirst import moments as m
 from retainfirst.errors import RetainFirstError
+from retainfirst.scope import Groups
 
 __all__ = ["FIELDS", "Geometry"]
 
@@ -33,34 +34,32 @@ class Geometry:
 
     A cosine with a zero vector is undefined and reported as NaN, never as 0 or 1.
 
-    Where gradients are sharded over processes (FSDP, DeepSpeed), each process has measured its own part. Reading the whole takes
-    a collective call, and one that began when a number is read would hang a process that reads alone: so call
-    :meth:`all_reduce` on every process first. Everywhere else that does nothing.
+    Where gradients are sharded over processes (FSDP, DeepSpeed), each process has measured its own shards. Call
+    :meth:`all_reduce` on every process before reading: an all-reduce that started with the first read would hang a process that
+    reads alone. Elsewhere :meth:`all_reduce` does nothing.
     """
 
-    def __init__(
-        self, table: Tensor, index: Tensor | None, names: Sequence[str], reduce: m.Reduce | None = None
-    ) -> None:
+    def __init__(self, table: Tensor, groups: Groups, reduce: m.Reduce | None = None) -> None:
         """Wrap a table of moments.
 
         Args:
             table: Shape ``[n, 11]``, one row a tensor (:mod:`retainfirst.moments`).
-            index: Shape ``[n]``, int64, the group of each tensor; on the CPU. None: each is a group, in this order.
-            names: The groups' names.
-            reduce: Adds up the tables of all processes, if this one's is of its shards only.
+            groups: The groups of the tensors.
+            reduce: Adds up the tables of all processes, if this process has measured its shards only.
         """
-        self._table, self._index, self._names, self._reduce = table, index, tuple(names), reduce
+        self._table, self._groups, self._reduce = table, groups, reduce
 
     @staticmethod
     def join(parts: Sequence[Geometry]) -> Geometry:
-        """Return the geometry of several combinations, of different parameters in one process, as of one."""
-        parts = [part for part in parts if part._names] or parts[:1]  # one of no tensors is on the CPU
+        """Return one geometry for several combinations of different parameters in one process."""
+        parts = [part for part in parts if len(part._groups)] or parts[:1]  # one of no tensors is on the CPU
         index, names = [], list[str]()
         for part in parts:
-            index.append(part._groups() + len(names))
-            names += part._names
+            index.append(part._group_of_each() + len(names))
+            names += part._groups.names
         device = parts[0]._table.device
-        return Geometry(torch.cat([part._whole().to(device) for part in parts]), torch.cat(index), names)
+        table = torch.cat([part._whole().to(device) for part in parts])
+        return Geometry(table, Groups(tuple(names), torch.cat(index)))
 
     def all_reduce(self) -> Geometry:
         """Add up what the processes measured, where gradients are sharded; every process must call it, and may again.
@@ -79,8 +78,9 @@ class Geometry:
             )
         return self._table
 
-    def _groups(self) -> Tensor:
-        return torch.arange(len(self._names), device="cpu") if self._index is None else self._index
+    def _group_of_each(self) -> Tensor:
+        index = self._groups.index
+        return torch.arange(len(self._groups), device="cpu") if index is None else index
 
     @cached_property
     def _row(self) -> list[float]:
@@ -129,14 +129,14 @@ class Geometry:
         return {name: getattr(self, name) for name in FIELDS}
 
     def per_group(self) -> dict[str, Geometry]:
-        """Return the geometry of each group of the scope (of each tensor, for the element-wise rules), by the group's name."""
-        table = self._whole()
-        table = m.reduce_rows(table, self._groups().to(table.device), len(self._names)).cpu()
-        return {name: Geometry(row.unsqueeze(0), None, [name]) for name, row in zip(self._names, table, strict=True)}
+        """Return the geometry of each group of the scope (of each tensor, for element-wise combiners) by the group's name."""
+        table, names = self._whole(), self._groups.names
+        table = m.reduce_rows(table, self._group_of_each().to(table.device), len(names)).cpu()
+        return {name: Geometry(row.unsqueeze(0), Groups((name,))) for name, row in zip(names, table, strict=True)}
 
     def not_finite(self) -> dict[int, list[str]]:
         """Return which tensors held NaN or infinity: their index, and ``"forget"``, ``"retain"`` or both."""
-        bad = ~self._whole()[:, [m.FF, m.RR]].isfinite()
+        bad = ~self._whole()[:, : m.RR + 1].isfinite()
         return {
             i: [task for task, found in zip(("forget", "retain"), row, strict=True) if found]
             for i, row in enumerate(bad.tolist())

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from retainfirst import moments as m
-from retainfirst.combiners._base import ProjectionCombiner
+from retainfirst.combiners._projection import ProjectionCombiner
+from retainfirst.combiners._registry import register
 
 __all__ = ["BLUR"]
 
 
+@register("blur")
 @dataclass(frozen=True)
 class BLUR(ProjectionCombiner):
     """Forget, plus the part of retain that is orthogonal to it.
@@ -30,14 +32,8 @@ class BLUR(ProjectionCombiner):
 
     scope: str = "global"
 
-    @property
-    def name(self) -> str:
-        """``"blur"``."""
-        return "blur"
-
-    def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Tensor) -> tuple[float, Tensor]:
         """``c_r = alpha``; ``c_f = gamma - alpha <r,f>/|f|^2``, or ``gamma`` for a zero forget gradient."""
-        ff, fr, ef, er = (moments[:, i] for i in (m.FF, m.FR, m.EF, m.ER))
-        step = self.alpha * (fr / ff * torch.exp2(er - ef))
-        c_forget = torch.where(ff == 0, self.gamma, self.gamma - step)
-        return torch.full_like(c_forget, self.alpha), c_forget
+        ff = moments[:, m.FF]
+        step = self.alpha * (moments[:, m.FR] / ff * torch.exp2(moments[:, m.ER] - moments[:, m.EF]))
+        return self.alpha, torch.where(ff == 0, self.gamma, self.gamma - step)

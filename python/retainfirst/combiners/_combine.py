@@ -1,4 +1,4 @@
-"""Combining without changing the inputs, for gradients in whatever container they come."""
+"""Combine without changing the inputs, for a tensor, a sequence or a mapping of tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from retainfirst.combiners._base import Combiner
 from retainfirst.combiners._checks import check_pair
-from retainfirst.combiners._registry import make_combiner
-from retainfirst.errors import RetainFirstError, ShapeMismatch
+from retainfirst.combiners._registry import resolve
+from retainfirst.errors import ShapeMismatch
 
-__all__ = ["combine", "resolve"]
+__all__ = ["combine"]
 
 K = TypeVar("K")
 
@@ -35,59 +35,49 @@ def combine(forget: Any, retain: Any, combiner: str | Combiner, **options: Any) 
         forget: The forget gradient (of a loss that is minimised): a tensor, or a sequence or a mapping of tensors. None
             counts as zero. The keys of a mapping are parameter names, by which the scopes ``"module"`` and ``"block"`` group.
         retain: The retain gradient, of the same structure, shapes, dtypes and devices.
-        combiner: A combiner, or a name with its ``options``.
-        **options: ``alpha``, ``gamma`` and, for some rules, ``scope`` or ``aggregator``; only with a name.
+        combiner: A combiner, or a name with its ``options`` (:func:`retainfirst.make_combiner`).
+        **options: ``alpha``, ``gamma``, and the combiner's own; only with a name.
 
     Returns:
-        The update, in the shape that the gradients came in (a list for a list, a tuple for a tuple, a dict for a mapping);
-        None where both are None.
+        The update, in the container of the gradients (a list for a list, a tuple for a tuple, a dict for a mapping); None
+        where both are None.
 
     Raises:
         UnknownCombiner: No combiner has that name.
         ShapeMismatch: Structures, lengths, keys or shapes differ.
         DtypeMismatch: Dtypes or devices differ or are unsupported.
-        RetainFirstError: An option is unknown or out of range.
+        RetainFirstError: An option is unknown or out of range, or the combiner needs a moving average.
 
     Example:
         >>> combine(torch.tensor([-5.0, 0.5]), torch.tensor([1.0, 10.0]), "sago")
         tensor([1.0000, 0.5000])
     """
-    rule = resolve(combiner, **options)
+    chosen = resolve(combiner, **options)
+    chosen.refuse_average()
     if isinstance(forget, Tensor) and isinstance(retain, Tensor):
-        [update] = _combine_named(rule, ["gradient"], [forget], [retain])
+        [update] = _combine_named(chosen, ["gradient"], [forget], [retain])
         return update
     if isinstance(forget, Mapping) and isinstance(retain, Mapping):
         if forget.keys() != retain.keys():
             odd = sorted(map(str, forget.keys() ^ retain.keys()))
-            raise ShapeMismatch(f"{rule.name}: keys that only one of forget and retain has: {', '.join(odd)}")
+            raise ShapeMismatch(f"{chosen.name}: keys that only one of forget and retain has: {', '.join(odd)}")
         updates = _combine_named(
-            rule, [str(key) for key in forget], list(forget.values()), [retain[key] for key in forget]
+            chosen, [str(key) for key in forget], list(forget.values()), [retain[key] for key in forget]
         )
         return dict(zip(forget, updates, strict=True))
     if isinstance(forget, (list, tuple)) and isinstance(retain, (list, tuple)):
         if len(forget) != len(retain):
-            raise ShapeMismatch(f"{rule.name}: {len(forget)} forget gradients but {len(retain)} retain gradients")
-        updates = _combine_named(rule, None, list(forget), list(retain))
+            raise ShapeMismatch(f"{chosen.name}: {len(forget)} forget gradients but {len(retain)} retain gradients")
+        updates = _combine_named(chosen, None, list(forget), list(retain))
         return tuple(updates) if isinstance(forget, tuple) else updates
     raise ShapeMismatch(
-        f"{rule.name}: forget is a {type(forget).__name__}, retain a {type(retain).__name__}; give both as a tensor, both as a"
+        f"{chosen.name}: forget is a {type(forget).__name__}, retain a {type(retain).__name__}; give both as a tensor, both as a"
         " list or tuple of tensors, or both as a mapping"
     )
 
 
-def resolve(combiner: str | Combiner, **options: Any) -> Combiner:
-    """Return a combiner from a name with options, or the combiner itself."""
-    if isinstance(combiner, Combiner):
-        if options:
-            raise RetainFirstError(
-                f"Options {sorted(options)} go with a combiner's name; {combiner!r} has its own already"
-            )
-        return combiner
-    return make_combiner(combiner, **options)
-
-
 def _combine_named(
-    rule: Combiner, names: list[str] | None, forget: list[Tensor | None], retain: list[Tensor | None]
+    chosen: Combiner, names: list[str] | None, forget: list[Tensor | None], retain: list[Tensor | None]
 ) -> list[Tensor | None]:
     place, inputs, written = [], [], []
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
@@ -95,12 +85,12 @@ def _combine_named(
             continue
         f = torch.zeros_like(r) if f is None and isinstance(r, Tensor) else f
         r = torch.zeros_like(f) if r is None and isinstance(f, Tensor) else r
-        f, r = check_pair(rule.name, repr(names[i]) if names else f"tensor {i}", f, r)
+        f, r = check_pair(chosen.name, repr(names[i]) if names else f"tensor {i}", f, r)
         place.append(i)
         inputs.append(f.detach())
         written.append(r.detach().clone())
-    groups = rule.group([names[i] for i in place]) if names else rule.group_without_names(len(place))
-    rule.combine_named_(inputs, written, groups)
+    groups = chosen.group([names[i] for i in place]) if names else chosen.group_without_names(len(place))
+    chosen.combine_named_(inputs, written, groups)
     updates: list[Tensor | None] = [None] * len(forget)
     for i, update in zip(place, written, strict=True):
         updates[i] = update

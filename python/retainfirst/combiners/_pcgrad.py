@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from retainfirst import moments as m
-from retainfirst.combiners._base import ProjectionCombiner
+from retainfirst.combiners._base import Rounding
+from retainfirst.combiners._projection import ProjectionCombiner
+from retainfirst.combiners._registry import register
 from retainfirst.errors import RetainFirstError
 
 __all__ = ["PCGrad"]
 
 
+@register("pcgrad")
 @dataclass(frozen=True)
 class PCGrad(ProjectionCombiner):
-    """Project forget on the plane that leaves retain alone, where the two conflict.
+    """Project forget onto the plane orthogonal to retain, where the two conflict.
 
     Per group of the scope: ``h = f - (<f,r> / |r|^2) r`` if ``<f,r> < 0``, else ``h = f``; ``u = alpha r + gamma h``. A zero
     retain gradient means no projection. In exact arithmetic ``<u,r> >= alpha |r|^2`` at every scope (theorem T2); stored in
@@ -31,7 +34,7 @@ class PCGrad(ProjectionCombiner):
     whose squares neither overflow nor underflow in float32.
 
     Source: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020; one-sided as in Xiao et al., ACL 2026. Their scope
-    is ``"module"`` in the paper and ``"tensor"`` in their code; GRU uses ``"global"``.
+    is ``"module"`` in the paper and ``"tensor"`` in their code.
 
     Args:
         alpha: Weight of the retain gradient, finite and above 0.
@@ -53,11 +56,11 @@ class PCGrad(ProjectionCombiner):
             )
 
     @property
-    def name(self) -> str:
-        """``"pcgrad"``."""
-        return "pcgrad"
+    def rounding(self) -> Rounding:
+        """``"toward_retain"`` if that was asked for."""
+        return "toward_retain" if self.round_toward_retain else "nearest"
 
-    def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Tensor) -> tuple[Tensor, float]:
         """``c_r = alpha - gamma <f,r>/|r|^2`` under conflict, else ``alpha``; ``c_f = gamma``.
 
         With ``round_toward_retain``, ``<f,r>`` is first made smaller by what rounding can have added to it.
@@ -65,10 +68,9 @@ class PCGrad(ProjectionCombiner):
         if self.round_toward_retain:
             c_retain = self._safe_coefficient(moments)
         else:
-            rr, fr, ef, er = (moments[:, i] for i in (m.RR, m.FR, m.EF, m.ER))
-            step = self.gamma * (fr / rr * torch.exp2(ef - er))
-            c_retain = torch.where((fr < 0) & (rr > 0), self.alpha - step, self.alpha)
-        return c_retain, torch.full_like(c_retain, self.gamma)
+            step = self.gamma * m.along_retain(moments)
+            c_retain = torch.where(moments[:, m.FR] < 0, self.alpha - step, self.alpha)
+        return c_retain, self.gamma
 
     def _safe_coefficient(self, moments: Tensor) -> Tensor:
         """Return ``c_r`` with ``c_r |r|^2 + gamma <f,r> >= 0`` for the exact dot products, whatever those in the table lost.

@@ -1,69 +1,234 @@
-"""Combiners by name. A new rule is one file and one line here."""
+"""Combiners by name: built in, registered by a program, or found in installed packages and files."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import re
+import sys
+import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
 
 from retainfirst.combiners._base import Combiner
-from retainfirst.combiners._blur import BLUR
-from retainfirst.combiners._pcgrad import PCGrad
-from retainfirst.combiners._sago import SAGO
-from retainfirst.combiners._sum import Sum
-from retainfirst.combiners._torchjd import TorchJD
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 
-__all__ = ["available_combiners", "make_combiner"]
+__all__ = ["ENTRY_POINTS", "available_combiners", "combiner_options", "make_combiner", "register", "resolve"]
 
-_REGISTRY: dict[str, Callable[..., Combiner]] = {
-    "sum": Sum,
-    "pcgrad": PCGrad,
-    "sago": partial(SAGO, keep_retain=False),
-    "sago_keep_retain": partial(SAGO, keep_retain=True),
-    "blur": BLUR,
-}
+ENTRY_POINTS = "retainfirst.combiners"
+"""The entry-point group in which packages list their combiners."""
 
-# Made by name as well, but not from numbers and words alone, and so not for a command line or a configuration file.
-_WITH_AN_OBJECT: dict[str, Callable[..., Combiner]] = {"torchjd": TorchJD}
+Factory = TypeVar("Factory", bound=Callable[..., Combiner])
+
+_NAME = re.compile(r"\w[\w.-]*")
+_IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A registered combiner.
+
+    Attributes:
+        make: The class, or a function that returns a combiner.
+        fixed: Options that the name fixes.
+        argument: The option that the text after a colon in the name sets; it is required. None: the name takes no such text.
+    """
+
+    make: Callable[..., Combiner]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    argument: str | None = None
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        parameters = inspect.signature(self.make).parameters
+        return {name: one for name, one in parameters.items() if name not in self.fixed}
+
+
+_ENTRIES: dict[str, _Entry] = {}
+_BROKEN: dict[str, Exception] = {}
+
+
+def register(name: str, *, argument: str | None = None, **fixed: Any) -> Callable[[Factory], Factory]:
+    """Make a combiner known by name to :func:`make_combiner`, the trainers, the command and the open-unlearning plugin.
+
+    A program registers its combiner before it uses the name. A package lists it in its entry points, and needs no import::
+
+        [project.entry-points."retainfirst.combiners"]
+        my_combiner = "my_package.combiners:MyCombiner"
+
+    A combiner in a file is found by ``"path/to/file.py:my_combiner"``.
+
+    Args:
+        name: Letters, digits, ``_``, ``-`` and ``.``.
+        argument: The option that ``"name:text"`` sets. The combiner then needs it, and is not among
+            :func:`available_combiners`.
+        **fixed: Options that this name fixes.
+
+    Returns:
+        A decorator for a combiner's class, or for a function that takes options and returns a combiner.
+
+    Raises:
+        RetainFirstError: The name has other characters or is taken, or the class lacks its formula.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RetainFirstError(f"register: {name!r} is no name; use letters, digits, '_', '-' and '.'")
+
+    def decorate(make: Factory) -> Factory:
+        known = _ENTRIES.get(name)
+        if known is not None and _origin(known.make) != _origin(make):
+            raise RetainFirstError(f"register: the name {name!r} is taken by {'.'.join(_origin(known.make))}")
+        if not callable(make):
+            raise RetainFirstError(f"register: {name!r} needs a combiner's class or a function, not {make!r}")
+        if isinstance(make, type):
+            if not issubclass(make, Combiner):
+                raise RetainFirstError(
+                    f"register: {make.__name__} must derive from ElementwiseCombiner or ProjectionCombiner"
+                )
+            if missing := sorted(getattr(make, "__abstractmethods__", ())):
+                raise RetainFirstError(f"register: {make.__name__} lacks the method {' and '.join(missing)}")
+            make.registered_name = name
+        _ENTRIES[name] = _Entry(make, fixed, argument)
+        return make
+
+    return decorate
 
 
 def available_combiners() -> tuple[str, ...]:
-    """Return the names that :func:`make_combiner` takes without any option.
+    """Return the names that :func:`make_combiner` takes without an argument, those of installed packages included.
 
     ``"torchjd"`` is not among them: it needs an aggregator and another library (:class:`retainfirst.TorchJD`).
     """
-    return tuple(_REGISTRY)
+    _load_entry_points()
+    for name, error in _BROKEN.items():
+        warnings.warn(
+            f"retainfirst: the combiner {name!r} of an installed package cannot be loaded: {error}", stacklevel=2
+        )
+    return tuple(sorted(name for name, entry in _ENTRIES.items() if entry.argument is None))
+
+
+def combiner_options(name: str) -> dict[str, inspect.Parameter]:
+    """Return the options of a combiner by name, ``alpha`` and ``gamma`` among them.
+
+    Args:
+        name: As in :func:`make_combiner`.
+
+    Raises:
+        UnknownCombiner: The name is not known.
+    """
+    return _find(name)[1].options
 
 
 def make_combiner(name: str, **options: Any) -> Combiner:
     """Make a combiner by name.
 
     Args:
-        name: One of :func:`available_combiners`, or ``"torchjd"``.
-        **options: Its options: ``alpha`` and ``gamma`` for all, ``scope`` for ``pcgrad``, ``blur`` and ``torchjd``,
-            ``round_toward_retain`` for ``pcgrad``, ``aggregator`` for ``torchjd``.
+        name: One of :func:`available_combiners`; a name with an argument such as ``"torchjd:UPGrad"``; or a file with one of
+            its combiners, ``"path/to/file.py:name"``, which is run.
+        **options: Its options: ``alpha`` and ``gamma`` for all, ``scope`` for projections, and those of its class
+            (:func:`combiner_options`).
 
     Returns:
         The combiner.
 
     Raises:
         UnknownCombiner: The name is not known; the text gives the nearest one.
-        MissingDependency: The rule needs a library that is not installed.
-        RetainFirstError: The rule has no such option, or an option is missing or out of its range.
+        MissingDependency: The combiner needs a library that is not installed.
+        RetainFirstError: The combiner has no such option, an option is missing or out of its range, or its file or package
+            cannot be loaded.
 
     Example:
         >>> make_combiner("pcgrad", scope="global", gamma=0.5)
         PCGrad(alpha=1.0, gamma=0.5, scope='global', round_toward_retain=False)
     """
-    makers = _REGISTRY | _WITH_AN_OBJECT
-    if not isinstance(name, str) or name not in makers:
-        raise UnknownCombiner(f"Unknown combiner {name!r}. {did_you_mean(str(name), makers)}")
-    factory = makers[name]
-    fixed = factory.keywords if isinstance(factory, partial) else {}
-    known = [option for option in inspect.signature(factory).parameters if option not in fixed]
-    for option in options:
-        if option not in known:
-            raise RetainFirstError(f"{name} has no option {option!r}. {did_you_mean(option, known)}")
-    return factory(**options)
+    short, entry, argument = _find(name)
+    if argument is not None:
+        if entry.argument is None:
+            raise RetainFirstError(f"{short} takes no argument after a colon, but {argument!r} was given")
+        if entry.argument in options:
+            raise RetainFirstError(f"{short}: {entry.argument} is given twice, in the name {name!r} and as an option")
+        options = {**options, entry.argument: argument}
+    known = entry.options
+    if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        for option in options:
+            if option not in known:
+                raise RetainFirstError(f"{short} has no option {option!r}. {did_you_mean(option, known)}")
+    try:
+        combiner = entry.make(**options, **entry.fixed)
+    except TypeError as error:
+        raise RetainFirstError(f"{short} cannot be made with {options}: {error}") from error
+    if not isinstance(combiner, Combiner):
+        raise RetainFirstError(f"{short}: what was registered returned {combiner!r}, which is no combiner")
+    return combiner
+
+
+def resolve(combiner: str | Combiner, **options: Any) -> Combiner:
+    """Return a combiner from a name with options, or the combiner itself.
+
+    Raises:
+        RetainFirstError: A combiner came with options, or see :func:`make_combiner`.
+    """
+    if isinstance(combiner, Combiner):
+        if options:
+            raise RetainFirstError(
+                f"Options {sorted(options)} go with a combiner's name; {combiner!r} has its own already"
+            )
+        return combiner
+    return make_combiner(combiner, **options)
+
+
+def _find(name: object) -> tuple[str, _Entry, str | None]:
+    """Return the name in the registry, its entry, and the text after the colon."""
+    if not isinstance(name, str):
+        raise UnknownCombiner(f"Unknown combiner {name!r}. {did_you_mean(str(name), _ENTRIES)}")
+    if found := _IN_FILE.fullmatch(name):
+        _run_file(Path(found["file"]).resolve())
+        name = found["name"]
+    short, colon, argument = name.partition(":")
+    if short not in _ENTRIES:
+        _load_entry_points()
+    if short in _BROKEN:
+        raise RetainFirstError(f"the combiner {short!r} cannot be loaded from its package: {_BROKEN[short]}")
+    if short not in _ENTRIES:
+        raise UnknownCombiner(f"Unknown combiner {short!r}. {did_you_mean(short, _ENTRIES)}")
+    return short, _ENTRIES[short], argument if colon else None
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            found = point.load()
+            if point.name not in _ENTRIES:
+                register(point.name)(found)
+            elif _origin(_ENTRIES[point.name].make) != _origin(found):
+                raise RetainFirstError(f"its name is taken by {'.'.join(_origin(_ENTRIES[point.name].make))}")
+        except Exception as error:  # a stranger's package must not keep the others from working
+            if point.name in _ENTRIES:
+                warnings.warn(f"retainfirst: {point.value} is not loaded as {point.name!r}: {error}", stacklevel=3)
+            else:
+                _BROKEN[point.name] = error
+
+
+@cache
+def _run_file(file: Path) -> None:
+    if not file.is_file():
+        raise RetainFirstError(f"the combiner's file {file} does not exist")
+    module_name = f"retainfirst_file_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise RetainFirstError(f"the combiner's file {file} fails: {type(error).__name__}: {error}") from error
+
+
+def _origin(make: Any) -> tuple[str, str]:
+    return getattr(make, "__module__", ""), getattr(make, "__qualname__", repr(make))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, get_args, get_origin
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
 from retainfirst import moments as m
-from retainfirst.combiners._base import ProjectionCombiner
-from retainfirst.errors import RetainFirstError, require
+from retainfirst.combiners._projection import ProjectionCombiner
+from retainfirst.combiners._registry import register
+from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean, require
 
 __all__ = ["TorchJD"]
 
-# Their weights follow from the number of rows, or from the rows' dot products, though TorchJD gives them the rows.
+# TorchJD gives these the rows, but their weights follow from the number of rows or the dot products alone.
 _ROWS_BY_DOT_PRODUCTS = ("Mean", "Sum", "Constant", "Random", "NashMTL")
 _WORKING = (
     "UPGrad, DualProj, MGDA, CAGrad, AlignedMTL, IMTLG, PCGrad, FairGrad, GradVac, or another that derives from"
@@ -25,13 +27,14 @@ _WORKING = (
 )
 
 
+@register("torchjd", argument="aggregator")
 @dataclass(frozen=True)
 class TorchJD(ProjectionCombiner):
     """Combine by an aggregator of the library TorchJD (``pip install 'retainfirst[torchjd]'``).
 
     Per group of the scope: ``u = w_1 gamma f + w_2 alpha r``, with the two weights that the aggregator gives the matrix of
-    rows ``gamma f`` (forget, the first) and ``alpha r`` (retain, the second). The aggregator sees the 2x2 Gramian of these
-    rows only, so no matrix of gradients is ever made. What such an update promises to retention is the aggregator's affair.
+    rows ``gamma f`` (forget, the first) and ``alpha r`` (retain, the second). The aggregator sees only the 2x2 Gram matrix of
+    these rows, so no matrix of gradients is ever made. The aggregator alone decides what the update promises to retention.
 
     Aggregators with a Gramian weighting work, so does a bare ``Weighting[PSDMatrix]``, and ``Mean``, ``Sum``, ``Constant``,
     ``Random`` and ``NashMTL``. Those that read single coordinates (``GradDrop``, ``TrimmedMean``, ``ConFIG``, ``ExcessMTL``)
@@ -39,8 +42,8 @@ class TorchJD(ProjectionCombiner):
     takes the scope ``"global"`` only, as several groups would share the state; resetting and saving it is up to you. Random
     ones draw from torch's global generator.
 
-    A group whose two gradients are zero is not shown to the aggregator and gets a zero update; one with NaN or infinity is
-    not shown either and gets NaN. Each step waits for the device, as TorchJD's solvers run on the host.
+    The aggregator does not see a group whose two gradients are zero, which gets a zero update, nor a group with NaN or
+    infinity, which gets NaN. Each step waits for the device, since TorchJD's solvers run on the host.
 
     Source: Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024; each aggregator has its own.
 
@@ -48,11 +51,12 @@ class TorchJD(ProjectionCombiner):
         alpha: Weight of the retain gradient, finite and above 0.
         gamma: Weight of the forget gradient, finite and at least 0.
         scope: ``"tensor"``, ``"module"``, ``"block"`` or ``"global"``.
-        aggregator: The aggregator, such as ``torchjd.aggregation.UPGrad()``; required.
+        aggregator: The aggregator, such as ``torchjd.aggregation.UPGrad()``, or its name with constants as arguments, such as
+            ``"UPGrad"`` or ``"CAGrad(c=0.5)"``; required. By name: ``make_combiner("torchjd:UPGrad")``.
 
     Raises:
         MissingDependency: TorchJD is not installed.
-        RetainFirstError: The aggregator is missing, or does not work from a Gramian of two rows or at this scope; or a weight
+        RetainFirstError: The aggregator is missing, or does not work from a Gram matrix of two rows or at this scope; or a weight
             or the scope is out of its range. In a step: the aggregator failed.
     """
 
@@ -62,6 +66,8 @@ class TorchJD(ProjectionCombiner):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("torchjd", "torchjd")
+        if isinstance(self.aggregator, str):
+            object.__setattr__(self, "aggregator", _by_name(self.aggregator))
         _weights_of(self.aggregator)
         if not self._stateful:
             with torch.random.fork_rng(devices=[]):  # a trial: a wrong number of rows shows here, not in the first step
@@ -69,33 +75,28 @@ class TorchJD(ProjectionCombiner):
         elif self.scope != "global":
             raise RetainFirstError(f"{self._state_text()}; take scope='global', not {self.scope!r}")
 
-    @property
-    def name(self) -> str:
-        """``"torchjd"``."""
-        return "torchjd"
-
     def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """``c_r = alpha w_retain``, ``c_f = gamma w_forget``."""
         if self._stateful and len(moments) > 1:
             raise RetainFirstError(f"{self._state_text()}; give one group, not {len(moments)}")
         weights = torch.full((len(moments), 2), math.nan, dtype=torch.float64)
-        for g, gramian in enumerate(_gramians(moments, self.alpha, self.gamma, self._like.dtype)):
-            if not gramian.any():
+        for g, gram in enumerate(_gram_matrices(moments, self.alpha, self.gamma, self._like.dtype)):
+            if not gram.any():
                 weights[g] = 0.0
-            elif gramian.isfinite().all():
-                weights[g] = self._ask(gramian)
+            elif gram.isfinite().all():
+                weights[g] = self._ask(gram)
         w_forget, w_retain = weights.to(moments.device, moments.dtype).unbind(1)
         return self.alpha * w_retain, self.gamma * w_forget
 
-    def _ask(self, gramian: Tensor) -> Tensor:
+    def _ask(self, gram: Tensor) -> Tensor:
         """Return the weights of the two rows on the host, shape ``[2]``."""
         kind = type(self.aggregator).__name__
         try:
             with torch.no_grad():
-                weights = _weights_of(self.aggregator)(gramian.to(self._like))
+                weights = _weights_of(self.aggregator)(gram.to(self._like))
         except Exception as error:
             raise RetainFirstError(
-                f"torchjd: {kind} failed on two rows with the Gramian {gramian.tolist()}: {error}"
+                f"torchjd: {kind} failed on two rows with the Gram matrix {gram.tolist()}: {error}"
             ) from error
         if not isinstance(weights, Tensor) or weights.shape != (2,):
             found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
@@ -128,50 +129,83 @@ def _library() -> ModuleType:
 
 
 def _weights_of(aggregator: Any) -> Callable[[Tensor], Any]:
-    """Return the function from a Gramian to weights that an aggregator or a weighting of TorchJD stands for, or refuse it."""
+    """Return the function from a Gram matrix to weights of an aggregator or a weighting of TorchJD, or refuse it."""
     library = _library()
     kind = type(aggregator).__name__
     if not isinstance(aggregator, (library.Aggregator, library.Weighting)):
         what = "is missing" if aggregator is None else f"must be an aggregator of TorchJD, not {aggregator!r}"
         raise RetainFirstError(
-            f"torchjd: aggregator {what}; for example make_combiner('torchjd', aggregator=torchjd.aggregation.UPGrad())"
+            f"torchjd: aggregator {what}; for example make_combiner('torchjd', aggregator=torchjd.aggregation.UPGrad()), or"
+            " its name, as in torchjd:UPGrad"
         )
     names = [*_ROWS_BY_DOT_PRODUCTS, *(f"{name}Weighting" for name in _ROWS_BY_DOT_PRODUCTS)]
     by_dot_products = tuple(getattr(library, name) for name in names if hasattr(library, name))
     if isinstance(aggregator, library.Weighting):
-        if _takes_gramian(aggregator, library.Weighting):
+        if _takes_gram_matrix(aggregator, library):
             return aggregator  # type: ignore[no-any-return]
         if isinstance(aggregator, by_dot_products):
-            return lambda gramian: aggregator(_factor(gramian))
+            return lambda gram: aggregator(_factor(gram))
         raise RetainFirstError(
             f"torchjd: the weighting {kind} is not declared to take a Gramian (Weighting[PSDMatrix]); if it does take one,"
             f" wrap it in torchjd.aggregation.GramianWeightedAggregator. Aggregators that work: {_WORKING}"
         )
-    # One with a forward of its own does more than to weigh the rows, and its weighting alone would be another rule.
+    # An aggregator with a forward of its own does more than weigh the rows; its weighting alone would be another combiner.
     if getattr(type(aggregator), "forward", None) is library.WeightedAggregator.forward:
         if isinstance(aggregator, library.GramianWeightedAggregator):
             return aggregator.gramian_weighting  # type: ignore[no-any-return]
         if isinstance(aggregator, by_dot_products):
-            return lambda gramian: aggregator.weighting(_factor(gramian))
+            return lambda gram: aggregator.weighting(_factor(gram))
     raise RetainFirstError(
         f"torchjd: {kind} needs the gradients themselves, and only their dot products are at hand; choose one of {_WORKING}"
     )
 
 
-def _takes_gramian(weighting: Any, base: type) -> bool:
-    declared = [generic for kind in type(weighting).__mro__ for generic in kind.__dict__.get("__orig_bases__", ())]
-    return any(
-        get_origin(generic) is base and getattr(get_args(generic)[0], "__name__", "") == "PSDMatrix"
-        for generic in declared
-    )
+def _takes_gram_matrix(weighting: Any, library: ModuleType) -> bool:
+    """Whether a weighting is declared for the type that ``GramianWeightedAggregator`` passes on."""
+    wanted = get_type_hints(library.GramianWeightedAggregator.__init__)["gramian_weighting"]
+    return any(wanted in kind.__dict__.get("__orig_bases__", ()) for kind in type(weighting).__mro__)
 
 
-def _gramians(moments: Tensor, alpha: float, gamma: float, dtype: torch.dtype) -> Tensor:
-    """Return the Gramians of the rows ``gamma f`` and ``alpha r`` on the host, float64 of shape ``[g, 2, 2]``.
+def _by_name(text: str) -> Any:
+    """Make an aggregator from ``"Name"`` or ``"Name(constant, option=constant)"``.
 
-    They are the true ones wherever ``dtype`` holds them, since some aggregators have absolute thresholds. Where the longer
-    row's square would leave the range, both rows are scaled by the power of two that brings it to the range's edge: there an
-    aggregator without thresholds gives the same weights, and one with them still sees a very long or a very short row.
+    Raises:
+        RetainFirstError: It has another form, TorchJD has no such aggregator, or refuses the arguments.
+    """
+    library = _library()
+    classes = {name: one for name, one in vars(library).items() if isinstance(one, type)}
+    known = [name for name, one in classes.items() if issubclass(one, library.Aggregator)]
+    try:
+        call = ast.parse(text, mode="eval").body
+        name, arguments, options = (
+            (call.func, call.args, call.keywords) if isinstance(call, ast.Call) else (call, [], [])
+        )
+        if not isinstance(name, ast.Name):
+            raise ValueError
+        values = [ast.literal_eval(one) for one in arguments]
+        named = {str(one.arg): ast.literal_eval(one.value) for one in options}
+    except (SyntaxError, ValueError):
+        raise RetainFirstError(
+            f"torchjd: {text!r} is no aggregator; give a name, with constants as arguments, such as UPGrad or CAGrad(c=0.5)"
+        ) from None
+    if name.id not in known:
+        raise RetainFirstError(f"torchjd: unknown aggregator {name.id!r}. {did_you_mean(name.id, known)}")
+    try:
+        return getattr(library, name.id)(*values, **named)
+    except ImportError as error:
+        raise MissingDependency(f"torchjd: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise RetainFirstError(
+            f"torchjd: {text!r}: {error}; give constants as arguments, such as CAGrad(c=0.5)"
+        ) from error
+
+
+def _gram_matrices(moments: Tensor, alpha: float, gamma: float, dtype: torch.dtype) -> Tensor:
+    """Return the Gram matrices of the rows ``gamma f`` and ``alpha r`` on the host, float64 of shape ``[g, 2, 2]``.
+
+    They are unscaled wherever ``dtype`` holds them, since some aggregators have absolute thresholds. Where the longer row's
+    square would leave the range, a power of two scales both rows so that the square lies at the range's edge: an aggregator
+    without thresholds gives the same weights there, and one with thresholds still sees a very long or a very short row.
     """
     table = moments.detach().cpu().double()
     edge = 15 / 32 * math.log2(torch.finfo(dtype).max)  # not 1/2, to leave some of the range to the shorter row
@@ -193,9 +227,9 @@ def _shifted(weight: float, exponent: Tensor) -> Tensor:
     return weight * torch.exp2(half) * torch.exp2(exponent - half)
 
 
-def _factor(gramian: Tensor) -> Tensor:
-    """Return two rows in the plane that have this Gramian."""
-    (aa, ab), (_, bb) = gramian
+def _factor(gram: Tensor) -> Tensor:
+    """Return two rows in the plane that have this Gram matrix."""
+    (aa, ab), (_, bb) = gram
     along = torch.where(aa > 0, ab / aa.sqrt(), 0.0)
     across = (bb - along * along).clamp(min=0).sqrt()
     return torch.stack([torch.stack([aa.sqrt(), torch.zeros_like(aa)]), torch.stack([along, across])])

@@ -1,15 +1,18 @@
-"""The tokenised rows of one source, with a count of what did not fit."""
+"""The tokenised rows of one source, with the counts of truncated and dropped rows."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from retainfirst.data._encode import Example, encode_and_cut
+from retainfirst.data._encode import Encoder, Example
+from retainfirst.data._positions import positions
+from retainfirst.data._sources import Row
 from retainfirst.errors import RetainFirstError, ShapeMismatch
 from retainfirst.objectives._sequence import IGNORE_INDEX
 
@@ -24,14 +27,15 @@ class EncodedSet(Dataset[Example]):
     Attributes:
         name: The source, for messages.
         truncated: How many of the rows were cut at the maximal length.
-        dropped: How many further rows were left out, since the cut left them no labelled token.
+        dropped: How many further rows were left out because the cut left them no labelled token.
     """
 
     def __init__(self, rows: Sequence[Example], *, name: str, truncated: int = 0, dropped: int = 0) -> None:
         """Wrap rows that are already tokenised.
 
         Args:
-            rows: At least one example.
+            rows: At least one example; ready-made rows may have further model inputs and may be arrays or tensors
+                (:func:`collate`).
             name: The source, for messages.
             truncated: See the class.
             dropped: See the class.
@@ -71,26 +75,42 @@ def encode_rows(
     *,
     chat_template: str = "auto",
     name: str = "rows",
+    now: datetime | None = None,
+    model: Any = None,
 ) -> EncodedSet:
     """Tokenise rows with :func:`encode`; rows without a labelled token left are dropped with a warning.
 
     Args:
-        rows: Rows in the four forms, in memory.
+        rows: Rows in the four forms, in memory. Errors name the line for rows from :func:`read_rows`, else the row's
+            number.
         tokenizer: A tokenizer of transformers.
         max_length: At least 2, in tokens.
         chat_template: One of :data:`CHAT_TEMPLATE_MODES`.
         name: The source, for messages.
+        now: The time for chat templates that read the clock; None: 26 July 2024.
+        model: The model or its config. Rows that are longer than its table of position embeddings are refused; rows
+            that are longer than the positions that a rotary model was trained on are reported. None: no check.
 
     Returns:
         The set, with at least one row and with its counts of truncated and dropped rows.
 
     Raises:
-        RetainFirstError: As :func:`encode`, or no row is left.
+        RetainFirstError: As :func:`encode`, a row is longer than the model's positions, or no row is left.
     """
+    encoder = Encoder(tokenizer, max_length, chat_template, now)
+    limit = positions(model) if model is not None else None
     kept: list[Example] = []
-    truncated = total = 0
+    truncated = total = long = 0
     for total, row in enumerate(rows, start=1):
-        example, cut = encode_and_cut(row, tokenizer, max_length, chat_template, f"{name}, row {total}")
+        where = row.place if isinstance(row, Row) else f"{name}, row {total}"
+        example, cut = encoder.encode(row, where)
+        if limit is not None and len(example["input_ids"]) > limit.count:
+            if limit.fixed:
+                raise RetainFirstError(
+                    f"{where}: {len(example['input_ids'])} tokens, but the model has {limit.count} positions. Set the maximal "
+                    f"length to {limit.count} or less (--max-length {limit.count}); longer rows are then cut and counted."
+                )
+            long += 1
         if any(label != IGNORE_INDEX for label in example["labels"]):
             kept.append(example)
             truncated += cut
@@ -106,4 +126,12 @@ def encode_rows(
         )
     if truncated:
         logger.warning("%s: truncated %d of %d rows at %d tokens.", name, truncated, total, max_length)
+    if limit is not None and long:
+        logger.warning(
+            "%s: %d of %d rows are longer than the %d positions that the model was trained on.",
+            name,
+            long,
+            total,
+            limit.count,
+        )
     return EncodedSet(kept, name=name, truncated=truncated, dropped=dropped)

@@ -1,16 +1,20 @@
-"""Rows from local JSON files and from data sets of the Hugging Face hub, checked one by one."""
+"""Rows from local files and from data sets of the Hugging Face hub, checked one by one."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["read_rows", "row_form"]
+__all__ = ["Row", "read_rows", "row_form"]
 
 _FORMS = {
     "text": ("text",),
@@ -25,23 +29,34 @@ _HUB_NAME = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]*)(?::(?P
 _FILE_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz"}
 
 
+class Row(dict[str, Any]):
+    """A row that knows where it was read.
+
+    Attributes:
+        place: Its file and line, for error texts.
+    """
+
+    def __init__(self, row: Mapping[str, Any], place: str) -> None:
+        super().__init__(row)
+        self.place = place
+
+
 def read_rows(source: str | Path) -> list[dict[str, Any]]:
     """Read all rows of a file or of a hub data set.
 
     Args:
-        source: A JSON-lines file, a JSON file that holds one array, or a hub name
-            ``OWNER/NAME[:CONFIG[:SPLIT]]`` such as ``locuslab/TOFU:forget10`` or
-            ``locuslab/TOFU:forget10:train[:100]`` (the split is ``train`` if not given; an empty config is
-            the default one). A local path that exists wins over a hub name.
+        source: A JSON-lines file, a JSON file that holds one array, a ``.csv``, ``.tsv`` or ``.parquet`` table (empty
+            cells count as absent), or a hub name ``OWNER/NAME[:CONFIG[:SPLIT]]`` such as ``locuslab/TOFU:forget10`` or
+            ``locuslab/TOFU:forget10:train[:100]`` (the split is ``train`` if not given; an empty config is the default
+            one). A local path that exists wins over a hub name.
 
     Returns:
         At least one row, each in one of the four forms; further keys are kept.
 
     Raises:
-        RetainFirstError: The source is missing, a folder, unreadable, not UTF-8, not JSON or without rows,
-            or a row has none of the forms or more than one, a value of the wrong type or an empty answer.
-            The text gives file and line.
-        MissingDependency: A hub name is given and the library datasets is not installed.
+        RetainFirstError: The source is missing, a folder, unreadable, not UTF-8, not JSON or without rows, or a row has
+            none of the forms or several, a value of the wrong type or an empty answer. The text gives file and line.
+        MissingDependency: A hub name is given and datasets is not installed, or a Parquet file and pyarrow is not.
     """
     path = Path(source)
     if path.is_dir():
@@ -55,10 +70,10 @@ def read_rows(source: str | Path) -> list[dict[str, Any]]:
         raise RetainFirstError(
             f"{source} does not exist. Give a JSON-lines file, a JSON array or a hub name OWNER/NAME[:CONFIG[:SPLIT]]."
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for where, row in numbered:
         row_form(row, where)
-        rows.append(row)
+        rows.append(Row(row, where))
     if not rows:
         raise RetainFirstError(f"{source} has no rows. Accepted forms: {_FORMS_TEXT}.")
     return rows
@@ -68,7 +83,7 @@ def row_form(row: Any, where: str) -> str:
     """Check a row and name its form.
 
     Args:
-        row: What was read.
+        row: The row, or anything else that the source holds.
         where: The row's place, for the error text, such as ``"forget.jsonl, line 3"``.
 
     Returns:
@@ -96,6 +111,8 @@ def row_form(row: Any, where: str) -> str:
 
 
 def _check_messages(messages: Any, where: str) -> None:
+    if isinstance(messages, np.ndarray):  # of a data set that is formatted for numpy
+        messages = list(messages)
     if not isinstance(messages, list) or not messages:
         raise RetainFirstError(f"{where}: 'messages' must be a list with messages, found {_kind(messages)}.")
     for i, message in enumerate(messages):
@@ -124,6 +141,9 @@ def _check_not_blank(value: str, name: str, where: str) -> None:
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet_rows(path)
+        return
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -133,6 +153,9 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         bad = data.count(b"\n", 0, error.start) + 1
         raise RetainFirstError(f"{path}, line {bad}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+    if path.suffix.lower() in (".csv", ".tsv"):
+        yield from _table_rows(path, text)
+        return
     if text.lstrip().startswith("["):
         for item, row in enumerate(_parse(text, path, first_line=1), start=1):
             yield f"{path}, item {item}", row
@@ -141,6 +164,30 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}, line {number}", _parse(line, path, first_line=number)
+
+
+def _table_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+    )
+    try:
+        for row in reader:
+            yield (
+                f"{path}, line {reader.line_num}",
+                {key: value or None for key, value in row.items() if key is not None},
+            )
+    except csv.Error as error:
+        line = reader.reader.line_num
+        raise RetainFirstError(f"{path}, line {line}: not a table of values ({error}).") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    parquet = require("pyarrow.parquet", "hf")
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise RetainFirstError(f"{path} cannot be read as Parquet: {error}") from error
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _parse(text: str, path: Path, first_line: int) -> Any:
@@ -180,4 +227,4 @@ def _kind(value: Any) -> str:
         dict: "an object",
     }
     name = names.get(type(value), type(value).__name__)
-    return f"an empty {name.split()[-1]}" if value in ([], {}, "") else name
+    return f"an empty {name.split()[-1]}" if isinstance(value, (list, dict, str)) and not value else name

@@ -1,7 +1,7 @@
-"""Where gradients live when several processes train one model, when they are averaged, and who holds which part of them.
+"""Engines: where the gradients of a model on several processes live, and when they are averaged.
 
-A rule must see gradients that are averaged over the processes already: signs and projections of averages are not averages of
-signs and projections. Each engine says in its docstring where gradients live, when they are averaged and how many bytes it sends.
+A combiner must see averaged gradients: signs and projections of averages are not averages of signs and projections. The docstring
+of each engine says where gradients live, when they are averaged and how many bytes are sent.
 """
 
 from retainfirst.engines._deepspeed import check_zero_config

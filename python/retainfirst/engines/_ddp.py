@@ -25,22 +25,21 @@ _Item = tuple[str, nn.Parameter]
 class DDPEngine(Engine):
     """The model is wrapped in ``DistributedDataParallel``.
 
-    Gradients live whole in ``.grad`` on every process, as in training without DDP: all passes run under DDP's ``no_sync``, so
-    its own averaging (which would overwrite one task's gradients by the other's when gradients are views of its buckets) never
-    starts. Each task's gradients are averaged once a step, when all its micro-batches are done, in buckets of 25 MiB that
-    become the gradients' memory; a step that is told which pass of a task is its last sends that task's buckets while
-    the other task's passes run.
+    Gradients live whole in ``.grad`` on every process, as without DDP. All passes run under DDP's ``no_sync``: its own averaging
+    would overwrite one task's gradients by the other's where gradients are views of its buckets. Each task's gradients are
+    averaged once a step, after all its microbatches, in buckets of 25 MiB that become the gradients' memory. With ``last=True`` a
+    step sends one task's buckets while the other task's passes run.
 
-    Bytes sent: two gradient sets a step, twice what plain DDP sends, and two bytes a parameter tensor; the same for every rule,
-    since the combination itself sends nothing. What only some processes have a gradient for counts as zero on the others.
+    Bytes sent: two gradient sets a step, twice those of plain DDP, and two bytes a parameter tensor; the combination sends
+    nothing. A parameter that only some processes reach counts as zero on the others.
 
     DDP's ``find_unused_parameters`` makes no difference, and may be False although a task leaves parameters out, as long as
     the forward passes run inside the blocks.
 
     Args:
         parameters: What is trained, by name.
-        wrappers: The wrappers that hold the model, or parts of it. What none of them holds is not averaged, nor what they were
-            told to ignore.
+        wrappers: The wrappers that hold the model, or parts of it. Parameters outside them are not averaged, nor those that
+            they ignore.
 
     Raises:
         RetainFirstError: A wrapper with a communication hook, mixed precision of its own, or ``static_graph``.
@@ -87,7 +86,7 @@ class DDPEngine(Engine):
 
 @contextmanager
 def _out_of_buckets(wrapper: DistributedDataParallel) -> Iterator[None]:
-    """Keep gradients out of DDP's buckets, which a forward pass outside the blocks makes it average into after all."""
+    """Keep gradients out of DDP's buckets: a forward pass outside the blocks would make DDP average into them."""
     before = {p: p.grad for p in wrapper.parameters()}
     yield
     for parameter, old in before.items():
@@ -107,7 +106,7 @@ class _Averaging:
     def __init__(self, items: Sequence[_Item], gradients: Gradients, group: dist.ProcessGroup) -> None:
         self._gradients = gradients
         self._missing: dict[str, tuple[int, Tensor]] = {}
-        # Every process sends every parameter, so that none has to ask the others first: reading an answer waits for the device.
+        # Every process sends every parameter: asking the others first would wait for the device.
         reached = [name in gradients for name, _ in items]
         self._flags = send(torch.tensor(reached, dtype=torch.uint8), items[0][1].device)
         self._work = [dist.all_reduce(self._flags, dist.ReduceOp.MAX, group, async_op=True)]
@@ -122,7 +121,7 @@ class _Averaging:
         found = self._gradients.get(name)
         if len(bucket) == 1 and found is not None and found.is_contiguous() and parameter.is_contiguous():
             _check(name, found, parameter)
-            if found.device == parameter.device:  # not in the memory of the host
+            if found.device == parameter.device:  # not on the host
                 return found.view(-1)
         flat = torch.zeros(sum(p.numel() for _, p in bucket), dtype=parameter.dtype, device=parameter.device)
         start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,15 +22,15 @@ class ZeroEngine(Engine):
     """The model is in a ``DeepSpeedEngine`` with ZeRO stage 1, 2 or 3, without offloading.
 
     Gradients live in the engine's optimiser, averaged, each process holding its partition of them. The engine averages in each
-    ``engine.backward``, which a block takes for the last micro-batch of a step, since the engine has one place for gradients
-    and two tasks would mix there; what it leaves is taken out and added to the task's own after each pass. :meth:`write` puts the
-    update in that place, so that ``engine.step()`` clips it and steps. Where accelerate calls ``engine.step()`` right
-    after a backward pass, it is put off until the update is there.
+    ``engine.backward``: a block declares every microbatch the last of a step, since the engine has one buffer for gradients and
+    would mix two tasks in it. After each pass the block takes the gradients out and adds them to the task's own. :meth:`write`
+    puts the update into that buffer, so that ``engine.step()`` clips it and steps. Where accelerate calls ``engine.step()`` right
+    after a backward pass, the step waits until the update is there.
 
-    Every parameter has a gradient, zero if no pass has reached it: that is how DeepSpeed's optimisers see it as well.
+    Every parameter has a gradient, zero if no pass has reached it, as for DeepSpeed's own optimisers.
 
     Memory: two partitions of gradients over what the engine holds (stage 3), or one (stages 1 and 2).
-    Bytes sent: as many as two backward passes of the engine send, for each micro-batch; stage 1 by itself would average only once
+    Bytes sent: as many as two backward passes of the engine send, for each microbatch; stage 1 by itself would average only once
     a step. Rules that look at groups send one table of 88 bytes a group and process; element-wise rules nothing more.
 
     Args:
@@ -39,6 +40,8 @@ class ZeroEngine(Engine):
     Raises:
         RetainFirstError: Another stage, offloaded gradients, or an optimiser of another kind.
     """
+
+    values_stay = False
 
     def __init__(self, parameters: dict[str, nn.Parameter], engine: Any) -> None:
         super().__init__(parameters)
@@ -65,7 +68,7 @@ class ZeroEngine(Engine):
             self._step_due = True
 
         if self._stage == 3:
-            # The last step's update is there still, and would count for what the next pass does not reach.
+            # The last step's update is still there, and would count for parameters that the next pass does not reach.
             self._optimizer.grad_partitions_flat_buffer.zero_()
         engine.backward, engine.step = collecting, put_off
         engine.set_gradient_accumulation_boundary(True)
@@ -73,7 +76,7 @@ class ZeroEngine(Engine):
             yield
         finally:
             del engine.backward, engine.step
-        self._collect(collected)  # of a backward pass that did not go through the engine, where it allows that
+        self._collect(collected)  # of a backward pass outside the engine, which some versions allow
 
     def stale(self) -> str | None:
         """See :meth:`Engine.stale`."""
@@ -86,12 +89,12 @@ class ZeroEngine(Engine):
         self._step_due = False
 
     def average(self, gradients: Gradients) -> Callable[[], Gradients]:
-        """See :meth:`Engine.average`: nothing is left to do but to fill in where this process's partition is empty."""
+        """See :meth:`Engine.average`: the engine has averaged; this adds empty gradients where the partition is empty."""
         empty = torch.empty(0, dtype=self._optimizer.gradient_accumulation_dtype, device=self._engine.device)
         return lambda: {name: gradients.get(name, empty) for name in self.parameters} if gradients else {}
 
     def write(self, update: Gradients) -> None:
-        """See :meth:`Engine.write`; also does the step that accelerate has asked for."""
+        """See :meth:`Engine.write`; then makes a step that accelerate has asked for."""
         if self._stage == 3:
             for name, place in self._held():
                 place.copy_(update[name])
@@ -118,7 +121,7 @@ class ZeroEngine(Engine):
                 self._optimizer.averaged_gradients[i] = None
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield what the engine holds of this process's partitions, by parameter, without padding."""
+        """Yield this process's partitions of the gradients in the engine, by parameter, without padding."""
         zero = self._optimizer
         for i, group in enumerate(zero.fp16_groups if self._stage == 3 else zero.params_in_partition):
             found = zero.averaged_gradients.get(i)
@@ -126,7 +129,7 @@ class ZeroEngine(Engine):
                 continue
             waiting, self._layout[i] = list(group), []
             for part in found:
-                # Padding is marked as such by recent versions; earlier ones have it only after the last parameter.
+                # Recent versions mark padding; earlier ones have it after the last parameter only.
                 if not waiting or getattr(part, "_zero_padding", False):
                     self._layout[i].append(part.numel())
                     continue
@@ -147,7 +150,7 @@ class ZeroEngine(Engine):
 
 
 def check_zero_config(config: Mapping[str, Any]) -> None:
-    """Refuse a DeepSpeed configuration that cannot work, before an engine is made of it.
+    """Refuse a DeepSpeed configuration that cannot work, before an engine exists.
 
     Args:
         config: DeepSpeed's configuration.
@@ -175,10 +178,17 @@ def _refuse_special(stage: int, optimizer: Any) -> None:
     _refuse(
         stage, offload=bool(getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False))
     )
-    names = [kind.__name__ for kind in type(optimizer).__mro__]
-    plain = "DeepSpeedZeroOptimizer" in names or names[0] == "DeepSpeedZeroOptimizer_Stage3"
+    kind = type(optimizer)
+    plain = isinstance(optimizer, _zero_class("stage_1_and_2", "DeepSpeedZeroOptimizer")) or kind is _zero_class(
+        "stage3", "DeepSpeedZeroOptimizer_Stage3"
+    )
     if not plain or any(getattr(optimizer, "is_moe_param_group", ())) or getattr(optimizer, "zenflow", False):
         raise RetainFirstError(
-            f"TwoTaskStep: DeepSpeed's {names[0]} is not supported (nor are MoE layers, MiCS and ZenFlow); use plain ZeRO, with"
-            " bf16 in stage 2 or 3"
+            f"TwoTaskStep: DeepSpeed's {kind.__name__} is not supported (nor are MoE layers, MiCS and ZenFlow); use plain ZeRO,"
+            " with bf16 in stage 2 or 3"
         )
+
+
+def _zero_class(module: str, name: str) -> type:
+    kind: type = getattr(importlib.import_module(f"deepspeed.runtime.zero.{module}"), name)
+    return kind

@@ -21,11 +21,11 @@ class FSDP2Engine(Engine):
     """The model's parameters are sharded by ``fully_shard``.
 
     Gradients live in ``.grad`` as DTensors, each process holding its shard, averaged. ``fully_shard`` averages in each backward
-    pass and adds to the shard in ``.grad``; putting that off to the last micro-batch would mix the two tasks, so inside a block
-    it is never put off. The combination works on the local shards.
+    pass and adds to the shard in ``.grad``. A block never defers that to the last microbatch, which would mix the two tasks. The
+    combination works on the local shards.
 
-    Bytes sent: as many as two backward passes of ``fully_shard`` send, for each micro-batch, as it does by itself unless told to
-    put averaging off. Rules that look at groups send one table of 88 bytes a group and process; element-wise rules nothing more.
+    Bytes sent: those of two backward passes of ``fully_shard``, for each microbatch. Projections send one table of 88 bytes a
+    group and process more; element-wise combiners nothing.
 
     Args:
         parameters: What is trained, by name.
@@ -34,6 +34,8 @@ class FSDP2Engine(Engine):
     Raises:
         RetainFirstError: Parameters that are not sharded, or not all in the same way over one dimension of processes.
     """
+
+    values_stay = False
 
     def __init__(self, parameters: dict[str, nn.Parameter], modules: Sequence[Any]) -> None:
         super().__init__(parameters)
@@ -76,14 +78,14 @@ class FSDP2Engine(Engine):
 class FSDP1Engine(Engine):
     """The model is in ``FullyShardedDataParallel`` with ``use_orig_params=True``.
 
-    Gradients live in ``.grad``, each process holding its part of the flattened parameters, averaged; where it holds nothing of
-    a parameter, ``.grad`` is None. FSDP averages in each backward pass, since ``no_sync`` would mix the two tasks; what it leaves
-    is taken out and added to the task's own after each block.
+    Gradients live in ``.grad``, averaged; each process holds its part of the flattened parameters, and ``.grad`` is None for a
+    parameter of which it holds nothing. FSDP averages in each backward pass, since ``no_sync`` would mix the two tasks. After
+    each block its gradients are taken out and added to the task's own.
 
-    Every parameter has a gradient, zero if no pass has reached it, since those flattened together share one.
+    Every parameter has a gradient, zero if no pass has reached it, since parameters flattened together share one.
 
-    Bytes sent: as many as two backward passes of FSDP send, for each micro-batch. Rules that look at groups send one table of
-    88 bytes a group and process; element-wise rules nothing more.
+    Bytes sent: those of two backward passes of FSDP, for each microbatch. Projections send one table of 88 bytes a group and
+    process more; element-wise combiners nothing.
 
     Args:
         parameters: What is trained, by name.
@@ -92,6 +94,8 @@ class FSDP1Engine(Engine):
     Raises:
         RetainFirstError: ``use_orig_params=False``, a strategy that does not shard, or trained parameters that FSDP ignores.
     """
+
+    values_stay = False
 
     def __init__(self, parameters: dict[str, nn.Parameter], modules: Sequence[Any]) -> None:
         super().__init__(parameters)
@@ -145,7 +149,7 @@ class FSDP1Engine(Engine):
                 module._sync_gradients = sync
 
     def average(self, gradients: Gradients) -> Callable[[], Gradients]:
-        """See :meth:`Engine.average`: FSDP has averaged already; where it holds nothing of a parameter, the shard is empty."""
+        """See :meth:`Engine.average`: FSDP has averaged; a parameter of which this process holds nothing has an empty shard."""
         return lambda: (
             {name: gradients.get(name, p.new_empty(0)) for name, p in self.parameters.items()} if gradients else {}
         )
@@ -156,7 +160,7 @@ class FSDP1Engine(Engine):
 
 
 def _sharding_group(parameters: dict[str, nn.Parameter]) -> Any:
-    """Return the processes over which all parameters are sharded."""
+    """Return the process group over which all parameters are sharded."""
     first: Any = next(iter(parameters.values()))
     for name, parameter in parameters.items():
         mesh, placements = getattr(parameter, "device_mesh", None), getattr(parameter, "placements", ())

@@ -1,4 +1,4 @@
-"""Host memory for the gradient set that waits while the other task's passes run."""
+"""Host memory for the idle task's gradients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["HostMemory"]
 class HostMemory:
     """Moves a task's gradients between their device and buffers on the host that are kept from step to step.
 
-    The tensors stay the same objects, and only their memory moves, so that an engine need not know of it. Copies are queued
-    on the current stream; on a GPU the buffers are pinned, so that the host does not wait. What is on the CPU anyway stays.
+    The tensors stay the same objects and only their memory moves, so that engines need not know. Copies are queued on the
+    current stream; on a GPU the buffers are pinned, so that the host does not wait. Gradients on the CPU stay.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class HostMemory:
 
     def _store(self, task: str, name: str, gradient: Tensor) -> None:
         if not _is_away(gradient) or gradient.layout != torch.strided:
-            return  # what is not dense cannot be pinned, and is refused when it is combined
+            return  # cannot be pinned; the combination refuses it
         buffer = self._buffers.get((task, name))
         like = (gradient.shape, gradient.dtype, gradient.stride())
         if buffer is None or (buffer.shape, buffer.dtype, buffer.stride()) != like:

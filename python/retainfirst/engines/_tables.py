@@ -1,4 +1,4 @@
-"""Adding up tables of moments over processes."""
+"""All-reduce of tables of moments."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["over_processes"]
 def over_processes(group: dist.ProcessGroup | None) -> Reduce:
     """Return the function that adds up tables of moments over a group of processes, in one collective call.
 
-    The tables are gathered, not summed on the way: rows of different exponents must be rescaled before they are added, and the
-    sum comes out with the same bits on every process.
+    The tables are gathered and then added up locally: rows of different exponents must be rescaled before they are added, and the
+    sum has the same bits on every process.
     """
 
     def reduce(table: Tensor) -> Tensor:

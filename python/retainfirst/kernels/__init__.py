@@ -1,9 +1,20 @@
-"""How an update is computed: Rust on the CPU, Triton on a GPU, torch.compile on other devices, eager torch anywhere.
+"""Kernels compute an update: Rust on the CPU, Triton on a GPU, eager torch anywhere.
 
-What to compute is decided in ``combiners``.
+``combiners`` decide what to compute.
 """
 
-from retainfirst.kernels._dispatch import BACKENDS, elementwise_, linear_, moments, use_backend
+from retainfirst.kernels._backend import BACKENDS, current_backend, use_backend
+from retainfirst.kernels._dispatch import FAST, Formula, elementwise_, linear_, moments
 from retainfirst.kernels._tensors import Tensors
 
-__all__ = ["BACKENDS", "Tensors", "elementwise_", "linear_", "moments", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "FAST",
+    "Formula",
+    "Tensors",
+    "current_backend",
+    "elementwise_",
+    "linear_",
+    "moments",
+    "use_backend",
+]

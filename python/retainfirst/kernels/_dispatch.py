@@ -1,60 +1,29 @@
-"""Which backend works on which tensors.
-
-Rust on dense CPU tensors, Triton on dense GPU tensors, torch.compile on those of other devices and where Triton does not run,
-eager torch on the rest.
-"""
+"""Dispatch of tensors to backends: Rust for dense CPU tensors, Triton for dense GPU tensors, eager torch for the rest."""
 
 from __future__ import annotations
 
-import math
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
-from retainfirst.kernels import _compile, _eager, _rust
+from retainfirst.errors import MissingDependency, RetainFirstError
+from retainfirst.kernels import _eager, _rust
+from retainfirst.kernels._backend import current_backend, import_triton
+from retainfirst.kernels._eager import Formula
 from retainfirst.kernels._tensors import Tensors
 from retainfirst.transfer import send
 
-__all__ = ["BACKENDS", "elementwise_", "linear_", "moments", "use_backend"]
+__all__ = ["FAST", "Formula", "elementwise_", "linear_", "moments"]
 
-BACKENDS = ("auto", "eager")
-"""Those that need no compiler."""
+FAST = ("sum", "sago", "sago_keep_retain")
+"""Element-wise formulas that have a Rust and a Triton kernel."""
 
-_NAMES = (*BACKENDS, "compile", "triton")
-# Bytes of forget gradients that are brought over from host memory at a time.
+# Bytes of forget gradients that are copied from host memory at a time.
 _BROUGHT_OVER = 16 * 2**20
-_backend = os.environ.get("RETAINFIRST_BACKEND", "auto")
-
-
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Choose the backend for the calls inside the block, over the ``RETAINFIRST_BACKEND`` environment variable.
-
-    Args:
-        name: ``"auto"`` (Rust on the CPU and Triton on a GPU where they can; on other devices, and on a GPU on which Triton does
-            not run, as ``"compile"``; else eager torch), ``"eager"`` (plain torch everywhere), ``"compile"`` (torch.compile on
-            dense tensors of every device on which it works, which on the CPU takes a C++ compiler, else eager torch) or
-            ``"triton"`` (Triton where it can, under ``TRITON_INTERPRET=1`` on the CPU too, else eager torch; the interpreter is
-            for tests, and cuts bfloat16 off where all others round it).
-
-    Raises:
-        RetainFirstError: The name is unknown.
-        MissingDependency: ``"triton"``, and Triton is not installed.
-    """
-    global _backend
-    before, _backend = _backend, name
-    try:
-        _check_backend()
-        yield
-    finally:
-        _backend = before
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
@@ -68,30 +37,40 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
         Float64 of shape ``[n, 11]`` (:data:`retainfirst.moments.COLUMNS`) on the device of the first; the columns of the
         update are zero.
     """
-    return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.moments(f, r))
+    return _dispatch(current_backend(), forget, retain, lambda kernels, f, r, _: kernels.moments(f, r))
 
 
-def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
-    """Write the update of an element-wise rule into ``retain`` and measure it in the same pass.
+def elementwise_(
+    formula: Formula, fast: str | None, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
+) -> Tensor:
+    """Write an element-wise update into ``retain`` and measure it in the same pass.
 
     Args:
-        rule: ``"sum"``, ``"sago"`` or ``"sago_keep_retain"``.
+        formula: Makes the update of a forget and a retain gradient in plain torch; 16-bit formats come widened to float32, and
+            the result is rounded once to the gradients' dtype.
+        fast: The kernel in :data:`FAST` that computes the same bits; None: there is none, and ``formula`` runs everywhere.
         forget: ``n`` forget gradients, left as they are.
         retain: ``n`` retain gradients, overwritten by the update.
-        alpha: Weight of retain, above 0; rounded to the dtype (to float32 for 16-bit formats) before use.
-        gamma: Weight of forget, at least 0; rounded likewise.
+        alpha: Weight of retain for the fast kernel, above 0; it rounds it to the dtype (16-bit formats: to float32).
+        gamma: Weight of forget, likewise, at least 0.
 
     Returns:
         Float64 of shape ``[n, 11]``.
 
     Raises:
-        RetainFirstError: A weight that is not zero becomes zero or infinite in the format that it is rounded to.
+        RetainFirstError: There is no kernel of that name.
     """
-    forget, retain = Tensors.of(forget), Tensors.of(retain)
-    if {*retain.dtypes} - {torch.float64}:
-        _check_rounded("alpha", alpha)
-        _check_rounded("gamma", gamma)
-    return _dispatch(forget, retain, lambda kernels, f, r, _: kernels.elementwise_(rule, f, r, alpha, gamma))
+    if fast is not None and fast not in FAST:
+        raise RetainFirstError(f"There is no fast kernel {fast!r}, only {', '.join(FAST)}; or name none")
+
+    def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], _: list[int] | None) -> Tensor:
+        made = (
+            _eager.elementwise_(formula, f, r) if kernels is _eager else kernels.elementwise_(fast, f, r, alpha, gamma)
+        )
+        table: Tensor = made
+        return table
+
+    return _dispatch("eager" if fast is None else current_backend(), forget, retain, work)
 
 
 def linear_(
@@ -110,7 +89,7 @@ def linear_(
             errors on that side: no ``u_i r_i`` is below ``(c_retain r_i + c_forget f_i) r_i`` taken exactly.
 
     Returns:
-        Float64 of shape ``[n, 11]``; of its columns only those of the update are meant to be read.
+        Float64 of shape ``[n, 11]``; read only the columns of the update.
     """
 
     def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], chosen: list[int] | None) -> Tensor:
@@ -121,23 +100,22 @@ def linear_(
         table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain)
         return table
 
-    return _dispatch(forget, retain, work)
+    return _dispatch(current_backend(), forget, retain, work)
 
 
 _Work = Callable[[ModuleType, Sequence[Tensor], Sequence[Tensor], list[int] | None], Tensor]
 
 
-def _dispatch(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
+def _dispatch(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
     """Run ``work`` once for each backend, dtype and device among the tensors; put the rows back in order.
 
-    ``work`` is told which tensors it is given, unless these are all.
+    ``work`` gets the indices of its tensors, or None if it gets all of them.
     """
     forget, retain = Tensors.of(forget), Tensors.of(retain)
-    backend = _check_backend()
     if backend == "auto" and _rust.takes_all(forget, retain):
         return work(_rust, forget, retain, None)
     if any(f.is_cpu and not r.is_cpu for f, r in zip(forget, retain, strict=True)):
-        return _bring_over(forget, retain, work)
+        return _bring_over(backend, forget, retain, work)
     parts: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
         parts.setdefault((_kernels(backend, f, r), r.dtype, r.device), []).append(i)
@@ -157,19 +135,17 @@ def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
     if backend == "auto" and _rust.takes(forget, retain):
         return _rust
     if backend == "triton" or (backend == "auto" and retain.is_cuda):
-        triton = _triton() if backend == "triton" else _triton_on(retain.device)
-        if triton is not None:
-            return triton if triton.takes(forget, retain) else _eager
-    # What Rust leaves on the CPU is not dense, which torch.compile is not given either; and meta tensors hold nothing.
-    compiles = backend == "compile" or (backend == "auto" and not retain.is_cpu and not retain.is_meta)
-    return _compile if compiles and _compile.takes(forget, retain) else _eager
+        triton = import_triton() if backend == "triton" else _triton_on(retain.device)
+        if triton is not None and triton.takes(forget, retain):
+            return triton
+    return _eager
 
 
 @cache
 def _triton_on(device: torch.device) -> ModuleType | None:
-    """Return the Triton kernels if they run on a device: compiling them needs a C compiler, which not every machine has."""
+    """Return the Triton kernels if they run on a device: compiling them needs a C compiler, which some machines lack."""
     try:
-        triton, probe = _triton(), torch.zeros(1, device=device)
+        triton, probe = import_triton(), torch.zeros(1, device=device)
         triton.moments([probe], [probe])
     except MissingDependency:
         return None
@@ -179,45 +155,20 @@ def _triton_on(device: torch.device) -> ModuleType | None:
     return triton
 
 
-def _triton() -> ModuleType:
-    # Not at the top: importing Triton takes its time, and few CPU machines have it.
-    try:
-        from retainfirst.kernels import _triton
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            "The backend 'triton' needs Triton, which is not installed. Install it with: pip install triton"
-        ) from error
-    return _triton
-
-
-def _bring_over(forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
-    """Run ``work`` on forget gradients that wait in host memory: a few of them are on the device at a time."""
+def _bring_over(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], work: _Work) -> Tensor:
+    """Run ``work`` on forget gradients in host memory; only a few of them are on the device at a time."""
     tables, chosen, size = [], list[int](), 0
     for i, r in enumerate(retain):
         chosen.append(i)
         size += r.nbytes
         if size >= _BROUGHT_OVER or i == len(retain) - 1:
             near = [forget[j].to(retain[j].device, non_blocking=True) for j in chosen]
-            tables.append(_dispatch(near, [retain[j] for j in chosen], _of(chosen, work)).to(retain[0].device))
+            table = _dispatch(backend, near, [retain[j] for j in chosen], _of(chosen, work))
+            tables.append(table.to(retain[0].device))
             chosen, size = [], 0
     return torch.cat(tables)
 
 
 def _of(part: list[int], work: _Work) -> _Work:
-    """Return ``work`` on a part of the tensors, told their places among all."""
+    """Return ``work`` for a part of the tensors, with their indices among all."""
     return lambda kernels, f, r, chosen: work(kernels, f, r, part if chosen is None else [part[i] for i in chosen])
-
-
-@lru_cache(maxsize=16)  # of a weight that passes; rounding it by torch takes as long as many small tensors
-def _check_rounded(name: str, weight: float) -> None:
-    rounded = torch.tensor(weight, dtype=torch.float32, device="cpu").item()
-    if not math.isfinite(rounded) or (rounded == 0) != (weight == 0):
-        raise RetainFirstError(f"{name}={weight!r} becomes {rounded} in float32; choose a weight that float32 can hold")
-
-
-def _check_backend() -> str:
-    if _backend not in _NAMES:
-        raise RetainFirstError(f"Unknown backend {_backend!r}. {did_you_mean(_backend, _NAMES)}")
-    if _backend == "triton":
-        _triton()
-    return _backend

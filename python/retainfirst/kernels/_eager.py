@@ -1,6 +1,6 @@
-"""The rules in plain torch: for every layout and device that has nothing faster.
+"""Updates in plain torch, for every layout, device and formula that has no faster kernel.
 
-No value is read back to the host, so a step queues its work and goes on.
+The host reads no value back, so that a step queues its work and goes on.
 """
 
 from __future__ import annotations
@@ -17,65 +17,68 @@ from retainfirst.kernels._layout import in_memory_order
 from retainfirst.kernels._toward import add_toward
 from retainfirst.transfer import send
 
-__all__ = ["CHUNK", "PIECES", "Piece", "elementwise_", "linear_", "moments", "over_pieces", "sum_dtype"]
+__all__ = ["CHUNK", "Formula", "elementwise_", "linear_", "moments"]
 
-Piece = Callable[..., tuple[Tensor | None, Tensor]]
+Formula = Callable[[Tensor, Tensor], Tensor]
+"""From a forget and a retain gradient to the update, element by element."""
 
 # Elements that are widened to float64 at a time: bounds the scratch memory at a few tens of MiB.
 CHUNK = 1 << 21
 
+_Piece = Callable[..., tuple[Tensor | None, Tensor]]
+
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
-    return over_pieces(PIECES["moments"], forget, retain, [()] * len(retain))
+    return _over_pieces(_measure, forget, retain, [()] * len(retain))
 
 
-def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
-    """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    return over_pieces(PIECES[rule], forget, retain, [(alpha, gamma)] * len(retain))
+def elementwise_(formula: Formula, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+    """Write a formula's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
+    return _over_pieces(partial(_elementwise, formula), forget, retain, [()] * len(retain))
 
 
 def linear_(
     forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
-    piece = PIECES["toward_retain" if toward_retain else "linear"]
-    return over_pieces(piece, forget, retain, zip(c_retain, c_forget, strict=True))
+    coefficients = zip(c_retain, c_forget, strict=True)
+    return _over_pieces(partial(_linear, toward_retain), forget, retain, coefficients)
 
 
-def over_pieces(
-    piece: Piece, forget: Sequence[Tensor], retain: Sequence[Tensor], weights: Iterable[tuple[Any, ...]]
+def _over_pieces(
+    work: _Piece, forget: Sequence[Tensor], retain: Sequence[Tensor], coefficients: Iterable[tuple[Any, ...]]
 ) -> Tensor:
     """Work piece by piece.
 
     Args:
-        piece: Works on one; of :data:`PIECES`, or compiled from there.
+        work: Makes the update of a piece of a pair, and its row of moments.
         forget: ``n`` forget gradients.
         retain: ``n`` retain gradients, overwritten if there is an update.
-        weights: What to call ``piece`` with besides, for each of the tensors.
+        coefficients: Further arguments of ``work``, one tuple a tensor.
 
     Returns:
         Shape ``[n, 11]``.
     """
     rows: list[list[Tensor]] = []
-    for f, r, chosen in zip(forget, retain, weights, strict=True):
+    for f, r, chosen in zip(forget, retain, coefficients, strict=True):
         rows.append([])
         for part in _pieces(f, r):
-            u, row = piece(*part, *chosen)
+            u, row = work(*part, *chosen)
             rows[-1].append(row)
             if u is not None:
                 part[1].copy_(u)
     return _per_tensor(rows)
 
 
-def _moments(f: Tensor, r: Tensor) -> tuple[None, Tensor]:
+def _measure(f: Tensor, r: Tensor) -> tuple[None, Tensor]:
     return None, _row(f, r, None)
 
 
-def _elementwise(
-    rule: str, f: Tensor, r: Tensor, alpha: float | Tensor, gamma: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    u = _signed(rule, *_widened(f, r), alpha, gamma).to(r.dtype)
+def _elementwise(formula: Formula, f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    # 16-bit formats are computed in float32 and rounded once at the end; the others in their own dtype.
+    narrow = f.dtype in (torch.float16, torch.bfloat16)
+    u = (formula(f.float(), r.float()) if narrow else formula(f, r)).to(r.dtype)
     return u, _row(f, r, u)
 
 
@@ -83,23 +86,6 @@ def _linear(toward_retain: bool, f: Tensor, r: Tensor, c_retain: Tensor, c_forge
     kept, taken = c_retain * r.to(c_retain.dtype), c_forget * f.to(c_forget.dtype)
     u = add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
     return u, _row(f, r, u)
-
-
-def _signed(rule: str, f: Tensor, r: Tensor, alpha: float | Tensor, gamma: float | Tensor) -> Tensor:
-    if rule == "sum":
-        return alpha * r + gamma * f
-    # By the two signs: the product of two small gradients underflows to zero and would hide their conflict.
-    conflict = ((f < 0) & (r > 0)) | ((f > 0) & (r < 0))
-    keep, step = alpha * r, gamma * f
-    update = torch.where(conflict, keep, step if rule == "sago" else keep + step)
-    # A mask alone would pick the finite one of the two and hide a broken gradient from the loss scaler.
-    return torch.where(f.isfinite() & r.isfinite(), update, f + r)
-
-
-def _widened(f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """16-bit formats are computed in float32 and rounded once at the end; the others in their own dtype."""
-    narrow = f.dtype in (torch.float16, torch.bfloat16)
-    return (f.float(), r.float()) if narrow else (f, r)
 
 
 def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -115,7 +101,7 @@ def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
     """Return one row of moments, shape ``[11]``, float64 (float32 where the device has no float64)."""
     conflicts = (((f < 0) & (r > 0)) | ((f > 0) & (r < 0))).sum()
-    zero = torch.zeros((), dtype=sum_dtype(f.device), device=f.device)
+    zero = torch.zeros((), dtype=_sum_dtype(f.device), device=f.device)
     (f, ef), (r, er) = _scaled(f), _scaled(r)
     u, eu = (None, zero) if u is None else _scaled(u)
     uu, ur, uf = (zero, zero, zero) if u is None else (u.dot(u), u.dot(r), u.dot(f))
@@ -124,8 +110,8 @@ def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Flatten and widen; bring float64 whose squares would leave the format's range back by a power of two."""
-    wide = x.reshape(-1).to(sum_dtype(x.device))
+    """Flatten and widen; scale float64 by a power of two if its squares would leave the format's range."""
+    wide = x.reshape(-1).to(_sum_dtype(x.device))
     if x.dtype != torch.float64 or x.numel() == 0:
         return wide, torch.zeros((), dtype=wide.dtype, device=x.device)
     largest = wide.abs().amax()
@@ -136,8 +122,8 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     return wide * half * torch.exp2(-exponent + torch.floor(exponent / 2)), exponent
 
 
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """Return what a device adds up in, and computes linear updates in."""
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of sums and of linear updates on a device."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -147,12 +133,3 @@ def _per_tensor(rows: list[list[Tensor]]) -> Tensor:
         return flat
     owner = [i for i, pieces in enumerate(rows) for _ in pieces]
     return m.reduce_rows(flat, send(torch.tensor(owner, device="cpu"), flat.device), len(rows))
-
-
-PIECES: dict[str, Piece] = {
-    "moments": _moments,
-    **{rule: partial(_elementwise, rule) for rule in ("sum", "sago", "sago_keep_retain")},
-    "linear": partial(_linear, False),
-    "toward_retain": partial(_linear, True),
-}
-"""What makes of a piece of a pair, and its two weights if there is an update, the update and a row of moments."""

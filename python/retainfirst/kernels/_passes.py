@@ -1,7 +1,7 @@
-"""What runs on a GPU: one pass over all tensors of a dtype, and the sum of what its programs have measured.
+"""The GPU kernels: one pass over all tensors of a dtype, and the sum of its programs' statistics.
 
-Products are summed in float64, where those of two 16-bit or float32 numbers are exact and none is lost to underflow, and in an
-order that depends on sizes alone: equal gradients give equal bits.
+Products are summed in float64: there the product of two 16-bit or float32 numbers is exact and does not underflow. The order of
+the additions depends on sizes alone, so that equal gradients give equal bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def combine_blocks(
     gamma,
     n,
     skipped,
-    rule: tl.constexpr,
+    formula: tl.constexpr,
     dtype: tl.constexpr,
     wide: tl.constexpr,
     block: tl.constexpr,
@@ -38,14 +38,14 @@ def combine_blocks(
     Args:
         table: int64: the addresses of ``n`` forget and ``n`` retain gradients, their sizes, the first program of each; then the
             tensor of each program.
-        sums: float64 ``[programs, 8]``, the first seven columns of a table of moments.
-        c_retain: float64 ``[n]``, for the rule ``"linear"``.
+        sums: float64 ``[programs, 8]``: ff, rr, fr, conflicts, uu, ur, uf, 0.
+        c_retain: float64 ``[n]``, for the formula ``"linear"``.
         c_forget: Likewise.
-        alpha: float32, for the other rules.
+        alpha: float32, for the other formulas.
         gamma: Likewise.
         n: The number of tensors.
         skipped: The programs before this launch's.
-        rule: ``"moments"``, ``"linear"`` or the name of an element-wise rule.
+        formula: ``"moments"``, ``"linear"`` or the name of an element-wise formula.
         dtype: The gradients'.
         wide: The dtype in which products are summed within a program.
         block: Elements at a time.
@@ -63,17 +63,17 @@ def combine_blocks(
     left = tl.minimum(tl.load(table + 2 * n + tensor) - start, block * steps).to(tl.int32)
     f_start = f_address.to(tl.pointer_type(dtype)) + start
     r_start = r_address.to(tl.pointer_type(dtype)) + start
-    # An address from a table has lost what is known of it, and would be read element by element.
+    # Without the hint Triton knows nothing of an address from a table, and reads element by element.
     if aligned:
         f_start = tl.multiple_of(f_start, 16)
         r_start = tl.multiple_of(r_start, 16)
     if even:
         left = tl.multiple_of(left, 16)
-    if rule == "linear":
+    if formula == "linear":
         alpha = tl.load(c_retain + tensor)
         gamma = tl.load(c_forget + tensor)
 
-    # One of each a thread: what a thread has loaded it adds up by itself, and only the last sums cross threads.
+    # Each thread adds up its own elements, and only the last sums cross threads.
     ff = tl.zeros([threads], wide)
     rr = tl.zeros([threads], wide)
     uu = tl.zeros([threads], wide)
@@ -87,35 +87,35 @@ def combine_blocks(
         offsets = at + tl.arange(0, block)
         f = tl.load(f_start + offsets)
         r = tl.load(r_start + offsets)
-        u = _update(f, r, alpha, gamma, rule, dtype)
-        if rule != "moments":
+        u = _update(f, r, alpha, gamma, formula, dtype)
+        if formula != "moments":
             tl.store(r_start + offsets, u)
         ff, rr, uu, fr, ur, uf, conflicts = _measured(
-            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule, wide, threads, vector
+            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
         )
     if whole < left:
         offsets = whole + tl.arange(0, block)
         inside = offsets < left
         f = tl.load(f_start + offsets, inside, 0.0)
         r = tl.load(r_start + offsets, inside, 0.0)
-        u = _update(f, r, alpha, gamma, rule, dtype)
-        if rule != "moments":
+        u = _update(f, r, alpha, gamma, formula, dtype)
+        if formula != "moments":
             tl.store(r_start + offsets, u, inside)
             # An infinite coefficient makes NaN even of the zeros past the end.
             u = tl.where(inside, u, 0.0).to(dtype)
         ff, rr, uu, fr, ur, uf, conflicts = _measured(
-            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule, wide, threads, vector
+            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
         )
 
-    # What a rule does not measure is zero still.
+    # Sums that a formula leaves out are still zero.
     row = sums + program.to(tl.int64) * 8
     tl.store(row, tl.sum(ff.to(tl.float64), 0))
     tl.store(row + 1, tl.sum(rr.to(tl.float64), 0))
-    tl.store(row + 2, tl.sum(uu.to(tl.float64), 0))
-    tl.store(row + 3, tl.sum(fr.to(tl.float64), 0))
-    tl.store(row + 4, tl.sum(ur.to(tl.float64), 0))
-    tl.store(row + 5, tl.sum(uf.to(tl.float64), 0))
-    tl.store(row + 6, tl.sum(conflicts, 0).to(tl.float64))
+    tl.store(row + 2, tl.sum(fr.to(tl.float64), 0))
+    tl.store(row + 3, tl.sum(conflicts, 0).to(tl.float64))
+    tl.store(row + 4, tl.sum(uu.to(tl.float64), 0))
+    tl.store(row + 5, tl.sum(ur.to(tl.float64), 0))
+    tl.store(row + 6, tl.sum(uf.to(tl.float64), 0))
     tl.store(row + 7, 0.0)
 
 
@@ -126,7 +126,7 @@ def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
     Args:
         table: See :func:`combine_blocks`.
         sums: Likewise.
-        moments: float64 ``[n, 11]``; the three exponents are zero.
+        moments: float64 ``[n, 11]`` (``retainfirst.moments.COLUMNS``); the three exponents are zero.
         n: The number of tensors.
         span: Elements a program.
         rows: Rows at a time.
@@ -141,30 +141,31 @@ def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
         offsets = at + tl.arange(0, rows)
         here = (first + offsets)[:, None] * 8 + columns[None, :]
         total += tl.load(sums + here, (offsets < programs)[:, None], 0.0)
-    row = tl.where(columns == 7, size.to(tl.float64), tl.sum(total, 0))
-    tl.store(moments + tensor * 11 + columns, row)
-    exponents = tl.arange(0, 4)
-    tl.store(moments + tensor * 11 + 8 + exponents, tl.zeros([4], tl.float64), exponents < 3)
+    # The first four columns of the sums are the pair's; count and two exponents lie between them and the update's.
+    place = tl.where(columns < 4, columns, columns + 3)
+    tl.store(moments + tensor * 11 + place, tl.sum(total, 0))
+    between = tl.arange(0, 4)
+    tl.store(moments + tensor * 11 + 4 + between, tl.where(between == 0, size.to(tl.float64), 0.0), between < 3)
 
 
 @triton.jit
-def _update(f, r, alpha, gamma, rule: tl.constexpr, dtype: tl.constexpr):
+def _update(f, r, alpha, gamma, formula: tl.constexpr, dtype: tl.constexpr):
     """Return the update in the gradients' dtype; for ``"moments"``, which has none, any tensor."""
-    if rule == "moments":
+    if formula == "moments":
         return r
-    elif rule == "linear":  # noqa: RET505 (a return ends a jitted function only where the other branch is not compiled)
+    elif formula == "linear":  # noqa: RET505 (a return ends a jitted function only where the other branch is not compiled)
         return _rounded(alpha * r.to(tl.float64) + gamma * f.to(tl.float64), dtype)
     else:
-        return _elementwise(f.to(tl.float32), r.to(tl.float32), alpha, gamma, rule).to(dtype)
+        return _elementwise(f.to(tl.float32), r.to(tl.float32), alpha, gamma, formula).to(dtype)
 
 
 @triton.jit
-def _elementwise(f, r, alpha, gamma, rule: tl.constexpr):
+def _elementwise(f, r, alpha, gamma, formula: tl.constexpr):
     keep = alpha * r
     update = gamma * f
-    if rule != "sago":
+    if formula != "sago":
         update = keep + update
-    if rule != "sum":
+    if formula != "sum":
         update = tl.where(_conflict(f, r), keep, update)
         # A mask alone would pick the finite one of the two and hide a broken gradient from the loss scaler.
         finite = (tl.abs(f) < float("inf")) & (tl.abs(r) < float("inf"))
@@ -197,21 +198,21 @@ def _rounded(x, dtype: tl.constexpr):
 
 @triton.jit
 def _measured(
-    f, r, u, ff, rr, uu, fr, ur, uf, conflicts, rule: tl.constexpr, wide: tl.constexpr, threads: tl.constexpr,
+    f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula: tl.constexpr, wide: tl.constexpr, threads: tl.constexpr,
     vector: tl.constexpr,
 ):  # fmt: skip
-    """Add a block to the sums: the gradients' own unless the rule is ``"linear"``, the update's unless it is ``"moments"``."""
+    """Add a block to the sums: the gradients' own unless the formula is ``"linear"``, the update's unless it is ``"moments"``."""
     f = f.to(tl.float32)
     r = r.to(tl.float32)
-    if rule != "linear":
+    if formula != "linear":
         conflicts += _by_thread(_conflict(f, r).to(tl.int32), threads, vector)
     f = f.to(wide)
     r = r.to(wide)
-    if rule != "linear":
+    if formula != "linear":
         ff += _by_thread(f * f, threads, vector)
         rr += _by_thread(r * r, threads, vector)
         fr += _by_thread(f * r, threads, vector)
-    if rule != "moments":
+    if formula != "moments":
         u = u.to(tl.float32).to(wide)
         uu += _by_thread(u * u, threads, vector)
         ur += _by_thread(u * r, threads, vector)

@@ -1,4 +1,4 @@
-"""The Rust kernels on torch CPU tensors, by address: no copy, and the interpreter lock is released."""
+"""The Rust kernels, called with the addresses of torch's CPU tensors: no copy, and the interpreter lock is released."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def takes(forget: Tensor, retain: Tensor) -> bool:
 
 
 def takes_all(forget: Tensors, retain: Tensors) -> bool:
-    """Whether this backend is certain to be able to work on all pairs in one call, which :func:`takes` asks pair by pair."""
+    """Whether one call certainly works on all pairs; quicker than to ask :func:`takes` of each."""
     return (
         retain.plain
         and forget.plain
@@ -45,10 +45,10 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(_rust.moments(*_addresses(forget, retain)))
 
 
-def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
-    """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
+def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+    """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
     try:
-        table = _rust.elementwise_(rule, *_addresses(forget, retain), alpha, gamma)
+        table = _rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)

@@ -1,4 +1,4 @@
-"""Many tensors that are asked at once."""
+"""A list of tensors with cached attributes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["Tensors"]
 
 
 class Tensors(tuple[Tensor, ...]):
-    """Tensors, and what they answered: asking is what takes the time where there are many small ones.
+    """A tuple of tensors with their attributes cached: with many small tensors, reading attributes takes most of the time.
 
-    Each property is one loop over all of them outside the interpreter, and made once: for one call, in which no tensor is given
+    Each property is read once, in one loop outside the interpreter. An instance lives for one call, in which no tensor moves to
     other memory.
     """
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Tensors:
-        """Return the very same if they are some already."""
+        """Return ``tensors`` itself if it is an instance already."""
         return tensors if isinstance(tensors, cls) else cls(tensors)
 
     @cached_property
     def plain(self) -> bool:
-        """Whether all are torch's own class (not a subclass), strided and contiguous; also asked of what is no tensor."""
+        """Whether all are torch's own class (not a subclass), strided and contiguous; False for other objects too."""
         return (
             {*map(type, self)} == {Tensor}
             and {*map(attrgetter("layout"), self)} == {torch.strided}
@@ -40,7 +40,7 @@ class Tensors(tuple[Tensor, ...]):
 
     @cached_property
     def negated(self) -> bool:
-        """Whether one of them is to be negated when it is read."""
+        """Whether a negation is pending for one of them."""
         return any(map(Tensor.is_neg, self))
 
     @cached_property

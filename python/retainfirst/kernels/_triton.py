@@ -1,6 +1,6 @@
-"""The Triton kernels on GPU tensors, all tensors of a dtype in one launch; nothing is read back to the host.
+"""The Triton kernels: one launch for all GPU tensors of a dtype; the host reads nothing back.
 
-Set ``TRITON_INTERPRET=1`` before Triton is imported, and they run on CPU tensors, slowly, to check their logic.
+With ``TRITON_INTERPRET=1`` set before Triton is imported, they run on CPU tensors, slowly, so that tests can check their logic.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _INTERPRETED = not isinstance(combine_blocks, triton.JITFunction)
 
 @dataclass(frozen=True)
 class Launch:
-    """How the work is cut up.
+    """Launch parameters.
 
     Attributes:
         block: Elements that a program holds at a time; a power of two.
-        steps: Blocks a program works through; its sums are one row of 64 bytes.
+        steps: Blocks a program; its sums are one row of 64 bytes.
         warps: Warps a program.
         wide: The dtype of the sums within a program. In float32 the squares of gradients below 1e-23 are lost.
     """
@@ -48,12 +48,12 @@ class Launch:
 
 
 NARROW, NARROW_LARGE, WIDE = Launch(1024, 16, 4), Launch(1024, 64, 4), Launch(2048, 16, 8)
-"""For 16-bit formats, for many elements of them, and for float32; as measured on an H100 (docs/performance.md)."""
+"""For 16-bit formats, for many 16-bit elements, and for float32; tuned on an H100 (docs/performance.md)."""
 
 LAUNCH: Launch | None = None
-"""Another one, to try it out."""
+"""Overrides these, for experiments."""
 
-# From here on there are programs enough for every processor of a large GPU, and long ones cost less.
+# Enough elements to keep every processor of a large GPU busy with long programs, which cost less.
 _MANY = 1 << 28
 
 
@@ -68,9 +68,9 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return _run("moments", forget, retain)
 
 
-def elementwise_(rule: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
-    """Write an element-wise rule's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    return _run(rule, forget, retain, weights=(float(alpha), float(gamma)))
+def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+    """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
+    return _run(fast, forget, retain, weights=(float(alpha), float(gamma)))
 
 
 def linear_(
@@ -83,7 +83,7 @@ def linear_(
 
 
 def _run(
-    rule: str,
+    formula: str,
     forget: Sequence[Tensor],
     retain: Sequence[Tensor],
     weights: tuple[float, float] = (0.0, 0.0),
@@ -105,7 +105,7 @@ def _run(
                 *weights,
                 n,
                 skipped,
-                rule=rule,
+                formula=formula,
                 dtype=_DTYPES[retain[0].dtype],
                 wide=shape.wide,
                 block=shape.block,
@@ -115,9 +115,9 @@ def _run(
                 aligned=aligned,
                 even=even,
                 num_warps=shape.warps,
-                # Fused, alpha * r + gamma * f would be rounded once less than elsewhere. SAGO adds no two products but those that
-                # it sums, and these are exact in float64, so that fusing changes nothing but the time.
-                enable_fp_fusion=rule in ("sago", "moments"),
+                # A fused alpha * r + gamma * f would skip a rounding that other backends make. SAGO adds only products for its
+                # sums, which are exact in float64, so that fusing changes the time alone.
+                enable_fp_fusion=formula in ("sago", "moments"),
             )
         add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
     return result

@@ -1,14 +1,15 @@
 """Forget and retain losses as plain functions of a model and a batch, each to be minimised.
 
-``model`` is anything that takes ``input_ids``, ``attention_mask`` and (for the losses that say so)
-``labels`` by keyword and returns an object with ``logits`` of shape ``[B, T, V]`` and ``loss``, as the
-causal language models of transformers do. ``batch`` maps those three names to LongTensors ``[B, T]``; a
-label of -100 is ignored, and every row needs at least one other label. Further keys of the batch never reach
-the model.
+``model`` is anything that takes ``input_ids`` and ``attention_mask`` by keyword and returns an object with ``logits``
+of shape ``[B, T, V]``, as the causal language models of transformers do. ``batch`` maps those two names and ``labels``
+to LongTensors ``[B, T]``; a label of -100 is ignored, and every row needs at least one other label after its first
+token. Further keys, such as ``position_ids``, reach the model if its ``forward`` names them. The losses are computed
+from the logits, never by the model.
 
 The formulas, signs and normalisations are those of the trainers of the same name in open-unlearning
-(github.com/locuslab/open-unlearning, ``src/trainer``), so that results compare; 16-bit logits are widened to
-float32 first.
+(github.com/locuslab/open-unlearning, ``src/trainer``), so that results compare; 16-bit logits are widened to float32
+first. Each loss is a mean over tokens or rows (:data:`ITEMS`); with ``num_items`` it is the sum divided by that number,
+for gradient accumulation.
 """
 
 from __future__ import annotations
@@ -21,19 +22,18 @@ from torch import Tensor
 
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.objectives._forget import gradient_ascent, npo, simnpo
+from retainfirst.objectives._items import ITEMS, count_items
+from retainfirst.objectives._reference import adapters_off, reference_log_probs
 from retainfirst.objectives._retain import kl, nll
-from retainfirst.objectives._sequence import (
-    adapters_off,
-    answer_probabilities,
-    reference_log_probs,
-    sequence_log_probs,
-)
+from retainfirst.objectives._sequence import answer_probabilities, sequence_log_probs
 
 __all__ = [
     "FORGET_OBJECTIVES",
+    "ITEMS",
     "RETAIN_OBJECTIVES",
     "adapters_off",
     "answer_probabilities",
+    "count_items",
     "get_objective",
     "gradient_ascent",
     "kl",

@@ -6,25 +6,30 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from retainfirst.errors import RetainFirstError, ShapeMismatch
-from retainfirst.objectives._sequence import label_counts, model_inputs, sequence_log_probs
+from retainfirst.objectives._items import NumItems, mean_over
+from retainfirst.objectives._reference import reference_mode
+from retainfirst.objectives._sequence import label_counts, sequence_log_probs, token_nll
 
 __all__ = ["gradient_ascent", "npo", "simnpo"]
 
 
-def gradient_ascent(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
+def gradient_ascent(
+    model: Callable[..., Any], batch: Mapping[str, Tensor], *, num_items: NumItems | None = None
+) -> Tensor:
     """Minus the mean negative log-likelihood per labelled token of the batch.
 
-    ``L = -NLL(batch)``, the model's own loss with the sign turned; not bounded from below. Source:
-    GradAscent and GradDiff of open-unlearning.
+    ``L = -NLL(batch)``, not bounded from below. Source: GradAscent and GradDiff of open-unlearning, which take the
+    model's own loss; the two differ for a mixture of experts that adds its load-balancing loss, which is not ascended
+    here.
 
     Args:
-        model: A causal language model that computes ``loss`` from ``labels``.
+        model: A causal language model.
         batch: ``input_ids``, ``attention_mask``, ``labels``, each ``[B, T]``.
+        num_items: Number of scored tokens to divide by in place of the batch's own (:func:`count_items`).
 
     Returns:
         A scalar, at most 0, to be minimised.
@@ -32,8 +37,7 @@ def gradient_ascent(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> T
     Raises:
         RetainFirstError: The batch lacks a key.
     """
-    loss: Tensor = model(**model_inputs(batch, labels=True)).loss
-    return -loss
+    return -token_nll(model, batch, num_items)
 
 
 def npo(
@@ -42,6 +46,7 @@ def npo(
     *,
     beta: float = 0.1,
     reference: Callable[..., Any] | None = None,
+    num_items: NumItems | None = None,
 ) -> Tensor:
     """Negative preference optimisation: push an answer's probability below the reference's.
 
@@ -55,8 +60,9 @@ def npo(
         batch: ``input_ids``, ``attention_mask``, ``labels``, each ``[B, T]``; without a ``reference`` also
             ``reference_logps``, ``[B]``, floating point, as :func:`reference_log_probs` computes them.
         beta: Inverse temperature, above 0; toward 0 the gradient becomes that of gradient ascent on the sums.
-        reference: The frozen reference model in eval mode (or :func:`adapters_off`); it wins over
-            ``reference_logps``.
+        reference: The frozen reference model, or :func:`adapters_off`; it wins over ``reference_logps``. It runs as the
+            model does: in eval mode, and under the autocast that accelerate gave the model.
+        num_items: Number of rows to divide by in place of the batch's own.
 
     Returns:
         A scalar, above 0, to be minimised; ``(2/beta) log 2`` at the reference itself.
@@ -67,7 +73,7 @@ def npo(
         ShapeMismatch: ``reference_logps`` is not one number a row.
     """
     _check_beta(beta)
-    reference_logps = _reference_logps(reference, batch)
+    reference_logps = _reference_logps(model, reference, batch)
     log_probs = sequence_log_probs(model, batch)
     if reference_logps.shape != log_probs.shape:
         raise ShapeMismatch(
@@ -75,22 +81,31 @@ def npo(
             f"but the batch has {len(log_probs)} rows. Give one log-probability a row."
         )
     log_ratio = log_probs - reference_logps.to(log_probs)
-    return -2 / beta * functional.logsigmoid(-beta * log_ratio).mean()
+    return -2 / beta * mean_over(functional.logsigmoid(-beta * log_ratio), num_items)
 
 
-def simnpo(model: Callable[..., Any], batch: Mapping[str, Tensor], *, beta: float = 4.5, delta: float = 0.0) -> Tensor:
+def simnpo(
+    model: Callable[..., Any],
+    batch: Mapping[str, Tensor],
+    *,
+    beta: float = 4.5,
+    delta: float = 0.0,
+    num_items: NumItems | None = None,
+) -> Tensor:
     """Simple NPO: no reference; the answer's mean log-probability per token is pushed below a margin.
 
-    ``L = -(2/beta) mean_b log sigmoid(beta (-log p(y_b|x_b) / |y_b| - delta))``, with ``|y_b|`` the number
-    of labelled tokens. Source: Fan et al., "Simplicity Prevails: Rethinking Negative Preference Optimization
-    for LLM Unlearning", 2024, arXiv 2410.07163 (its margin ``gamma`` is ``beta * delta`` here); SimNPO of
-    open-unlearning, whose defaults these are.
+    ``L = -(2/beta) mean_b log sigmoid(beta (-log p(y_b|x_b) / |y_b| - delta))``, with ``|y_b|`` the number of scored
+    tokens. Source: Fan et al., "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning",
+    2024, arXiv 2410.07163 (its margin ``gamma`` is ``beta * delta`` here); SimNPO of open-unlearning, whose defaults
+    these are. That trainer counts the label of a row's first token in ``|y_b|``, which is never scored; its own data
+    sets never label it.
 
     Args:
         model: The causal language model that unlearns.
         batch: ``input_ids``, ``attention_mask``, ``labels``, each ``[B, T]``.
         beta: Inverse temperature, above 0.
         delta: Margin in nats per token: the mean negative log-likelihood at which a row's weight is half.
+        num_items: Number of rows to divide by in place of the batch's own.
 
     Returns:
         A scalar, above 0, to be minimised.
@@ -103,7 +118,7 @@ def simnpo(model: Callable[..., Any], batch: Mapping[str, Tensor], *, beta: floa
         raise RetainFirstError(f"delta must be a finite number, found {delta}.")
     log_probs = sequence_log_probs(model, batch)
     mean_nll = -log_probs / label_counts(batch).to(log_probs.device)
-    return -functional.logsigmoid(beta * (mean_nll - delta)).mean() * 2 / beta
+    return -mean_over(functional.logsigmoid(beta * (mean_nll - delta)), num_items) * 2 / beta
 
 
 def _check_beta(beta: float) -> None:
@@ -111,9 +126,11 @@ def _check_beta(beta: float) -> None:
         raise RetainFirstError(f"beta must be a finite number above 0, found {beta}.")
 
 
-def _reference_logps(reference: Callable[..., Any] | None, batch: Mapping[str, Tensor]) -> Tensor:
+def _reference_logps(
+    model: Callable[..., Any], reference: Callable[..., Any] | None, batch: Mapping[str, Tensor]
+) -> Tensor:
     if reference is not None:
-        with torch.no_grad():
+        with reference_mode(model, reference):
             return sequence_log_probs(reference, batch)
     if "reference_logps" not in batch:
         raise RetainFirstError(
