@@ -244,20 +244,18 @@ pub(crate) fn widen_f16<S: Simd>(simd: S, values: &[f16; LANES]) -> [f32x16<S>; 
             return wide;
         }
     }
-    let mut wide = [0.0; LANES];
-    values.convert_to_f32_slice(&mut wide);
-    load_f32(simd, &wide)
+    load_f32(simd, &to_f32(values))
 }
 
 /// Rounds to nearest, ties to even.
 #[inline(always)]
 pub(crate) fn narrow_f16<S: Simd>(values: [f32x16<S>; 2]) -> [f16; LANES] {
-    let mut narrow = [f16::ZERO; LANES];
     #[cfg(target_arch = "x86_64")]
     {
         use fearless_simd::{u16x8, u16x16};
 
         let simd = values[0].token();
+        let mut narrow = [f16::ZERO; LANES];
         let bits: &mut [u16] = narrow.reinterpret_cast_mut();
         if let Some(avx512) = simd.level().as_avx512() {
             for i in 0..2 {
@@ -277,7 +275,22 @@ pub(crate) fn narrow_f16<S: Simd>(values: [f32x16<S>; 2]) -> [f16; LANES] {
             return narrow;
         }
     }
-    narrow.convert_from_f32_slice(&store_f32(values));
+    to_f16(&store_f32(values))
+}
+
+/// For machines without instructions for `f16`. Not inlined, since the code is long.
+#[inline(never)]
+fn to_f32(values: &[f16; LANES]) -> [f32; LANES] {
+    let mut wide = [0.0; LANES];
+    values.convert_to_f32_slice(&mut wide);
+    wide
+}
+
+/// See [`to_f32`].
+#[inline(never)]
+fn to_f16(values: &[f32; LANES]) -> [f16; LANES] {
+    let mut narrow = [f16::ZERO; LANES];
+    narrow.convert_from_f32_slice(values);
     narrow
 }
 
