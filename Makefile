@@ -39,7 +39,7 @@ VALGRIND := valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-k
 test-memory: .venv/.built ## Run the code that is unsafe under valgrind, in two minutes
 	@command -v valgrind >/dev/null || { echo "valgrind was not found: install it, for example with apt-get install valgrind"; exit 1; }
 	@echo "== The kernels under valgrind"
-	cargo test --quiet --package retainfirst-core --test memory --config 'target."cfg(unix)".runner = "$(VALGRIND)"'
+	cargo test --quiet --package retainfirst-core --all-features --test memory --config 'target."cfg(unix)".runner = "$(VALGRIND)"'
 	@echo "== The binding under valgrind"
 	$(BIN)/python tests/under_valgrind.py
 
@@ -68,6 +68,7 @@ test-deepspeed: .venv-deepspeed/.installed ## Run the tests of the DeepSpeed eng
 check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --package retainfirst-core --all-targets --quiet -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,7 +1,7 @@
-"""Valgrind watches the binding make slices of addresses and lengths; run by ``make test-memory``.
+"""A check of the binding under valgrind, which makes slices of addresses and lengths; run by ``make test-memory``.
 
-The arrays are allocations of just their size. The interpreter and its libraries give valgrind much to report: only what has the
-module in its stack counts. Torch is left out, which valgrind would take minutes to load.
+Every array is an allocation of exactly its size. Only errors with the module in their stack count, since valgrind reports many
+in the interpreter. Torch is not imported, which would take minutes under valgrind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def main() -> None:
-    """Without arguments: require that the module is clean, and that one element too many is found."""
+    """Require that valgrind finds no error in the module, and that it finds lengths that are one too large."""
     if len(sys.argv) > 1:
         call_everything(load(), too_many=int(sys.argv[1]))
         return
@@ -28,7 +28,7 @@ def main() -> None:
     if errors:
         sys.exit("\n\n".join(errors[:5]) + f"\n\n{len(errors)} kinds of invalid access in retainfirst._rust")
     if not errors_in_module(too_many=1):
-        sys.exit("Lengths were one too large, and valgrind saw nothing: this check is worth nothing here.")
+        sys.exit("Valgrind did not find lengths that are one too large: it cannot check the module on this machine.")
     print("No invalid access in retainfirst._rust; lengths that are one too large were found.")
 
 
@@ -40,8 +40,8 @@ def module_path() -> Path:
 
 
 def load() -> ModuleType:
-    """Import the module without the package, and so without torch."""
-    import numpy  # noqa: F401 - here, not when the module first needs it: then its import would be in the module's stack
+    """Import the module without the package, which imports torch."""
+    import numpy  # noqa: F401 - now, since a first import by the module would have the module in its stack
 
     spec = spec_from_file_location("_rust", module_path())
     assert spec is not None
@@ -52,19 +52,19 @@ def load() -> ModuleType:
 
 
 def call_everything(rust: ModuleType, too_many: int) -> None:
-    """Call each function that takes addresses, with two tensors of each length up to two more than are worked on at once."""
+    """Call each function that takes addresses, with tensors of each length up to two more than a step of its loops."""
     weights = 1.0, 0.5
     for dtype, size in SIZES.items():
         for n in range(35):
             forget, retain = (allocate(n * size), allocate(0)), (allocate(n * size), allocate(0))
             memory = dtype, list(forget), list(retain), [n + too_many, 0]
             rust.moments(*memory)
-            for rule in ("sum", "sago", "sago_keep_retain"):
-                rust.elementwise_(rule, *memory, *weights)
-                rust.update_alone_(rule, *memory, *weights)
+            for combiner in ("sum", "sago", "sago_keep_retain"):
+                rust.elementwise_(combiner, *memory, *weights)
+                rust.update_alone_(combiner, *memory, *weights)
             for toward_retain in (False, True):
                 rust.linear_(*memory, [1.0, 1.0], [0.5, 0.5], toward_retain)
-            rust.limit_(*memory, *weights)
+            rust.baseline_(*memory, *weights)
             for address in forget + retain:
                 libc.free(address)
 
@@ -75,18 +75,18 @@ libc.free.argtypes = [ctypes.c_void_p]
 
 
 def allocate(nbytes: int) -> int:
-    """The address of so many bytes, all 0x11: small numbers in every dtype."""
+    """Return the address of new memory, filled with 0x11: small numbers in every dtype."""
     address: int = libc.malloc(nbytes)
     ctypes.memset(address, 0x11, nbytes)
     return address
 
 
 def errors_in_module(too_many: int) -> list[str]:
-    """What valgrind reports with the module in its stack, in words and functions."""
+    """Run the calls under valgrind, and return its errors in the module: their kind and functions."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = ["valgrind", "--quiet", "--num-callers=40", "--xml=yes", f"--xml-file={report}"]
-        # One thread, and an allocation a Python object, as valgrind needs it.
+        # Valgrind needs one allocation for each Python object.
         environment = os.environ | {"PYTHONMALLOC": "malloc", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         subprocess.run([*command, sys.executable, __file__, str(too_many)], check=not too_many, env=environment)
         found = ET.parse(report).getroot().findall("error")
@@ -94,7 +94,7 @@ def errors_in_module(too_many: int) -> list[str]:
     for error in found:
         kind, frames = error.findtext("kind", ""), error.findall("stack/frame")
         inside = any(Path(frame.findtext("obj", "")).name == module_path().name for frame in frames)
-        # An interpreter that ends gives little of its memory back.
+        # The interpreter does not free all memory at its end.
         if inside and not kind.startswith("Leak_"):
             errors.append("\n  ".join([kind, *(frame.findtext("fn", "?") for frame in frames)]))
     return errors

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 __all__ = [
     "COLUMNS",
     "RustError",
+    "baseline_",
     "combine",
     "combine_",
     "compare_cosines",
@@ -15,7 +16,6 @@ __all__ = [
     "exhaustive",
     "geometry",
     "get_num_threads",
-    "limit_",
     "linear_",
     "moments",
     "set_num_threads",
@@ -28,7 +28,7 @@ class RustError(ValueError): ...
 
 def moments(dtype: str, forget: list[int], retain: list[int], lengths: list[int]) -> NDArray[np.float64]: ...
 def elementwise_(
-    rule: str,
+    combiner: str,
     dtype: str,
     forget: list[int],
     retain: list[int],
@@ -46,7 +46,7 @@ def linear_(
     toward_retain: bool = False,
 ) -> NDArray[np.float64]: ...
 def update_alone_(
-    rule: str,
+    combiner: str,
     dtype: str,
     forget: list[int],
     retain: list[int],
@@ -54,11 +54,11 @@ def update_alone_(
     alpha: float,
     gamma: float,
 ) -> None: ...
-def limit_(
+def baseline_(
     dtype: str, forget: list[int], retain: list[int], lengths: list[int], alpha: float, gamma: float
 ) -> None: ...
 def combine(
-    rule: str,
+    combiner: str,
     forget: NDArray[Any],
     retain: NDArray[Any],
     alpha: float,
@@ -66,7 +66,7 @@ def combine(
     groups: list[tuple[int, int]],
 ) -> tuple[NDArray[Any], NDArray[np.float64]]: ...
 def combine_(
-    rule: str,
+    combiner: str,
     forget: NDArray[Any],
     retain: NDArray[Any],
     alpha: float,
@@ -80,7 +80,7 @@ def dot(update: NDArray[Any], retain: NDArray[Any]) -> bytes: ...
 def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int: ...
 def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[Any]) -> int: ...
 def exhaustive(
-    rule: str, dtype: str, alpha: float, gamma: float, start: int, stop: int
+    combiner: str, dtype: str, alpha: float, gamma: float, start: int, stop: int
 ) -> tuple[int, int, tuple[int, int, int, int, str] | None]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

@@ -1,16 +1,16 @@
-"""The combination rules on flat numpy arrays, computed by the Rust core: what other implementations are held against.
+"""A reference implementation of the combiners on flat numpy arrays, in Rust.
 
-With them comes the exact oracle, :func:`dot`, :func:`dot_sign` and :func:`compare_cosines`, which judges an update without
-rounding.
+:func:`dot`, :func:`dot_sign` and :func:`compare_cosines` compute without rounding.
 
-Arrays are float64, float32, float16 or bfloat16 (``ml_dtypes.bfloat16``), one-dimensional and contiguous; nothing is cast.
-How each rule rounds is fixed: the element-wise rules compute in the arrays' dtype (16-bit formats in float32) and round each
-operation once, without a fused multiply-add; PCGrad and BLUR compute in float64 and round once to the dtype.
+Arrays are float64, float32, float16 or bfloat16 (``ml_dtypes.bfloat16``), one-dimensional and contiguous, and are never cast.
+The rounding of each combiner is specified. Element-wise combiners compute in the arrays' dtype (16-bit formats in float32), and
+round each operation, without a fused multiply-add. PCGrad and BLUR compute in float64 and round once to the dtype.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,26 +22,26 @@ from numpy.typing import NDArray
 from retainfirst import _rust
 from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch, UnknownCombiner, did_you_mean
 
-__all__ = ["RULES", "Geometry", "combine", "compare_cosines", "dot", "dot_sign", "geometry"]
+__all__ = ["COMBINERS", "ReferenceGeometry", "combine", "compare_cosines", "dot", "dot_sign", "geometry"]
 
-RULES = ("sum", "pcgrad", "sago", "sago_keep_retain", "blur")
-"""The names that :func:`combine` takes."""
+COMBINERS = ("sum", "pcgrad", "sago", "sago_keep_retain", "blur")
+"""The combiners that :func:`combine` implements."""
 
-# For each dtype the n of its smallest number above 0, 2**-n.
+# The smallest number above 0 of each dtype is 2**-n.
 _DTYPES = {"float64": 1074, "float32": 149, "float16": 24, "bfloat16": 133}
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """Lengths of and angles between a forget gradient, a retain gradient and an update.
+class ReferenceGeometry:
+    """The norms of a forget gradient, a retain gradient and an update, and the angles between them.
 
     Attributes:
         cos_forget_retain: Cosine of forget and retain, in [-1, 1]; NaN if either is zero.
-        cos_update_retain: Cosine of update and retain, likewise.
-        cos_update_forget: Cosine of update and forget, likewise.
-        norm_forget: Euclidean length of forget.
-        norm_retain: Euclidean length of retain.
-        norm_update: Euclidean length of the update.
+        cos_update_retain: Cosine of update and retain, in [-1, 1]; NaN if either is zero.
+        cos_update_forget: Cosine of update and forget, in [-1, 1]; NaN if either is zero.
+        norm_forget: Euclidean norm of forget.
+        norm_retain: Euclidean norm of retain.
+        norm_update: Euclidean norm of the update.
         conflict_fraction: Share of coordinates, in [0, 1], where forget and retain have opposite signs.
     """
 
@@ -62,69 +62,73 @@ def combine(
     gamma: float = 1.0,
     groups: Iterable[tuple[int, int]] | None = None,
 ) -> NDArray[Any]:
-    """Return the update of a rule (Xiao et al., "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", 2026).
+    """Return the update of a combiner (Xiao et al., "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", 2026).
 
     Args:
         forget: Forget gradient, shape ``[n]``.
         retain: Retain gradient, shape ``[n]``, same dtype.
-        name: One of :data:`RULES`.
+        name: One of :data:`COMBINERS`.
         alpha: Weight of retain, finite and above 0.
         gamma: Weight of forget, finite and at least 0.
-        groups: ``(start, stop)`` pairs that cover ``0..n`` without overlap, in any order: PCGrad and BLUR decide for each
-            by itself. ``None``: one group.
+        groups: ``(start, stop)`` pairs that cover ``0..n`` without overlap, in any order. PCGrad and BLUR project in each
+            group. ``None``: one group.
 
     Returns:
-        A new array, shape ``[n]``, of the same dtype.
+        A new array, shape ``[n]``, same dtype.
 
     Raises:
-        UnknownCombiner: The name is not one of :data:`RULES`.
-        DtypeMismatch: A dtype is not one of the four, or the two differ.
+        UnknownCombiner: The name is not one of :data:`COMBINERS`.
+        DtypeMismatch: A dtype is not supported, or the dtypes differ.
         ShapeMismatch: An array is not flat, or the lengths differ.
-        RetainFirstError: A weight is out of range, an array is not contiguous, or the groups are no partition.
+        RetainFirstError: A weight is out of range, an array is not contiguous, or the groups do not partition the arrays.
     """
-    if name not in RULES:
-        raise UnknownCombiner(f"Unknown combiner {name!r}. {did_you_mean(str(name), RULES)}")
+    if name not in COMBINERS:
+        raise UnknownCombiner(
+            f"The reference implements {', '.join(COMBINERS)}, but not {name!r}. {did_you_mean(str(name), COMBINERS)}"
+        )
     _check(forget=forget, retain=retain)
     try:
-        update, _ = _rust.combine(name, forget, retain, alpha, gamma, _whole(groups, forget))
+        update, _ = _rust.combine(name, forget, retain, alpha, gamma, _ranges(groups, forget))
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return update
 
 
 @overload
-def geometry(forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: None = None) -> Geometry: ...
+def geometry(
+    forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: None = None
+) -> ReferenceGeometry: ...
 @overload
 def geometry(
     forget: NDArray[Any], retain: NDArray[Any], update: NDArray[Any], groups: Iterable[tuple[int, int]]
-) -> list[Geometry]: ...
+) -> list[ReferenceGeometry]: ...
 def geometry(
     forget: NDArray[Any],
     retain: NDArray[Any],
     update: NDArray[Any],
     groups: Iterable[tuple[int, int]] | None = None,
-) -> Geometry | list[Geometry]:
-    """Measure an update, whoever made it.
+) -> ReferenceGeometry | list[ReferenceGeometry]:
+    """Measure an update from any source.
 
-    The sums are kept wide and scaled, so that neither the largest nor the smallest float64 breaks a cosine.
+    Sums are wider than float64 and scaled, so that squares neither overflow nor underflow.
 
     Args:
         forget: Forget gradient, shape ``[n]``.
         retain: Retain gradient, shape ``[n]``, same dtype.
-        update: The update, shape ``[n]``, same dtype.
+        update: Update, shape ``[n]``, same dtype.
         groups: ``(start, stop)`` pairs that cover ``0..n`` without overlap, in any order. ``None``: one group.
 
     Returns:
-        The geometry of the whole arrays, or with ``groups`` a list of one for each.
+        The geometry of the arrays, or with ``groups`` a list with the geometry of each group.
 
     Raises:
-        DtypeMismatch: A dtype is not one of the four, or two differ.
+        DtypeMismatch: A dtype is not supported, or the dtypes differ.
         ShapeMismatch: An array is not flat, or the lengths differ.
-        RetainFirstError: An array is not contiguous, or the groups are no partition.
+        RetainFirstError: An array is not contiguous, or the groups do not partition the arrays.
     """
     _check(forget=forget, retain=retain, update=update)
     try:
-        table = _rust.geometry(forget, retain, update, _whole(groups, forget))
+        table = _rust.geometry(forget, retain, update, _ranges(groups, forget))
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     rows = [_geometry(row) for row in table.tolist()]
@@ -132,17 +136,17 @@ def geometry(
 
 
 def dot(update: NDArray[Any], retain: NDArray[Any]) -> Fraction:
-    """Return the dot product of two arrays, with no rounding at all.
+    """Return the dot product of two arrays, without rounding.
 
     Args:
         update: Shape ``[n]``, every element finite.
-        retain: Shape ``[n]``, same dtype, likewise.
+        retain: Shape ``[n]``, same dtype, every element finite.
 
     Returns:
-        The dot product of the numbers stored. 0 for a zero vector and for ``n == 0``.
+        The dot product of the stored numbers; 0 for ``n == 0``.
 
     Raises:
-        DtypeMismatch: A dtype is not one of the four, or the two differ.
+        DtypeMismatch: A dtype is not supported, or the dtypes differ.
         ShapeMismatch: An array is not flat, or the lengths differ.
         RetainFirstError: An element is NaN or infinite, or an array is not contiguous.
     """
@@ -155,20 +159,19 @@ def dot(update: NDArray[Any], retain: NDArray[Any]) -> Fraction:
 
 
 def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int:
-    """Return the sign of the dot product of two arrays, with no rounding at all.
+    """Return the sign of the dot product of two arrays, without rounding.
 
-    The products are summed as whole numbers, so that cancellation, overflow, underflow and the order of the elements play no
-    part: a result of 0 means that the dot product of the numbers stored is exactly 0.
+    Products are summed as integers. A result of 0 means that the dot product of the stored numbers is exactly 0.
 
     Args:
         update: Shape ``[n]``, every element finite.
-        retain: Shape ``[n]``, same dtype, likewise.
+        retain: Shape ``[n]``, same dtype, every element finite.
 
     Returns:
-        -1, 0 or 1. 0 for a zero vector and for ``n == 0``.
+        -1, 0 or 1; 0 for ``n == 0``.
 
     Raises:
-        DtypeMismatch: A dtype is not one of the four, or the two differ.
+        DtypeMismatch: A dtype is not supported, or the dtypes differ.
         ShapeMismatch: An array is not flat, or the lengths differ.
         RetainFirstError: An element is NaN or infinite, or an array is not contiguous.
     """
@@ -180,25 +183,23 @@ def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int:
 
 
 def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[Any]) -> int:
-    """Tell which of two updates is closer in angle to the retain gradient, with no rounding at all.
+    """Compare the cosines of two updates with the retain gradient, without rounding.
 
-    The cosines themselves are irrational as a rule and are not computed. With the dot products x and y of the two updates and
-    retain, their order is that of the signs of x and y, or else that of the whole numbers ``x|x| * |second|**2`` and
-    ``y|y| * |first|**2``.
+    Let x and y be the dot products of the two updates and retain. If their signs are equal, the order of the cosines is that of
+    the integers ``x|x| * |second|**2`` and ``y|y| * |first|**2``.
 
     Args:
         first: Shape ``[n]``, every element finite, not all zero.
-        second: Shape ``[n]``, same dtype, likewise.
-        retain: Shape ``[n]``, same dtype, likewise.
+        second: Shape ``[n]``, same dtype, every element finite, not all zero.
+        retain: Shape ``[n]``, same dtype, every element finite, not all zero.
 
     Returns:
-        -1, 0 or 1 as ``cos(first, retain)`` is below, equal to or above ``cos(second, retain)``.
+        -1, 0 or 1 if ``cos(first, retain)`` is below, equal to or above ``cos(second, retain)``.
 
     Raises:
-        DtypeMismatch: A dtype is not one of the four, or two differ.
+        DtypeMismatch: A dtype is not supported, or the dtypes differ.
         ShapeMismatch: An array is not flat, or the lengths differ.
-        RetainFirstError: An element is NaN or infinite, an array is zero, so that its cosine is undefined, or an array is not
-            contiguous.
+        RetainFirstError: An element is NaN or infinite, an array is zero and so has no cosine, or an array is not contiguous.
     """
     _check(first=first, second=second, retain=retain)
     try:
@@ -208,7 +209,7 @@ def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[A
 
 
 def _check(**arrays: NDArray[Any]) -> None:
-    """Hold every array against the first one."""
+    """Check the arrays, and that dtypes and lengths are those of the first one."""
     leader, lead = next(iter(arrays.items()))
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
@@ -223,13 +224,13 @@ def _check(**arrays: NDArray[Any]) -> None:
             raise ShapeMismatch(f"{name}: length {len(array)}, but {leader} has {len(lead)}; both must be the same")
 
 
-def _whole(groups: Iterable[tuple[int, int]] | None, array: NDArray[Any]) -> list[tuple[int, int]]:
+def _ranges(groups: Iterable[tuple[int, int]] | None, array: NDArray[Any]) -> list[tuple[int, int]]:
     return [(0, len(array))] if groups is None else list(groups)
 
 
-def _geometry(row: list[float]) -> Geometry:
+def _geometry(row: list[float]) -> ReferenceGeometry:
     ff, rr, fr, conflicts, count, ef, er, uu, ur, uf, eu = row
-    return Geometry(
+    return ReferenceGeometry(
         cos_forget_retain=_cosine(fr, ff, rr),
         cos_update_retain=_cosine(ur, uu, rr),
         cos_update_forget=_cosine(uf, uu, ff),
@@ -244,7 +245,7 @@ def _cosine(dot: float, left: float, right: float) -> float:
     lengths = math.sqrt(left) * math.sqrt(right)
     if lengths == 0 or not math.isfinite(lengths):
         return math.nan
-    # Rounding may carry the quotient of parallel vectors past 1.
+    # Rounding can make the quotient of parallel vectors larger than 1.
     return max(-1.0, min(1.0, dot / lengths))
 
 
@@ -253,3 +254,11 @@ def _norm(square: float, exponent: float) -> float:
         return math.ldexp(math.sqrt(square), int(exponent))
     except OverflowError:
         return math.inf
+
+
+def __getattr__(name: str) -> object:
+    new = {"RULES": "COMBINERS", "Geometry": "ReferenceGeometry"}.get(name)
+    if new is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is now {new}", DeprecationWarning, stacklevel=2)
+    return globals()[new]

@@ -148,7 +148,7 @@ def test_each_implementation_uses_its_own_backend(name, monkeypatch):
         monkeypatch.setattr(kernels._dispatch._rust, kernel, refuse)
     pair = GradientPair(F, R)
     by_backend = {one.backend: one.call for one in implementations(name)}
-    assert set(by_backend) == {"auto", "eager"} | ({"rust"} if name in reference.RULES else set())
+    assert set(by_backend) == {"auto", "eager"} | ({"rust"} if name in reference.COMBINERS else set())
     if "rust" in by_backend:
         np.testing.assert_allclose(by_backend["eager"](pair), by_backend["rust"](pair), rtol=1e-15)
     with pytest.raises(ZeroDivisionError):

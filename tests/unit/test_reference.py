@@ -1,4 +1,4 @@
-"""The reference on numpy arrays: the rules' definitions, extremes, and refusals that name what is wrong."""
+"""The reference on numpy arrays: definitions, extreme values, and errors that name the argument."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw(dtype: Any, n: int = 2049, seed: int = 0) -> tuple[NDArray[Any], NDArra
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_elementwise_rules_are_bit_equal_to_the_formula(name: str, dtype: Any) -> None:
+def test_elementwise_combiners_have_the_bits_of_the_formula(name: str, dtype: Any) -> None:
     f, r = draw(dtype)
     update = reference.combine(f, r, name, alpha=0.7, gamma=1.3)
     assert update.dtype == f.dtype
@@ -35,9 +35,9 @@ def test_elementwise_rules_are_bit_equal_to_the_formula(name: str, dtype: Any) -
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "blur"])
-def test_group_rules_follow_exact_arithmetic(name: str) -> None:
+def test_projections_follow_exact_arithmetic(name: str) -> None:
     f, r = draw(np.float64, n=300)
-    r -= 20 * f  # so that they conflict
+    r -= 20 * f  # conflict
     groups = [(100, 300), (0, 100)]
     update = reference.combine(f, r, name, alpha=0.7, gamma=1.3, groups=groups)
     for start, stop in groups:
@@ -51,8 +51,8 @@ def test_group_rules_follow_exact_arithmetic(name: str) -> None:
             of_f -= of_r * fr / square
         for a, b, c in zip(g.tolist(), s.tolist(), u.tolist(), strict=True):
             parts = of_r * Fraction(b), of_f * Fraction(a)
-            # Two sums, a quotient, a product and a difference make the coefficient, a product and a sum the element: seven
-            # roundings, and the terms of the coefficient have one sign, so that none is magnified.
+            # The coefficient has five roundings (two sums, a quotient, a product, a difference) and the element two more. The
+            # terms of the coefficient have the same sign, so that no error is magnified.
             bound = 7 * Fraction(2) ** -53 * (abs(parts[0]) + abs(parts[1])) * (1 + Fraction(1, 1000))
             assert abs(Fraction(c) - sum(parts)) <= bound
 
@@ -74,7 +74,7 @@ def test_inputs_are_left_alone() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_geometry_of_known_vectors(dtype: Any) -> None:
     f, r, u = (np.array(x, dtype=dtype) for x in ([3.0, -4.0], [0.0, 2.0], [6.0, 8.0]))
-    assert reference.geometry(f, r, u) == reference.Geometry(
+    assert reference.geometry(f, r, u) == reference.ReferenceGeometry(
         cos_forget_retain=-0.8,
         cos_update_retain=0.8,
         cos_update_forget=-14 / 50,
@@ -89,7 +89,7 @@ def test_geometry_of_known_vectors(dtype: Any) -> None:
 def test_geometry_of_extremes(scale: float) -> None:
     f, r, u = (np.array(x) * scale for x in ([3.0, -4.0], [0.0, 2.0], [6.0, 8.0]))
     found = reference.geometry(f, r, u)
-    # Scaling is exact but for one rounding in each of 3, 4, 2, 6 and 8 times the scale, and those of the formula.
+    # Each scaled element is rounded once.
     assert found.cos_forget_retain == pytest.approx(-0.8, rel=1e-14)
     assert found.cos_update_forget == pytest.approx(-0.28, rel=1e-14)
     assert found.norm_forget == pytest.approx(5 * scale, rel=1e-14)
@@ -126,7 +126,7 @@ def test_parallel_vectors_have_cosines_within_one() -> None:
 
 def test_refusals() -> None:
     f, r = draw(np.float32, n=10)
-    with pytest.raises(UnknownCombiner, match=r"'saggo'.*Did you mean 'sago'"):
+    with pytest.raises(UnknownCombiner, match=r"sum, pcgrad.*not 'saggo'.*Did you mean 'sago'"):
         reference.combine(f, r, "saggo")
     with pytest.raises(DtypeMismatch, match="retain: dtype float64, but forget has float32"):
         reference.combine(f, r.astype(np.float64), "sum")
@@ -146,3 +146,12 @@ def test_refusals() -> None:
         reference.combine(np.ones(20, np.float32)[::2], r, "sum")
     with pytest.raises(RetainFirstError, match="retain: a list"):
         reference.combine(f, r.tolist(), "sum")  # type: ignore[arg-type]
+
+
+def test_old_names_warn() -> None:
+    with pytest.warns(DeprecationWarning, match="COMBINERS"):
+        assert reference.RULES == reference.COMBINERS  # type: ignore[attr-defined]
+    with pytest.warns(DeprecationWarning, match="ReferenceGeometry"):
+        assert reference.Geometry is reference.ReferenceGeometry  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'RULE'"):
+        _ = reference.RULE  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The binding: what it writes, what it measures, and what it refuses before anything is written."""
+"""The binding: updates, measurements, and errors, after which nothing is written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def addresses(tensors: list[torch.Tensor]) -> list[int]:
 def assert_measured(row: np.ndarray, left: torch.Tensor, right: torch.Tensor, column: str, dtype: torch.dtype) -> None:
     products = left.double() * right.double()
     exact = math.fsum(products.tolist())
-    # Products of float64 are rounded once each in this test, by the same unit that bounds each addition in the core.
+    # This test rounds each product of float64, with the same bound as an addition of the core.
     bound = (len(left) + 32) * 2.0**-53 * products.abs().sum().item()
     assert abs(row[COLUMN[column]] - exact) <= bound, (column, dtype)
 
@@ -65,7 +65,7 @@ def test_elementwise_writes_into_the_tensors(dtype: torch.dtype) -> None:
     measured = _rust.moments(name_of(dtype), addresses(f), addresses(before[4:]), LENGTHS)
     for i, (x, y, u) in enumerate(zip(before[:4], before[4:], r, strict=True)):
         assert torch.equal(x, f[i])
-        # Halving is exact, so that the weights need no care about rounding here.
+        # Halving is exact, so that the weights cause no rounding.
         assert torch.equal(u, torch.where(x.sign() * y.sign() < 0, y, x / 2))
         for column, pair in {"uu": (u, u), "ur": (u, y), "uf": (u, x)}.items():
             assert_measured(table[i], *pair, column, dtype)
@@ -81,8 +81,8 @@ def test_linear_rounds_once(dtype: torch.dtype) -> None:
     table = _rust.linear_(name_of(dtype), addresses(f), addresses(r), LENGTHS, c_retain, c_forget)
     for i, (x, y, u) in enumerate(zip(f, before, r, strict=True)):
         wide = c_retain[i] * y.double() + c_forget[i] * x.double()
-        # torch rounds float64 to 16 bits by way of float32; numpy and ml_dtypes are no judge either. Half a unit in the last
-        # place is what one rounding allows, and below it no second one would be seen: the Rust tests look at the bits.
+        # torch, numpy and ml_dtypes round float64 to 16 bits by way of float32, so that they cannot give the expected bits. One
+        # rounding has an error of at most half a unit in the last place; the Rust tests compare the bits.
         unit = torch.finfo(dtype).eps / 2 if dtype != torch.float64 else 0.0
         smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         assert ((u.double() - wide).abs() <= unit * wide.abs() + (smallest if unit else 0.0)).all()
@@ -97,7 +97,7 @@ def test_extremes_come_with_exponents() -> None:
     [row] = _rust.moments("float64", [f.data_ptr()], [r.data_ptr()], [2])
     assert row[COLUMN["ef"]] == math.frexp(1e-300)[1] - 1
     assert row[COLUMN["er"]] == math.frexp(1e300)[1] - 1
-    # The exponents of the dot product cancel to a number that float64 holds.
+    # The exponents of the two factors cancel.
     fr = math.ldexp(row[COLUMN["fr"]], int(row[COLUMN["ef"]] + row[COLUMN["er"]]))
     assert fr == pytest.approx(-1.0, rel=1e-15)
     update = r.clone()
@@ -105,7 +105,7 @@ def test_extremes_come_with_exponents() -> None:
     assert (applied[[COLUMN["ef"], COLUMN["er"]]] == row[[COLUMN["ef"], COLUMN["er"]]]).all()
 
 
-def test_forget_tensors_may_repeat_but_retain_may_not_overlap() -> None:
+def test_only_forget_tensors_may_overlap_each_other() -> None:
     f, r = torch.ones(8), torch.ones(16)
     a, b = r.data_ptr(), r[8:].data_ptr()
     _rust.elementwise_("sum", "float32", [f.data_ptr()] * 2, [a, b], [8, 8], 1.0, 1.0)
@@ -121,12 +121,12 @@ def test_forget_tensors_may_repeat_but_retain_may_not_overlap() -> None:
         with pytest.raises(_rust.RustError, match=text):
             _rust.linear_("float32", forget, retain, [8, 8], [1.0] * 2, [1.0] * 2)
     assert r.tolist() == [2.0] * 16
-    # A wide forget tensor earlier in memory still counts after a small one that starts later.
+    # A long forget tensor can reach past a short one that starts later in memory.
     whole = torch.zeros(32)
     start = whole.data_ptr()
     with pytest.raises(_rust.RustError, match=r"forget\[0\] overlaps retain\[0\]"):
         _rust.linear_("float32", [start, start + 4], [start + 64, r.data_ptr()], [17, 1], [1.0] * 2, [1.0] * 2)
-    # Nothing is written by `moments`, so that there everything may be shared.
+    # `moments` writes nothing, so that all its tensors may overlap.
     assert _rust.moments("float32", [a], [a], [8])[0, COLUMN["fr"]] == 32.0
 
 
@@ -134,13 +134,13 @@ TENSOR = torch.ones(4)
 ADDRESS = TENSOR.data_ptr()
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "dtype": (lambda: _rust.moments("float8", [ADDRESS], [ADDRESS], [4]), 'dtype: "float8" is not one of float64'),
-    "rule": (
+    "combiner": (
         lambda: _rust.elementwise_("sagoo", "float32", [0], [ADDRESS], [0], 1.0, 1.0),
-        'rule: "sagoo" is not one of sum, pcgrad',
+        'combiner: "sagoo" is not one of sum, pcgrad',
     ),
-    "rule of a group": (
+    "combiner of groups": (
         lambda: _rust.elementwise_("pcgrad", "float32", [0], [ADDRESS], [0], 1.0, 1.0),
-        'rule: "pcgrad" is not one of sum, sago, sago_keep_retain',
+        'combiner: "pcgrad" is not one of sum, sago, sago_keep_retain',
     ),
     "retain entries": (lambda: _rust.moments("float32", [ADDRESS], [], [4]), "retain: 0 entries, but forget has 1"),
     "lengths entries": (lambda: _rust.moments("float32", [ADDRESS], [ADDRESS], [4, 4]), "lengths: 2 entries"),
@@ -224,16 +224,16 @@ def test_in_place_and_new_array_agree(dtype: Any) -> None:
     random = np.random.default_rng(3)
     f, r = random.normal(size=5000).astype(dtype), random.normal(size=5000).astype(dtype)
     groups = [(3000, 5000), (0, 3000)]
-    for rule in ("sum", "pcgrad", "sago", "sago_keep_retain", "blur"):
-        update, table = _rust.combine(rule, f, r, 0.7, 1.3, groups)
+    for combiner in ("sum", "pcgrad", "sago", "sago_keep_retain", "blur"):
+        update, table = _rust.combine(combiner, f, r, 0.7, 1.3, groups)
         target = r.copy()
-        assert _rust.combine_(rule, f, target, 0.7, 1.3, groups).tobytes() == table.tobytes()
+        assert _rust.combine_(combiner, f, target, 0.7, 1.3, groups).tobytes() == table.tobytes()
         assert target.tobytes() == update.tobytes()
         assert update.dtype == dtype
         assert _rust.geometry(f, r, update, groups).tobytes() == table.tobytes()
 
 
-def test_threads_change_nothing() -> None:
+def test_results_do_not_depend_on_threads() -> None:
     before = _rust.get_num_threads()
     f, r = np.random.default_rng(5).normal(size=(2, 400_000)).astype(np.float32)
     try:
@@ -248,7 +248,7 @@ def test_threads_change_nothing() -> None:
         _rust.set_num_threads(before)
 
 
-def test_other_threads_run_during_the_work() -> None:
+def test_the_interpreter_lock_is_released() -> None:
     x = torch.rand(1_000_000, dtype=torch.float64)
     ready, ran = threading.Event(), threading.Event()
 
@@ -258,7 +258,7 @@ def test_other_threads_run_during_the_work() -> None:
 
     thread = threading.Thread(target=other)
     interval = sys.getswitchinterval()
-    # From here on the interpreter takes the lock from nobody, so that the other thread can run only if it is given up.
+    # With this interval the interpreter does not switch threads by itself: the other one runs only if the lock is released.
     sys.setswitchinterval(1000.0)
     try:
         thread.start()
@@ -277,7 +277,7 @@ def test_other_threads_run_during_the_work() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own() -> None:
     f = np.ones(400_000, np.float32)
-    _rust.geometry(f, f, f, [(0, len(f))])  # the parent's threads exist by now
+    _rust.geometry(f, f, f, [(0, len(f))])  # starts the parent's threads
     child = os.fork()
     if child == 0:
         table = _rust.geometry(f, f, f, [(0, len(f))])

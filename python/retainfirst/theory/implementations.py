@@ -36,7 +36,7 @@ class Implementation:
 def implementations(combiner: str) -> list[Implementation]:
     """Return all implementations of a combiner, by its name. Only built-in combiners have a Rust reference."""
     found = _torch(combiner)
-    if combiner in reference.RULES:
+    if combiner in reference.COMBINERS:
         found.insert(0, Implementation(f"{combiner} (rust)", "rust", partial(_by_reference, combiner)))
     return found
 

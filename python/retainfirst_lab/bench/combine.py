@@ -134,7 +134,7 @@ def _cases(forget: Tensor, retain: Tensor, kept: Tensor, plan: Plan, peers: bool
     works: dict[str, Callable[[], object]] = {"copy": lambda: retain.copy_(forget)}
     if plan.device == "cpu":
         memory = str(forget.dtype).removeprefix("torch."), [forget.data_ptr()], [retain.data_ptr()], [len(forget)]
-        works["baseline"] = lambda: _rust.limit_(*memory, 1.0, GAMMA)
+        works["baseline"] = lambda: _rust.baseline_(*memory, 1.0, GAMMA)
         for name in ELEMENTWISE:
             works[f"{name}, update alone"] = lambda name=name: _rust.update_alone_(name, *memory, 1.0, GAMMA)  # type: ignore[misc]
     for name in COMBINERS:

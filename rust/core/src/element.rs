@@ -1,4 +1,4 @@
-//! The four formats of a gradient, and the two in which element-wise rules compute.
+//! The four formats of a gradient, and the two formats in which element-wise combiners compute.
 
 use fearless_simd::prelude::{Simd, SimdFloatElement};
 use fearless_simd::{f32x16, f64x8};
@@ -8,7 +8,7 @@ use crate::moments::{Accumulate, NarrowSums, ScaledSums};
 use crate::rounding::round_toward;
 use crate::simd::{self, LANES, Vector};
 
-/// A format that element-wise rules compute in: `f32` (for `f32` and the 16-bit formats) or `f64`.
+/// A format in which element-wise combiners compute: `f32` for `f32` and the 16-bit formats, else `f64`.
 pub trait Wide: SimdFloatElement + Default + PartialOrd + Send + Sync {
     /// The format's name in error texts.
     const NAME: &'static str;
@@ -16,24 +16,21 @@ pub trait Wide: SimdFloatElement + Default + PartialOrd + Send + Sync {
     fn from_f64(value: f64) -> Self;
     /// The same value in `f64`.
     fn to_f64(self) -> f64;
-    /// Neither infinite nor NaN.
+    /// Whether the value is neither infinite nor NaN.
     fn is_finite(self) -> bool;
 }
 
 impl Wide for f32 {
     const NAME: &'static str = "float32";
 
-    #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value as f32
     }
 
-    #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
 
-    #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
     }
@@ -42,17 +39,14 @@ impl Wide for f32 {
 impl Wide for f64 {
     const NAME: &'static str = "float64";
 
-    #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value
     }
 
-    #[inline(always)]
     fn to_f64(self) -> f64 {
         self
     }
 
-    #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
     }
@@ -60,7 +54,7 @@ impl Wide for f64 {
 
 /// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
 pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
-    /// The format that element-wise rules compute in.
+    /// The format in which element-wise combiners compute.
     #[doc(hidden)]
     type Wide: Wide;
 
@@ -68,28 +62,28 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     #[doc(hidden)]
     type Vector<S: Simd>: Vector<S, Element = Self::Wide>;
 
-    /// [`LANES`] elements in the wide format. Their order is that of [`Element::widen`].
+    /// [`LANES`] elements in the wide format, in the order of [`Element::widen`].
     #[doc(hidden)]
     type Vectors<S: Simd>: Copy + AsRef<[Self::Vector<S>]> + AsMut<[Self::Vector<S>]>;
 
-    /// How the six sums are kept.
+    /// The accumulator of the six sums.
     #[doc(hidden)]
     type Sums<S: Simd>: Accumulate<S, Self::Vector<S>>;
 
-    /// Returns the values in the wide format.
+    /// Converts to the wide format. Vectors may hold the elements in another order than memory.
     #[doc(hidden)]
     fn widen<S: Simd>(simd: S, values: &[Self; LANES]) -> Self::Vectors<S>;
 
-    /// Rounds wide values once (to nearest, ties to even).
+    /// Rounds wide values once (to nearest, ties to even), and restores the order of memory.
     #[doc(hidden)]
     fn narrow<S: Simd>(values: Self::Vectors<S>) -> [Self; LANES];
 
-    /// Returns a wide vector that [`Element::narrow`] turns into `doubles` rounded once to this format.
+    /// Rounds to the wide format so that [`Element::narrow`] gives `doubles` rounded once to this format.
     #[doc(hidden)]
     fn prepare<S: Simd, V: Vector<S>>(doubles: V::Doubles) -> V;
 
-    /// As [`Element::prepare`], rounded up where `direction` is above zero, down where it is below, and to nearest where it is
-    /// zero. Overflow gives infinity.
+    /// Like [`Element::prepare`], but rounds up where `direction` is above zero, down where it is below, and to nearest where it
+    /// is zero. Overflow gives infinity.
     #[doc(hidden)]
     fn prepare_toward<S: Simd, V: Vector<S>>(doubles: V::Doubles, direction: V::Doubles) -> V;
 }
@@ -136,13 +130,13 @@ macro_rules! element {
     };
 }
 
-/// Nothing is narrower than `f64` here, so that there is no direction to round in.
-#[inline(always)]
-fn unrounded<S: Simd>(value: f64x8<S>, _: f64x8<S>) -> f64x8<S> {
-    value
-}
-
 element!(f64, f64, [f64x8; 4], ScaledSums<S>, load_f64, store_f64, nearest, unrounded);
 element!(f32, f32, [f32x16; 2], NarrowSums<S>, load_f32, store_f32, nearest, round_toward::<S, 24, -149>);
 element!(f16, f32, [f32x16; 2], NarrowSums<S>, widen_f16, narrow_f16, odd, round_toward::<S, 11, -24>);
 element!(bf16, f32, [f32x16; 2], NarrowSums<S>, widen_bf16, narrow_bf16, odd, round_toward::<S, 8, -133>);
+
+/// For `f64`, which is not rounded.
+#[inline(always)]
+fn unrounded<S: Simd>(value: f64x8<S>, _: f64x8<S>) -> f64x8<S> {
+    value
+}

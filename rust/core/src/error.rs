@@ -1,44 +1,44 @@
-//! What callers can do wrong.
+//! Errors.
 
 use std::ops::Range;
 
-/// A refused call: the text says what was given, what was found and what to do.
+/// A refused call. The text names the argument, its value and the requirement.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The rule's name is not known, or not known to be element-wise where that is asked for.
-    #[error("rule: {name:?} is not one of {known}")]
-    UnknownRule {
-        /// What was given.
+    /// The combiner is unknown, or it is not element-wise where an element-wise one is needed.
+    #[error("combiner: {name:?} is not one of {known}")]
+    UnknownCombiner {
+        /// The given name.
         name: String,
         /// The accepted names.
         known: String,
     },
-    /// Two arrays, or two lists, that belong together differ in length.
+    /// An array or a list has another length than forget's.
     #[error("{what}: length {found}, but forget has {expected}; both must be the same")]
     LengthMismatch {
-        /// The argument, such as `retain`.
+        /// The argument, such as `retain` or `retain[3]`.
         what: String,
         /// Its length.
         found: usize,
-        /// The forget side's length.
+        /// The length of forget.
         expected: usize,
     },
-    /// A weight is out of its range, as given or once rounded to the format that the rule computes in.
+    /// A weight is out of range, before or after rounding to the format that the combiner computes in.
     #[error("{name}: {value:e} is {found} in {dtype}; it must be finite and {range}")]
     Weight {
         /// `alpha` or `gamma`.
         name: &'static str,
-        /// The value as given.
+        /// The given value.
         value: f64,
-        /// What it becomes in the format.
+        /// The value rounded to the format.
         found: f64,
-        /// The format that the rule computes in.
+        /// The format that the combiner computes in.
         dtype: &'static str,
-        /// The range in words.
+        /// The allowed range, in words.
         range: &'static str,
     },
-    /// A group does not lie in the array.
+    /// A group reaches beyond the array.
     #[error("groups: ({}, {}) does not lie within the array's 0..{length}", .group.start, .group.end)]
     GroupOutOfRange {
         /// The group.
@@ -47,26 +47,27 @@ pub enum Error {
         length: usize,
     },
     /// Two groups share elements.
-    #[error("groups: ({}, {}) overlaps ({}, {}); an element stands in one group", .first.start, .first.end, .second.start, .second.end)]
+    #[error("groups: ({}, {}) overlaps ({}, {}); an element belongs to one group", .first.start, .first.end, .second.start, .second.end)]
     GroupsOverlap {
-        /// The one that starts first.
+        /// The group that starts first.
         first: Range<usize>,
-        /// The other.
+        /// The other group.
         second: Range<usize>,
     },
-    /// Some elements stand in no group.
+    /// Some elements belong to no group.
     #[error("groups: no group covers the elements ({}, {}); the groups must cover the array", .gap.start, .gap.end)]
     GroupsGap {
-        /// The first run of elements left out.
+        /// The first range of such elements.
         gap: Range<usize>,
     },
-    /// A range of bit patterns is not one of a 16-bit format's.
+    #[cfg(feature = "exhaustive")]
+    /// A range of bit patterns reaches beyond those of 16 bits.
     #[error("retain: ({}, {}) does not lie within 0..65536, the bit patterns of 16 bits", .range.start, .range.end)]
     BitsOutOfRange {
         /// The range.
         range: Range<u32>,
     },
-    /// Two vectors of which a dot product is asked differ in length.
+    /// Two vectors of a dot product differ in length.
     #[error("{name}: length {found}, but {other} has {expected}; both must be the same")]
     LengthsDiffer {
         /// The argument, such as `retain`.
@@ -75,11 +76,11 @@ pub enum Error {
         found: usize,
         /// The first argument.
         other: &'static str,
-        /// The first argument's length.
+        /// The length of the first argument.
         expected: usize,
     },
-    /// An exact answer is asked about numbers that have none.
-    #[error("{name}[{index}]: {found}; exact sums are those of finite numbers")]
+    /// A vector of an exact computation holds NaN or infinity.
+    #[error("{name}[{index}]: {found}; an exact sum needs finite numbers")]
     NotFinite {
         /// The argument.
         name: &'static str,
@@ -88,8 +89,8 @@ pub enum Error {
         /// `NaN` or `infinity`.
         found: &'static str,
     },
-    /// A cosine is asked of a zero vector, or of one without elements.
-    #[error("{name}: a zero vector, whose cosine is undefined; give one with an element other than 0")]
+    /// A vector whose cosine is needed is zero or has no elements.
+    #[error("{name}: a zero vector has no cosine; give one with an element other than 0")]
     ZeroVector {
         /// The argument.
         name: &'static str,

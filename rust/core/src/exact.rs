@@ -1,10 +1,10 @@
-//! The dot product, its sign and the order of two cosines, without any rounding.
+//! Dot products, their signs and the order of two cosines, without rounding.
 //!
-//! A finite float is a whole number times a power of two, so a dot product of floats is one too, and is kept whole: products
-//! are added to a fixed-point number wide enough for the largest and the smallest product of the format (Kulisch and
-//! Miranker, "The arithmetic of the digital computer: a new approach", 1986), those of long vectors first by their power of two.
-//! Cosines are never computed: their order is that of whole numbers. No floating-point instruction runs, so that a processor set
-//! to flush subnormals to zero changes nothing; nor does the number of threads.
+//! A finite float is an integer times a power of two, and so is a dot product of floats. Products are added to a fixed-point
+//! number that is wide enough for the largest and the smallest product of the format (Kulisch and Miranker, "The arithmetic of
+//! the digital computer: a new approach", 1986). For long vectors, products with the same power of two are added first. Two
+//! cosines are compared through integers. The code uses no floating-point instruction, so that a processor set to flush
+//! subnormals to zero gives the same results, as does any number of threads.
 
 use std::cmp::Ordering;
 
@@ -15,24 +15,24 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::sweep::PARALLEL_MIN_ELEMENTS;
 
-/// Bits of a digit: products are cut into digits, which are added to limbs of 64 bits that carry later.
+/// Bits of a digit. Products are cut into digits, and added to limbs of 64 bits, which are carried later.
 const DIGIT: usize = 32;
 
-/// The product of two `f64` has at most 106 bits, the sum of a chunk's products of the same power of two 16 more, and it has 31
-/// more once it is shifted to the start of a digit.
+/// The product of two `f64` has at most 106 bits. The sum of a chunk's products with the same power of two has up to 16 more,
+/// and the shift to the start of a digit adds up to 31.
 const PRODUCT_DIGITS: usize = 5;
 
-/// The widest sum, that of `f64`, has 2 * 2045 + 106 bits and at most 64 more for the number of terms; and then the sign.
+/// The widest sum, that of `f64`, has 2 * 2045 + 106 bits, at most 64 more for the number of terms, and a sign.
 const LIMBS: usize = (2 * 2045 + 106 + 64) / DIGIT + 2;
 
-/// Within a chunk nothing is carried: a term adds less than 2^33 to a limb, so that a chunk's limbs stay below 2^49.
+/// Within a chunk no limb is carried: a term adds less than 2^33 to a limb, so that limbs stay below 2^49.
 const CHUNK: usize = 1 << 16;
 
-/// From so many products on, it pays to add them by their power of two first.
+/// From this many products on, adding those with the same power of two first is faster.
 const MANY: usize = 1 << 11;
 
-/// A format that is read by its bits: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
-pub trait Exact: Element {
+/// A floating-point format, read as bits: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
+pub trait BinaryFormat: Element {
     /// Bits of the exponent.
     #[doc(hidden)]
     const EXPONENT_BITS: u32;
@@ -42,17 +42,17 @@ pub trait Exact: Element {
     /// The integer of the same size.
     #[doc(hidden)]
     type Bits: Copy + Sync + Into<u64>;
-    /// The same memory, read as integers.
+    /// Returns the same memory as integers.
     ///
-    /// The bits of a float would not do: the compiler may turn a question about them into a comparison of floats, such as that
-    /// of a magnitude with zero, which a processor that flushes subnormals answers otherwise.
+    /// `to_bits` of each float would not do: the compiler may turn a test of bits into a comparison of floats, whose result is
+    /// another one on a processor that flushes subnormals to zero.
     #[doc(hidden)]
     fn bits(values: &[Self]) -> &[Self::Bits];
 }
 
 macro_rules! exact {
     ($float:ty, $bits:ty, $exponent_bits:literal, $fraction_bits:literal) => {
-        impl Exact for $float {
+        impl BinaryFormat for $float {
             const EXPONENT_BITS: u32 = $exponent_bits;
             const FRACTION_BITS: u32 = $fraction_bits;
 
@@ -64,7 +64,7 @@ macro_rules! exact {
                         size_of::<Self>() == size_of::<$bits>() && align_of::<Self>() == align_of::<$bits>()
                     )
                 };
-                // SAFETY: size and alignment are equal, and a float's bytes are an integer, whatever they are.
+                // SAFETY: size and alignment are equal, and any bytes are a valid integer.
                 unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
             }
         }
@@ -76,9 +76,9 @@ exact!(f32, u32, 8, 23);
 exact!(half::f16, u16, 5, 10);
 exact!(half::bf16, u16, 8, 7);
 
-/// Returns how the dot product of `update` and `retain` compares to zero: `Less` if it is negative.
+/// Compares the dot product of `update` and `retain` with zero: `Less` if it is negative.
 ///
-/// A zero vector's, and that of no elements, is `Equal`.
+/// The dot product of a zero vector, and of empty vectors, is zero.
 ///
 /// # Errors
 /// [`Error::LengthsDiffer`] and, for NaN and infinity, [`Error::NotFinite`].
@@ -91,14 +91,14 @@ exact!(half::bf16, u16, 8, 7);
 /// assert_eq!(retainfirst_core::exact::dot_sign(&[x, 1.0], &[y, -1.0])?, Ordering::Less);
 /// # Ok::<(), retainfirst_core::Error>(())
 /// ```
-pub fn dot_sign<T: Exact>(update: &[T], retain: &[T]) -> Result<Ordering, Error> {
+pub fn dot_sign<T: BinaryFormat>(update: &[T], retain: &[T]) -> Result<Ordering, Error> {
     Ok(dot_product(update, retain)?.sign().cmp(&Sign::NoSign))
 }
 
 /// Returns the dot product of `update` and `retain`, in units of the square of the format's smallest subnormal number.
 ///
-/// That number is `2^-1074` in `f64`, `2^-149` in `f32`, `2^-24` in [`half::f16`] and `2^-133` in [`half::bf16`]. Of a zero
-/// vector, and of no elements, the dot product is 0.
+/// That number is `2^-1074` for `f64`, `2^-149` for `f32`, `2^-24` for [`half::f16`] and `2^-133` for [`half::bf16`]. The dot
+/// product of empty vectors is 0.
 ///
 /// # Errors
 /// [`Error::LengthsDiffer`] and, for NaN and infinity, [`Error::NotFinite`].
@@ -111,20 +111,20 @@ pub fn dot_sign<T: Exact>(update: &[T], retain: &[T]) -> Result<Ordering, Error>
 /// assert_eq!(dot_product(&[half, f16::ONE], &[half, -f16::ONE])?, (-3_i64 << 46).into());
 /// # Ok::<(), retainfirst_core::Error>(())
 /// ```
-pub fn dot_product<T: Exact>(update: &[T], retain: &[T]) -> Result<BigInt, Error> {
+pub fn dot_product<T: BinaryFormat>(update: &[T], retain: &[T]) -> Result<BigInt, Error> {
     let (update, retain) = (T::bits(update), T::bits(retain));
     check::<T>(&[("update", update), ("retain", retain)])?;
     Ok(dot::<T>(update, retain))
 }
 
-/// Returns how the cosine of `first` and `retain` compares to that of `second` and `retain`.
+/// Compares the cosine of `first` and `retain` with the cosine of `second` and `retain`.
 ///
-/// The order of `x / (|first| |retain|)` and `y / (|second| |retain|)`, for the dot products `x` and `y`, is that of their
-/// signs, or else that of the whole numbers `x |x| |second|^2` and `y |y| |first|^2`.
+/// With the dot products `x` and `y`, the cosines are `x / (|first| |retain|)` and `y / (|second| |retain|)`. If the signs of `x`
+/// and `y` are equal, the order is that of the integers `x |x| |second|^2` and `y |y| |first|^2`.
 ///
 /// # Errors
-/// [`Error::LengthsDiffer`]; [`Error::NotFinite`]; [`Error::ZeroVector`], whose cosine is undefined, for any of the three.
-pub fn compare_cosines<T: Exact>(first: &[T], second: &[T], retain: &[T]) -> Result<Ordering, Error> {
+/// [`Error::LengthsDiffer`]; [`Error::NotFinite`]; [`Error::ZeroVector`] if one of the three has no cosine.
+pub fn compare_cosines<T: BinaryFormat>(first: &[T], second: &[T], retain: &[T]) -> Result<Ordering, Error> {
     let (first, second, retain) = (T::bits(first), T::bits(second), T::bits(retain));
     let vectors = [("first", first), ("second", second), ("retain", retain)];
     check::<T>(&vectors)?;
@@ -143,17 +143,17 @@ pub fn compare_cosines<T: Exact>(first: &[T], second: &[T], retain: &[T]) -> Res
     Ok(left.cmp(&right))
 }
 
-/// Refuses vectors of another length than the first one's, and the first number that is not finite.
-fn check<T: Exact>(vectors: &[(&'static str, &[T::Bits])]) -> Result<(), Error> {
+/// Refuses vectors of different lengths, and NaN and infinity.
+fn check<T: BinaryFormat>(vectors: &[(&'static str, &[T::Bits])]) -> Result<(), Error> {
     let (other, expected) = (vectors[0].0, vectors[0].1.len());
     for &(name, vector) in vectors {
         if vector.len() != expected {
             return Err(Error::LengthsDiffer { name, found: vector.len(), other, expected });
         }
     }
-    let limit = (1 << T::EXPONENT_BITS) - 1;
-    let is_bad = |&x: &T::Bits| exponent::<T>(x.into()) == limit;
-    // Without a branch, so that the loop becomes vector instructions.
+    let all_ones = (1 << T::EXPONENT_BITS) - 1;
+    let is_bad = |&x: &T::Bits| exponent::<T>(x.into()) == all_ones;
+    // Free of branches, so that the compiler vectorises the loop.
     let any = |chunk: &[T::Bits]| chunk.iter().fold(false, |any, x| any | is_bad(x));
     for &(name, vector) in vectors {
         let found = if expected < PARALLEL_MIN_ELEMENTS {
@@ -173,26 +173,29 @@ fn check<T: Exact>(vectors: &[(&'static str, &[T::Bits])]) -> Result<(), Error> 
     Ok(())
 }
 
-/// The dot product in units of the square of the format's smallest number.
-fn dot<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> BigInt {
+/// Returns the dot product in units of the square of the format's smallest number.
+fn dot<T: BinaryFormat>(x: &[T::Bits], y: &[T::Bits]) -> BigInt {
     let sum = if x.len() < PARALLEL_MIN_ELEMENTS {
-        x.chunks(CHUNK).zip(y.chunks(CHUNK)).map(|(x, y)| Sum::of::<T>(x, y)).fold(Sum::ZERO, Sum::plus)
+        x.chunks(CHUNK)
+            .zip(y.chunks(CHUNK))
+            .map(|(x, y)| FixedPoint::of::<T>(x, y))
+            .fold(FixedPoint::ZERO, FixedPoint::plus)
     } else {
         let chunks = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
-        chunks.map(|(x, y)| Sum::of::<T>(x, y)).reduce(|| Sum::ZERO, Sum::plus)
+        chunks.map(|(x, y)| FixedPoint::of::<T>(x, y)).reduce(|| FixedPoint::ZERO, FixedPoint::plus)
     };
     sum.into_integer()
 }
 
-/// The biased exponent as it is stored.
+/// Returns the stored exponent.
 #[inline(always)]
-fn exponent<T: Exact>(bits: u64) -> u64 {
+fn exponent<T: BinaryFormat>(bits: u64) -> u64 {
     (bits >> T::FRACTION_BITS) & ((1 << T::EXPONENT_BITS) - 1)
 }
 
-/// The sign, and the magnitude in units of the format's smallest number: a whole number and the power of two to multiply it by.
+/// Returns the sign, and the magnitude in units of the format's smallest number as an integer and an exponent of two.
 #[inline(always)]
-fn split<T: Exact>(x: T::Bits) -> (bool, u64, usize) {
+fn split<T: BinaryFormat>(x: T::Bits) -> (bool, u64, usize) {
     let bits = x.into();
     let exponent = exponent::<T>(bits);
     let implied = u64::from(exponent != 0) << T::FRACTION_BITS;
@@ -200,24 +203,25 @@ fn split<T: Exact>(x: T::Bits) -> (bool, u64, usize) {
     (bits >> (T::EXPONENT_BITS + T::FRACTION_BITS) != 0, whole, exponent.max(1) as usize - 1)
 }
 
-/// The product in units of the square of the format's smallest number: a whole number and the power of two to multiply it by.
+/// Returns the product in units of the square of the format's smallest number, as an integer and an exponent of two.
 #[inline(always)]
-fn product<T: Exact>(x: T::Bits, y: T::Bits) -> (i128, usize) {
+fn product<T: BinaryFormat>(x: T::Bits, y: T::Bits) -> (i128, usize) {
     let (x, y) = (split::<T>(x), split::<T>(y));
     let size = i128::from(x.1) * i128::from(y.1);
-    // Signs cannot be predicted: no branch.
+    // Free of branches, since signs are unpredictable.
     let flip = -i128::from(x.0 != y.0);
     ((size ^ flip) - flip, x.2 + y.2)
 }
 
-/// A sum of products: limb `i` counts `2^(32 i)`. Once carried, all limbs but the last are digits, and the last is the sign.
-struct Sum([i64; LIMBS]);
+/// A sum of products in fixed point: limb `i` has the weight `2^(32 i)`. After a carry, every limb but the last is a digit; the
+/// last one holds the sign.
+struct FixedPoint([i64; LIMBS]);
 
-impl Sum {
+impl FixedPoint {
     const ZERO: Self = Self([0; LIMBS]);
 
-    /// The dot product of at most [`CHUNK`] elements, carried.
-    fn of<T: Exact>(x: &[T::Bits], y: &[T::Bits]) -> Self {
+    /// Returns the dot product of at most [`CHUNK`] elements, carried.
+    fn of<T: BinaryFormat>(x: &[T::Bits], y: &[T::Bits]) -> Self {
         debug_assert!(x.len() <= CHUNK);
         let mut sum = Self::ZERO;
         let products = x.iter().zip(y).map(|(&x, &y)| product::<T>(x, y));
@@ -236,7 +240,7 @@ impl Sum {
     #[inline(always)]
     fn add(&mut self, term: i128, shift: usize) {
         let size = term.unsigned_abs();
-        // Shifted, the term could be wider than 128 bits; its halves are not.
+        // A shifted term could exceed 128 bits, but its halves do not.
         let low = u128::from(size as u64) << (shift % DIGIT);
         let high = (size >> 64) << (shift % DIGIT);
         let digit = |number: u128, i: usize| i64::from((number >> (DIGIT * i)) as u32);
@@ -249,7 +253,7 @@ impl Sum {
         }
     }
 
-    /// The sum of two carried sums, carried.
+    /// Returns the sum of two carried sums, carried.
     fn plus(mut self, other: Self) -> Self {
         self.0.iter_mut().zip(other.0).for_each(|(limb, other)| *limb += other);
         self.carried()
@@ -266,7 +270,7 @@ impl Sum {
         self
     }
 
-    /// The digits of a carried sum are the two's complement of the number.
+    /// The digits of a carried sum are the number in two's complement.
     fn into_integer(self) -> BigInt {
         let bytes: Vec<u8> =
             self.0.into_iter().flat_map(|limb| limb.to_le_bytes().into_iter().take(4)).collect();

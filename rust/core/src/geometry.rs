@@ -1,4 +1,4 @@
-//! What an update that came from anywhere did.
+//! Moments of a given update.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::groups::Partition;
 use crate::moments::Moments;
 use crate::sweep::{self, View};
 
-/// Returns the moments of each group for a given update, whoever made it.
+/// Returns the moments of each group for an update from any source.
 ///
 /// # Errors
 /// [`Error::LengthMismatch`], or one of the errors about groups.

@@ -1,14 +1,14 @@
-//! Groups of an array's elements: checked, and taken apart into slices.
+//! Groups of the elements of an array.
 
 use std::ops::Range;
 
 use crate::error::Error;
 use crate::sweep::Piece;
 
-/// Groups that cover an array of a known length, each element once.
+/// Groups that hold each element of an array once.
 pub(crate) struct Partition<'g> {
     groups: &'g [Range<usize>],
-    /// Indices into `groups`, by position in the array.
+    /// Indices into `groups`, sorted by position in the array.
     order: Vec<usize>,
 }
 
@@ -37,7 +37,7 @@ impl<'g> Partition<'g> {
         Ok(Self { groups, order })
     }
 
-    /// Returns the groups as pieces, in the order of the array.
+    /// Cuts the array into one piece a group, in the order of the array.
     pub(crate) fn pieces<'a, T>(
         &self,
         forget: &'a [T],
@@ -58,8 +58,8 @@ impl<'g> Partition<'g> {
         pieces
     }
 
-    /// Puts results that are in the order of the array into the order in which the groups were given.
-    pub(crate) fn restore<R: Clone + Default>(&self, sorted: Vec<R>) -> Vec<R> {
+    /// Sorts results from the order of the array into the order in which the groups were given.
+    pub(crate) fn in_given_order<R: Clone + Default>(&self, sorted: Vec<R>) -> Vec<R> {
         let mut given = vec![R::default(); sorted.len()];
         for (&i, result) in self.order.iter().zip(sorted) {
             given[i] = result;

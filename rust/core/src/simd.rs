@@ -1,19 +1,19 @@
-//! Vector code, written once and compiled by `fearless_simd` for each instruction set.
+//! Vector code, written once and compiled for each instruction set by `fearless_simd`.
 //!
-//! All copies give the same bits: products and sums are rounded one by one, and a fused multiply-add is used only for products
-//! that `f64` holds exactly or to get the rounding error of a product.
+//! All instruction sets give the same bits: every product and every sum is rounded, and a fused multiply-add serves only for
+//! products that `f64` holds exactly and for the rounding error of a product.
 
 use fearless_simd::{Level, f32x16, f64x8, prelude::*, u16x32, u32x16};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// The number of elements that one step of a loop works on: the number of 16-bit elements in the widest vector.
+/// The number of elements in one step of a loop, which is the number of 16-bit elements in the widest vector.
 pub(crate) const LANES: usize = 32;
 
-/// Each sum is kept in this many parts, one for each lane of a vector of `f64`.
+/// The number of partial sums of each sum: one for each lane of a vector of `f64`.
 pub(crate) const SUMS: usize = 8;
 
-/// A function that is compiled once for each instruction set.
+/// A function that is compiled for each instruction set.
 pub(crate) trait Work {
     type Output;
 
@@ -21,13 +21,13 @@ pub(crate) trait Work {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs the copy of `work` for the best instruction set of this machine.
+/// Runs the work with the best instruction set of this machine.
 pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     match Level::new() {
         Level::Avx512(simd) => run(simd, work),
         Level::Avx2(simd) => run(simd, work),
-        // A copy for SSE4.2 would make the library larger, and such machines are rare.
+        // Code for SSE4.2 would make the library larger, and few machines would use it.
         level => run(level.as_sse2().expect("part of x86-64"), work),
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -42,7 +42,7 @@ fn run<S: Simd, W: Work>(simd: S, work: W) -> W::Output {
     )
 }
 
-/// Runs every copy of the work that this machine can execute.
+/// Runs the work with every instruction set of this machine.
 #[cfg(test)]
 pub(crate) fn run_all<W: Work>(make: impl Fn() -> W) -> Vec<W::Output> {
     let mut results = vec![dispatch(make())];
@@ -116,28 +116,25 @@ impl<S: Simd> Vector<S> for f64x8<S> {
     }
 }
 
-/// Where the signs are opposite; zero and NaN have no sign here. The product of two small numbers would underflow to zero.
+/// Returns where the signs are opposite. Zero and NaN have no sign.
+///
+/// The sign of the product would not do: the product of two small numbers underflows to zero.
 #[inline(always)]
 pub(crate) fn conflict<S: Simd, V: SimdFloat<S>>(f: V, r: V) -> V::Mask {
     let zero = V::Element::from(0_u8);
     f.min(r).simd_lt(zero) & f.max(r).simd_gt(zero)
 }
 
-/// Where either is infinite or NaN: zero times such a number is NaN.
+/// Returns where either is infinite or NaN: zero times such a number is NaN.
 #[inline(always)]
 pub(crate) fn not_finite<S: Simd, V: SimdFloat<S>>(f: V, r: V) -> V::Mask {
     let zero = V::Element::from(0_u8);
     f.mul_add(zero, r * zero).is_nan()
 }
 
-/// Returns how many lanes are set.
-#[inline(always)]
-pub(crate) fn count<S: Simd, M: SimdMask<S>>(mask: M) -> u32 {
-    mask.to_bitmask().count_ones()
-}
-
-/// Adds the products of 16 lanes to 8 sums, in order. `f64` holds each product exactly, so that a fused multiply-add gives the
-/// same bits as a product and a sum.
+/// Adds the products of 16 lanes to 8 sums, in order.
+///
+/// `f64` holds each product exactly, so that a fused multiply-add gives the same bits as a product and a sum.
 #[inline(always)]
 pub(crate) fn add_products<S: Simd>(x: f32x16<S>, y: f32x16<S>, sums: &mut f64x8<S>) {
     let ([x_low, x_high], [y_low, y_high]) = (x.to_doubles(), y.to_doubles());
@@ -145,7 +142,7 @@ pub(crate) fn add_products<S: Simd>(x: f32x16<S>, y: f32x16<S>, sums: &mut f64x8
     *sums = x_high.mul_add(y_high, *sums);
 }
 
-/// Splits an array into vectors.
+/// Loads an array into vectors.
 macro_rules! load {
     ($name:ident, $float:ty, $vector:ident, $count:literal) => {
         #[inline(always)]
@@ -163,7 +160,7 @@ macro_rules! load {
 load!(load_f32, f32, f32x16, 2);
 load!(load_f64, f64, f64x8, 4);
 
-/// Joins vectors to an array.
+/// Stores vectors in an array.
 macro_rules! store {
     ($name:ident, $float:ty, $vector:ident, $count:literal) => {
         #[inline(always)]
@@ -181,7 +178,17 @@ macro_rules! store {
 store!(store_f32, f32, f32x16, 2);
 store!(store_f64, f64, f64x8, 4);
 
-/// Widens the elements at even places and those at odd places: one instruction each, where the order of memory takes two.
+/// Pads with zeros, which change no sum and conflict with nothing.
+#[inline(always)]
+pub(crate) fn pad<T: Copy + Default>(rest: &[T]) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}
+
+/// Widens the elements at even places into one vector and those at odd places into the other.
+///
+/// That takes one instruction each; the order of memory would take two.
 #[inline(always)]
 pub(crate) fn widen_bf16<S: Simd>(simd: S, values: &[bf16; LANES]) -> [f32x16<S>; 2] {
     let pairs: u32x16<S> = u16x32::from_slice(simd, values.reinterpret_cast()).bitcast();
@@ -198,17 +205,17 @@ pub(crate) fn narrow_bf16<S: Simd>([even, odd]: [f32x16<S>; 2]) -> [bf16; LANES]
 const _: () =
     assert!(cfg!(target_endian = "little"), "pairs of bf16 are read as u32 with the first in the lower half");
 
-/// The upper half of an `f32`, where the bits of the nearest `bf16` below it are.
+/// The upper half of an `f32`: the bits of a `bf16`.
 const UPPER: u32 = 0xffff_0000;
 
-/// Rounds to a `bf16` in the upper half, to nearest, ties to even. The lower half holds no meaning.
+/// Rounds to a `bf16` in the upper half, to nearest, ties to even. The lower half is arbitrary.
 #[inline(always)]
 fn round_bf16<S: Simd>(x: f32x16<S>) -> u32x16<S> {
     /// The bit that makes a NaN quiet.
     const QUIET: u32 = 0x40_0000;
     let bits = x.to_bits();
     let rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    // Rounding could carry a NaN into infinity: keep its upper half and make it quiet.
+    // Rounding could turn a NaN into infinity: keep its upper half, and make it quiet.
     x.is_nan().select(bits | QUIET, rounded)
 }
 
@@ -237,20 +244,18 @@ pub(crate) fn widen_f16<S: Simd>(simd: S, values: &[f16; LANES]) -> [f32x16<S>; 
             return wide;
         }
     }
-    let mut wide = [0.0; LANES];
-    values.convert_to_f32_slice(&mut wide);
-    load_f32(simd, &wide)
+    load_f32(simd, &to_f32(values))
 }
 
 /// Rounds to nearest, ties to even.
 #[inline(always)]
 pub(crate) fn narrow_f16<S: Simd>(values: [f32x16<S>; 2]) -> [f16; LANES] {
-    let mut narrow = [f16::ZERO; LANES];
     #[cfg(target_arch = "x86_64")]
     {
         use fearless_simd::{u16x8, u16x16};
 
         let simd = values[0].token();
+        let mut narrow = [f16::ZERO; LANES];
         let bits: &mut [u16] = narrow.reinterpret_cast_mut();
         if let Some(avx512) = simd.level().as_avx512() {
             for i in 0..2 {
@@ -270,11 +275,26 @@ pub(crate) fn narrow_f16<S: Simd>(values: [f32x16<S>; 2]) -> [f16; LANES] {
             return narrow;
         }
     }
-    narrow.convert_from_f32_slice(&store_f32(values));
+    to_f16(&store_f32(values))
+}
+
+/// For machines without instructions for `f16`. Not inlined, since the code is long.
+#[inline(never)]
+fn to_f32(values: &[f16; LANES]) -> [f32; LANES] {
+    let mut wide = [0.0; LANES];
+    values.convert_to_f32_slice(&mut wide);
+    wide
+}
+
+/// See [`to_f32`].
+#[inline(never)]
+fn to_f16(values: &[f32; LANES]) -> [f16; LANES] {
+    let mut narrow = [f16::ZERO; LANES];
+    narrow.convert_from_f32_slice(values);
     narrow
 }
 
-/// The instructions for `f16`, which `fearless_simd` has no type for.
+/// Conversions of `f16`, for which `fearless_simd` has no type.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{

@@ -1,25 +1,25 @@
-//! One pass over memory: arrays are cut into chunks (the unit of threads), and those into a few elements at a time, which are
-//! updated and measured in registers, so that arithmetic goes on while memory is waited for.
+//! One pass over memory. Arrays are cut into chunks, which threads share, and chunks into steps of a few elements, which are
+//! updated and measured in registers while the next ones are loaded.
 //!
-//! Cuts depend on lengths alone and partial sums are merged in order, so that the number of threads changes no bit.
+//! The cuts depend only on lengths, and partial sums are merged in order, so that the number of threads changes no bit.
 
 use fearless_simd::prelude::*;
 use rayon::prelude::*;
 
+use crate::combiners::Formula;
 use crate::element::Element;
 use crate::moments::{Accumulate, Moments};
-use crate::rules::Operation;
-use crate::simd::{LANES, Work, dispatch};
+use crate::simd::{LANES, Work, dispatch, pad};
 
-/// From this many elements in all, work is spread over the threads of the current rayon pool.
+/// A call with at least this many elements uses the threads of the current rayon pool.
 pub const PARALLEL_MIN_ELEMENTS: usize = 1 << 18;
 
 const CHUNK: usize = 1 << 16;
 
-/// A stretch of an array to be updated.
+/// A slice of an array, to be updated.
 pub(crate) struct Piece<'a, T> {
     pub(crate) forget: &'a [T],
-    /// The retain gradient; `None`: `target` holds it and is overwritten.
+    /// The retain gradient. `None`: `target` holds it, and is overwritten.
     pub(crate) retain: Option<&'a [T]>,
     pub(crate) target: &'a mut [T],
 }
@@ -30,7 +30,7 @@ impl<T> Piece<'_, T> {
     }
 }
 
-/// A stretch of an array to be measured.
+/// A slice of an array, to be measured.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a, T> {
     pub(crate) forget: &'a [T],
@@ -39,34 +39,34 @@ pub(crate) struct View<'a, T> {
 }
 
 impl<'a, T> View<'a, T> {
-    /// A view for sums that do not look at an update.
+    /// A view without an update.
     pub(crate) fn pair(forget: &'a [T], retain: &'a [T]) -> Self {
         Self { forget, retain, update: retain }
     }
 }
 
-/// Writes the update of each piece and returns its moments: with `UPDATE` of the update, with `PAIR` of `f` and `r` alone.
-pub(crate) fn update<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool>(
+/// Writes the update of each piece and returns its moments: those of `f` and `r` with `PAIR`, those of the update with `UPDATE`.
+pub(crate) fn update<T: Element, F: Formula<T>, const PAIR: bool, const UPDATE: bool>(
     pieces: Vec<Piece<'_, T>>,
-    operation: impl Fn(usize) -> O,
+    formula: impl Fn(usize) -> F,
 ) -> Vec<Moments> {
     let count = pieces.len();
     let mut chunks = Vec::new();
     for (i, piece) in pieces.into_iter().enumerate() {
-        let operation = operation(i);
+        let formula = formula(i);
         let retain = piece.retain;
         let parts = piece.forget.chunks(CHUNK).zip(piece.target.chunks_mut(CHUNK));
         for (k, (forget, target)) in parts.enumerate() {
             let start = k * CHUNK;
             let retain = retain.map(|retain| &retain[start..start + forget.len()]);
             let piece = Piece { forget, retain, target };
-            chunks.push((i, Update::<'_, T, O, PAIR, UPDATE> { piece, operation }));
+            chunks.push((i, Update::<'_, T, F, PAIR, UPDATE> { piece, formula }));
         }
     }
     run(count, chunks, |chunk| chunk.piece.forget.len())
 }
 
-/// Returns the moments of each view: of `f` and `r` alone with `PAIR`, of the update with `UPDATE`.
+/// Returns the moments of each view: those of `f` and `r` with `PAIR`, those of the update with `UPDATE`.
 pub(crate) fn measure<T: Element, const PAIR: bool, const UPDATE: bool>(
     views: Vec<View<'_, T>>,
 ) -> Vec<Moments> {
@@ -81,7 +81,7 @@ pub(crate) fn measure<T: Element, const PAIR: bool, const UPDATE: bool>(
     run(count, chunks, |chunk| chunk.0.forget.len())
 }
 
-/// Works through the chunks and merges what they give by the index that they carry.
+/// Runs the chunks and merges their moments by index.
 fn run<W: Work<Output = Moments> + Send>(
     count: usize,
     chunks: Vec<(usize, W)>,
@@ -102,24 +102,24 @@ fn run<W: Work<Output = Moments> + Send>(
 
 type Job<'a> = Box<dyn FnOnce() -> (usize, Moments) + Send + 'a>;
 
-/// Not generic, so that rayon's code is compiled once and not for each kind of work.
+/// Not generic, so that rayon's code is compiled once and not for every kind of work.
 fn in_parallel(jobs: Vec<Job<'_>>) -> Vec<(usize, Moments)> {
     jobs.into_par_iter().map(|job| job()).collect()
 }
 
-struct Update<'a, T, O, const PAIR: bool, const UPDATE: bool> {
+struct Update<'a, T, F, const PAIR: bool, const UPDATE: bool> {
     piece: Piece<'a, T>,
-    operation: O,
+    formula: F,
 }
 
-impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
-    for Update<'_, T, O, PAIR, UPDATE>
+impl<T: Element, F: Formula<T>, const PAIR: bool, const UPDATE: bool> Work
+    for Update<'_, T, F, PAIR, UPDATE>
 {
     type Output = Moments;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Moments {
-        let Self { piece: Piece { forget, retain, target }, operation } = self;
+        let Self { piece: Piece { forget, retain, target }, formula } = self;
         let count = forget.len();
         let mut sums = T::Sums::<S>::new(simd);
         let (forget, forget_rest) = forget.as_chunks::<LANES>();
@@ -127,30 +127,30 @@ impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
         let retain_rest = if let Some(retain) = retain {
             let (retain, rest) = retain.as_chunks::<LANES>();
             for ((u, f), r) in target.iter_mut().zip(forget).zip(retain) {
-                *u = step::<T, O, S, PAIR, UPDATE>(simd, operation, f, r, LANES, &mut sums);
+                *u = step::<T, F, S, PAIR, UPDATE>(simd, formula, f, r, LANES, &mut sums);
             }
             rest
         } else {
             for (u, f) in target.iter_mut().zip(forget) {
-                *u = step::<T, O, S, PAIR, UPDATE>(simd, operation, f, u, LANES, &mut sums);
+                *u = step::<T, F, S, PAIR, UPDATE>(simd, formula, f, u, LANES, &mut sums);
             }
             &*target_rest
         };
         let rest = forget_rest.len();
         if rest > 0 {
             let (f, r) = (pad(forget_rest), pad(retain_rest));
-            let u = step::<T, O, S, PAIR, UPDATE>(simd, operation, &f, &r, rest, &mut sums);
+            let u = step::<T, F, S, PAIR, UPDATE>(simd, formula, &f, &r, rest, &mut sums);
             target_rest.copy_from_slice(&u[..rest]);
         }
         sums.finish::<PAIR, UPDATE>(count)
     }
 }
 
-/// Returns the update of the first `count` coordinates, the others being zero, and adds all to the sums.
+/// Returns the update of the first `count` coordinates, padded with zeros, and adds it to the sums.
 #[inline(always)]
-fn step<T: Element, O: Operation<T>, S: Simd, const PAIR: bool, const UPDATE: bool>(
+fn step<T: Element, F: Formula<T>, S: Simd, const PAIR: bool, const UPDATE: bool>(
     simd: S,
-    operation: O,
+    formula: F,
     f: &[T; LANES],
     r: &[T; LANES],
     count: usize,
@@ -159,7 +159,7 @@ fn step<T: Element, O: Operation<T>, S: Simd, const PAIR: bool, const UPDATE: bo
     let (f, r) = (T::widen(simd, f), T::widen(simd, r));
     let mut wide = r;
     for (u, &f) in wide.as_mut().iter_mut().zip(f.as_ref()) {
-        *u = operation.apply(f, *u);
+        *u = formula.apply(f, *u);
     }
     let mut narrow = T::narrow(wide);
     narrow[count..].fill(T::default());
@@ -179,14 +179,6 @@ fn add_all<T: Element, S: Simd, const PAIR: bool, const UPDATE: bool>(
     for ((&f, &r), &u) in f.as_ref().iter().zip(r.as_ref()).zip(u.as_ref()) {
         sums.add::<PAIR, UPDATE>(f, r, u);
     }
-}
-
-/// Fills up with zeros, which add nothing to a sum and conflict with nothing.
-#[inline(always)]
-fn pad<T: Element>(rest: &[T]) -> [T; LANES] {
-    let mut lanes = [T::default(); LANES];
-    lanes[..rest.len()].copy_from_slice(rest);
-    lanes
 }
 
 struct Measure<'a, T, const PAIR: bool, const UPDATE: bool>(View<'a, T>);
@@ -221,27 +213,27 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::rules::{Coefficients, Linear, LinearTowardRetain, Sago, SagoKeepRetain, Sum, Weights};
+    use crate::combiners::{Coefficients, Linear, LinearTowardRetain, Sago, SagoKeepRetain, Sum, Weights};
     use crate::simd::run_all;
 
-    /// An update that brings its own memory and gives it back beside the moments.
-    struct Whole<'a, T, O>(&'a [T], &'a [T], O);
+    /// An update that returns the written array beside the moments.
+    struct Whole<'a, T, F>(&'a [T], &'a [T], F);
 
-    impl<T: Element, O: Operation<T>> Work for Whole<'_, T, O> {
+    impl<T: Element, F: Formula<T>> Work for Whole<'_, T, F> {
         type Output = (Vec<T>, Moments);
 
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) -> Self::Output {
-            let Self(forget, retain, operation) = self;
+            let Self(forget, retain, formula) = self;
             let mut target = retain.to_vec();
             let piece = Piece { forget, retain: None, target: &mut target };
-            let moments = Update::<'_, T, O, true, true> { piece, operation }.run(simd);
+            let moments = Update::<'_, T, F, true, true> { piece, formula }.run(simd);
             (target, moments)
         }
     }
 
-    /// Numbers as far as they can be told apart: signs of zeros count, the many forms of NaN do not.
-    fn told_apart(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
+    /// Returns the bits of the numbers, all NaNs alike.
+    fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
         values.into_iter().map(|x| if x.is_nan() { u64::MAX } else { x.to_bits() }).collect()
     }
 
@@ -251,7 +243,7 @@ mod tests {
         let mut values: Vec<T> = special.into_iter().chain(tiny).collect();
         values.extend(values.clone().into_iter().map(|x| from_f64(-to_f64(x))));
         let n = values.len();
-        // Every pair of these, then any bits, then numbers of usual size.
+        // Every pair of these, then random bits, then numbers of usual size.
         let mut state = 1_u64;
         let mut any = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -274,9 +266,9 @@ mod tests {
             run_all(|| Whole(&forget, &retain, linear)),
             run_all(|| Whole(&forget, &retain, toward)),
         ] {
-            let mut all = results.into_iter().map(|(update, moments)| {
-                (told_apart(update.into_iter().map(to_f64)), told_apart(moments.row()))
-            });
+            let mut all = results
+                .into_iter()
+                .map(|(update, moments)| (bits(update.into_iter().map(to_f64)), bits(moments.row())));
             let first = all.next().expect("the copy that dispatch chooses");
             assert!(all.all(|other| other == first));
         }

@@ -1,13 +1,13 @@
-//! The rules on lists of tensors, in the two steps that a caller with its own groups needs: sums, then the update.
+//! Combiners on lists of tensors. A caller with its own groups measures first, and then updates.
 
 use crate::combine::{check_length, combine_elements};
+use crate::combiners::{Coefficients, Combiner, Linear, LinearTowardRetain, Rounding};
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::rules::{Coefficients, Linear, LinearTowardRetain, Rounding, Rule};
 use crate::sweep::{self, Piece, View};
 
-/// Returns the moments of each pair `(forget, retain)`; the sums of the update are zero.
+/// Returns the moments of each pair `(forget, retain)`. The sums of the update are zero.
 ///
 /// # Errors
 /// [`Error::LengthMismatch`], naming the pair.
@@ -19,35 +19,22 @@ pub fn moments<T: Element>(pairs: &[(&[T], &[T])]) -> Result<Vec<Moments>, Error
     Ok(sweep::measure::<T, true, false>(views))
 }
 
-/// Writes the update of an element-wise rule into each `retain` of the pairs `(forget, retain)` and returns their moments.
+/// Writes the update of an element-wise combiner into each `retain` of the pairs `(forget, retain)`. Returns their moments.
 ///
 /// # Errors
-/// [`Error::UnknownRule`] for a rule that looks at groups, [`Error::Weight`], or [`Error::LengthMismatch`].
+/// [`Error::UnknownCombiner`] for a combiner that is not element-wise, [`Error::Weight`], or [`Error::LengthMismatch`].
 pub fn apply_elementwise<T: Element>(
-    rule: Rule,
+    combiner: Combiner,
     alpha: f64,
     gamma: f64,
     pairs: Vec<(&[T], &mut [T])>,
 ) -> Result<Vec<Moments>, Error> {
-    combine_elements::<T, true>(rule, alpha, gamma, pieces(pairs)?)
+    combine_elements::<T, true>(combiner, alpha, gamma, pieces(pairs)?)
 }
 
-/// As [`apply_elementwise`], with nothing measured: what the update alone costs.
+/// Writes `u = c.retain * r + c.forget * f` into each `retain` of the pairs `(forget, retain)`, with the given rounding.
 ///
-/// # Errors
-/// The same as [`apply_elementwise`].
-pub fn apply_unmeasured<T: Element>(
-    rule: Rule,
-    alpha: f64,
-    gamma: f64,
-    pairs: Vec<(&[T], &mut [T])>,
-) -> Result<(), Error> {
-    combine_elements::<T, false>(rule, alpha, gamma, pieces(pairs)?).map(drop)
-}
-
-/// Writes `u = c.retain * r + c.forget * f`, rounded as asked, into each `retain` of the pairs `(forget, retain)`.
-///
-/// The sums of `f` and `r` alone and the conflicts are not measured again and stay zero in the moments.
+/// Only the sums of the update, its exponent and the count are measured; `ef` and `er` are those that [`moments`] returns.
 ///
 /// # Errors
 /// [`Error::LengthMismatch`].
@@ -66,7 +53,7 @@ pub fn apply_linear<T: Element>(
     })
 }
 
-fn pieces<'a, T>(pairs: Vec<(&'a [T], &'a mut [T])>) -> Result<Vec<Piece<'a, T>>, Error> {
+pub(crate) fn pieces<'a, T>(pairs: Vec<(&'a [T], &'a mut [T])>) -> Result<Vec<Piece<'a, T>>, Error> {
     let piece = |(i, (forget, target)): (usize, (&'a [T], &'a mut [T]))| {
         check_length(format_args!("retain[{i}]"), target.len(), forget.len())?;
         Ok(Piece { forget, retain: None, target })

@@ -1,4 +1,4 @@
-//! The exact oracle against rational arithmetic, for every format.
+//! Exact dot products, signs and orders of cosines against rational arithmetic, for every format.
 
 use std::cmp::Ordering;
 
@@ -6,17 +6,17 @@ use half::{bf16, f16};
 use num_rational::BigRational;
 use proptest::prelude::*;
 use rayon::ThreadPoolBuilder;
-use retainfirst_core::exact::{Exact, compare_cosines, dot_product, dot_sign};
+use retainfirst_core::exact::{BinaryFormat, compare_cosines, dot_product, dot_sign};
 use retainfirst_core::{Error, PARALLEL_MIN_ELEMENTS};
 
-/// A format, seen from outside.
-trait Format: Exact + Into<f64> + std::fmt::Debug + std::ops::Neg<Output = Self> {
+/// A format: its special values and its bits.
+trait Format: BinaryFormat + Into<f64> + std::fmt::Debug + std::ops::Neg<Output = Self> {
     const MAX: Self;
     /// The smallest normal number.
     const MIN_POSITIVE: Self;
     const INFINITY: Self;
     const NAN: Self;
-    /// A value from raw bits; the lowest bits count.
+    /// Returns a value from the lowest bits.
     fn from_raw(bits: u64) -> Self;
     fn raw(self) -> u64;
     fn small(value: i8) -> Self;
@@ -56,7 +56,7 @@ fn sign(x: &BigRational) -> Ordering {
     x.cmp(&BigRational::from_integer(0.into()))
 }
 
-/// The order of two cosines with `r`, by cases: the signs, then the squares, which fall as negative cosines grow.
+/// Returns the order of two cosines with `r`: by sign, then by square. The squares of negative cosines have the reverse order.
 fn order<T: Format>(first: &[T], second: &[T], retain: &[T]) -> Ordering {
     let (x, y) = (dot(first, retain), dot(second, retain));
     let squares = || (&x * &x * dot(second, second)).cmp(&(&y * &y * dot(first, first)));
@@ -67,8 +67,8 @@ fn order<T: Format>(first: &[T], second: &[T], retain: &[T]) -> Ordering {
     }
 }
 
-/// Any finite value, subnormals and both zeros among them: raw bits, usual ones, the smallest ones of all and of the normal ones,
-/// and the largest.
+/// Any finite value, including subnormals and both zeros: raw bits, small integers, the smallest numbers, the smallest normal
+/// numbers, and the largest.
 fn element<T: Format>() -> impl Strategy<Value = T> {
     let finite = |x: T| x.into().is_finite();
     prop_oneof![
@@ -87,12 +87,12 @@ fn vectors<T: Format, const N: usize>(longest: usize) -> impl Strategy<Value = [
     rows.prop_map(|rows| std::array::from_fn(|k| rows.iter().map(|row| row[k]).collect()))
 }
 
-/// Vectors of any values up to 200 long, most of them short: rational arithmetic is slow.
+/// Vectors of any values, mostly short, since rational arithmetic is slow.
 fn any_vectors<T: Format, const N: usize>() -> impl Strategy<Value = [Vec<T>; N]> {
     prop_oneof![19 => vectors(12), 1 => vectors(200)]
 }
 
-/// Vectors whose dot product is exactly zero: every product comes once more with the other sign, elsewhere.
+/// Vectors whose dot product is exactly zero: each product occurs with both signs.
 fn orthogonal<T: Format>() -> impl Strategy<Value = [Vec<T>; 2]> {
     let products = vectors::<T, 2>(50).prop_map(|[x, y]| {
         let minus = x.iter().zip(&y).map(|(&x, &y)| (y, -x));
@@ -138,7 +138,7 @@ macro_rules! properties {
                 #[test]
                 fn cancellation([mut x, mut y] in orthogonal::<$format>(), at in any::<prop::sample::Index>()) {
                     prop_assert_eq!(dot_sign(&x, &y), Ok(Ordering::Equal));
-                    // The smallest product of all decides.
+                    // The smallest product decides the sign.
                     let (at, tiny) = (at.index(x.len() + 1), <$format>::from_raw(1));
                     x.insert(at, -tiny);
                     y.insert(at, tiny);
@@ -156,7 +156,7 @@ macro_rules! properties {
                     changes in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 3),
                 ) {
                     prop_assume!(!x.is_empty());
-                    // A change of the last bit leaves a finite number finite.
+                    // A finite number stays finite if its last bit changes.
                     let near = |(at, minus): (prop::sample::Index, bool)| {
                         let mut near = x.clone();
                         let i = at.index(x.len());
@@ -179,7 +179,7 @@ properties!(bfloat16, bf16);
 fn check_subnormals<T: Format>() {
     let (normal, tiny, one) = (T::MIN_POSITIVE, T::from_raw(1), T::small(1));
     let subnormal = T::from_raw(normal.raw() - 1);
-    // The largest subnormal number and the smallest make the smallest normal one, twice which is the next power of two.
+    // The sum of the largest and the smallest subnormal number is the smallest normal one; twice that is the next power of two.
     assert_eq!(dot_sign(&[subnormal, tiny, normal], &[one, one, -one]), Ok(Ordering::Equal));
     assert_eq!(dot_sign(&[subnormal, normal], &[one, -one]), Ok(Ordering::Less));
     let doubled = T::from_raw(normal.raw() + (normal.raw() & normal.raw().wrapping_neg()));
@@ -187,14 +187,14 @@ fn check_subnormals<T: Format>() {
 }
 
 #[test]
-fn subnormals_join_the_normal_numbers() {
+fn subnormals_and_normal_numbers_add_up() {
     check_subnormals::<f64>();
     check_subnormals::<f32>();
     check_subnormals::<f16>();
     check_subnormals::<bf16>();
 }
 
-/// Half of the largest products, then their negatives, and the smallest product at the end, over many chunks.
+/// Sums the largest products, then their negatives, and last the smallest product, over many chunks.
 fn check_long<T: Format>() {
     let n = PARALLEL_MIN_ELEMENTS + 70_002;
     let mut x = vec![T::MAX; n];
@@ -213,7 +213,7 @@ fn check_long<T: Format>() {
     for pool in &pools {
         assert_eq!(pool.install(|| dot_sign(&x, &y)), Ok(Ordering::Less));
         assert_eq!(pool.install(|| dot_product(&x, &y)), Ok((-1).into()));
-        // Both lie behind `y` by one tiny product, the second by twice as much.
+        // Both are nearly orthogonal to `y`: the first dot product is minus one unit, the second minus two.
         assert_eq!(pool.install(|| compare_cosines(&x, &doubled, &y)), Ok(Ordering::Greater));
     }
 }
@@ -226,7 +226,7 @@ fn long_vectors_and_any_number_of_threads() {
     check_long::<bf16>();
 }
 
-/// A long vector has the dot product of its short pieces together, which are summed in another way.
+/// Checks that a long dot product is the sum of those of short pieces, which take another path.
 fn check_pieces<T: Format>() {
     let mut state = 1_u64;
     let next = || {
@@ -241,7 +241,7 @@ fn check_pieces<T: Format>() {
 }
 
 #[test]
-fn long_vectors_are_their_pieces_together() {
+fn long_dot_products_are_sums_of_pieces() {
     check_pieces::<f64>();
     check_pieces::<f32>();
     check_pieces::<f16>();

@@ -1,20 +1,22 @@
-//! The check of all pairs of 16 bits: the kernels pass it, and kernels that are wrong on purpose do not.
+//! The check of all pairs of 16-bit numbers passes for the kernels, and fails for kernels with a fault.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 use rayon::ThreadPoolBuilder;
-use retainfirst_core::exhaustive::{Outcome, PATTERNS, Sixteen, Statement, Violation, check, check_kernel};
-use retainfirst_core::{Error, Rule, combine_into};
+use retainfirst_core::exhaustive::{
+    Outcome, PATTERNS, SixteenBit, Statement, Violation, check, check_kernel,
+};
+use retainfirst_core::{Combiner, Error, combine_into};
 
-const RULES: [Rule; 2] = [Rule::Sago, Rule::SagoKeepRetain];
+const COMBINERS: [Combiner; 2] = [Combiner::Sago, Combiner::SagoKeepRetain];
 
-/// Usual weights, odd ones, and those that overflow, underflow or vanish.
+/// Usual weights, arbitrary ones, and those with which products overflow, underflow or vanish.
 const WEIGHTS: [(f64, f64); 7] =
     [(1.0, 1.0), (0.7, 1.3), (1.0, 0.0), (1e-3, 1e3), (3e38, 3e38), (1e-45, 1e-45), (1e-45, 3e38)];
 
-/// A format, seen from outside.
-trait Format: Sixteen + Into<f32> + std::fmt::Debug {
+/// A format: its special values, bits and rounding.
+trait Format: SixteenBit + Into<f32> + std::fmt::Debug {
     const INFINITY: u16;
     const ONE: u16;
     fn bits(self) -> u16;
@@ -39,7 +41,7 @@ macro_rules! sixteen {
 sixteen!(f16);
 sixteen!(bf16);
 
-/// Retain elements of every kind and both signs: zeros and subnormals, around the smallest normal number and 1, the largest,
+/// Ranges of retain elements of every kind and both signs: zeros, subnormals, the smallest normal number, 1, the largest number,
 /// infinity and NaN.
 fn kinds<T: Format>() -> Vec<Range<u32>> {
     let smallest_normal = T::INFINITY & T::INFINITY.wrapping_neg();
@@ -48,17 +50,17 @@ fn kinds<T: Format>() -> Vec<Range<u32>> {
 }
 
 fn kernels_pass<T: Format>() {
-    for rule in RULES {
+    for combiner in COMBINERS {
         for (alpha, gamma) in WEIGHTS {
             for range in kinds::<T>() {
-                let outcome = check::<T>(rule, alpha, gamma, range.clone()).unwrap();
+                let outcome = check::<T>(combiner, alpha, gamma, range.clone()).unwrap();
                 let finite = range.filter(|&r| r & 0x7fff < T::INFINITY.into()).count() as u64;
                 let expected = Outcome {
                     finite: finite * 2 * u64::from(T::INFINITY),
                     not_finite: 4 * u64::from(PATTERNS) - finite * 2 * u64::from(T::INFINITY),
                     violation: None,
                 };
-                assert_eq!(outcome, expected, "{rule:?} {alpha} {gamma}");
+                assert_eq!(outcome, expected, "{combiner:?} {alpha} {gamma}");
             }
         }
     }
@@ -71,8 +73,8 @@ fn the_kernels_pass_on_every_kind_of_number() {
 }
 
 fn every_pair<T: Format>() {
-    for rule in RULES {
-        let outcome = check::<T>(rule, 0.7, 1.3, 0..PATTERNS).unwrap();
+    for combiner in COMBINERS {
+        let outcome = check::<T>(combiner, 0.7, 1.3, 0..PATTERNS).unwrap();
         let finite = 4 * u64::from(T::INFINITY).pow(2);
         assert_eq!(outcome, Outcome { finite, not_finite: (1 << 32) - finite, violation: None });
     }
@@ -85,7 +87,7 @@ fn the_kernels_pass_on_every_pair() {
     every_pair::<bf16>();
 }
 
-/// What SAGO must be, with weights of 1, but for one thing that each fault does otherwise.
+/// SAGO with weights of 1, which each fault changes in one respect.
 fn sago<T: Format>(f: T, r: T) -> T {
     let (x, y): (f32, f32) = (f.into(), r.into());
     let conflict = (x < 0.0 && y > 0.0) || (x > 0.0 && y < 0.0);
@@ -106,10 +108,10 @@ fn find_with<T: Format>(
         kernel(f, r, u);
         Ok(())
     };
-    check_kernel::<T>(Rule::Sago, 1.0, 1.0, retain, kernel).unwrap().violation
+    check_kernel::<T>(Combiner::Sago, 1.0, 1.0, retain, kernel).unwrap().violation
 }
 
-/// Checks a kernel that works on one pair after the other.
+/// Checks a kernel given by a function of one pair.
 fn find<T: Format>(retain: Range<u32>, update: impl Fn(T, T) -> T + Sync) -> Option<Violation> {
     find_with::<T>(retain, |f, r, u| {
         for ((u, &f), &r) in u.iter_mut().zip(f).zip(r) {
@@ -118,7 +120,7 @@ fn find<T: Format>(retain: Range<u32>, update: impl Fn(T, T) -> T + Sync) -> Opt
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "compared with what the check finds")]
+#[expect(clippy::unnecessary_wraps, reason = "compared with a result of the check")]
 fn violation(
     (forget, retain): (u16, u16),
     (found, expected): (u16, u16),
@@ -138,7 +140,7 @@ fn signs_and_zeros<T: Format>() {
         if product < 0.0 { r } else { sago(f, T::default()) }
     };
     assert_eq!(find(0..8, by_product), violation((0x8001, 1), (0x8001, 1), T1));
-    // A zero is taken for a conflict.
+    // A zero counts as a conflict.
     let zero_conflicts = |f: T, r: T| {
         let (x, y): (f32, f32) = (f.into(), r.into());
         if (x <= 0.0 && y >= 0.0) || (x >= 0.0 && y <= 0.0) { sago(r, r) } else { sago(f, r) }
@@ -161,7 +163,7 @@ fn not_finite<T: Format>() {
     let broken = u32::from(infinity)..u32::from(infinity) + 4;
     assert_eq!(find::<T>(broken.clone(), sago), None);
 
-    // A NaN is masked away, in one argument and in the other.
+    // A selection hides NaN in one argument, and in the other.
     let masked = |f: T, r: T| if f.into().is_nan() { r } else { sago(f, r) };
     assert_eq!(
         find(one.into()..u32::from(one) + 1, masked),
@@ -177,13 +179,13 @@ fn not_finite<T: Format>() {
     assert_eq!(find(broken, selected), violation((0, infinity), (0, infinity), Specification));
     let minus_infinity = infinity | 0x8000;
     assert_eq!(find(1..2, selected), violation((minus_infinity, 1), (1, minus_infinity), Specification));
-    // One infinity of two opposite ones.
+    // One of two opposite infinities is returned.
     let one_of_two = |f: T, r: T| if r.bits() == infinity && !f.into().is_nan() { r } else { sago(f, r) };
     assert_eq!(
         find(infinity.into()..u32::from(nan), one_of_two),
         violation((minus_infinity, infinity), (infinity, nan), Specification)
     );
-    // A NaN made of finite numbers breaks T1 too.
+    // A NaN for finite numbers violates T1 too.
     let made = |f: T, r: T| if f.bits() == 5 { T::from_bits(nan) } else { sago(f, r) };
     assert_eq!(find(0x8000..0x8001, made), violation((5, 0x8000), (nan, 5), T1));
 }
@@ -194,7 +196,7 @@ fn faults_about_nan_and_infinity_are_found() {
     not_finite::<bf16>();
 }
 
-/// Changes the update of one pair alone.
+/// Changes the update of a single pair.
 fn but_for<T: Format>(pair: (u16, u16), update: u16) -> impl Fn(T, T) -> T + Sync {
     move |f, r| if (f.bits(), r.bits()) == pair { T::from_bits(update) } else { sago(f, r) }
 }
@@ -205,7 +207,7 @@ fn single_pairs<T: Format>() {
     for retain in [one, one | 0x8000] {
         let rows = u32::from(retain) - 3..u32::from(retain) + 3;
         let sign = retain & 0x8000;
-        // By one unit in the last place, up and down, for the first and the last number and some between.
+        // One unit in the last place, up and down.
         for magnitude in [1, 2, one - 1, one, one + 4321, T::INFINITY - 1] {
             let forget = sign | magnitude;
             for found in [forget - 1, forget + 1] {
@@ -215,7 +217,7 @@ fn single_pairs<T: Format>() {
                 );
             }
         }
-        // Against retain, by as little as there is.
+        // The smallest number against retain.
         for forget in [0, 1, 0x8000, 0x8001, one, one | 0x8000, T::INFINITY - 1, 0x8000 | (T::INFINITY - 1)] {
             let expected = sago(T::from_bits(forget), T::from_bits(retain)).bits();
             let found = (sign ^ 0x8000) | 1;
@@ -226,11 +228,7 @@ fn single_pairs<T: Format>() {
         }
         // The last pair of a row.
         let nan = T::INFINITY | 1;
-        assert_eq!(
-            find(rows.clone(), but_for::<T>((0xffff, retain), 0xffc0)),
-            None,
-            "NaNs are equal whatever their bits"
-        );
+        assert_eq!(find(rows.clone(), but_for::<T>((0xffff, retain), 0xffc0)), None, "all NaNs are equal");
         assert_eq!(
             find(rows, but_for::<T>((0xffff, retain), 7)),
             violation((0xffff, retain), (7, nan), Specification)
@@ -245,39 +243,39 @@ fn a_single_wrong_pair_is_found() {
 }
 
 fn left_out<T: Format>() {
-    // What an element was before is a wrong update, whatever the right one is: its bits, all turned over.
+    // An element that the kernel does not write holds the complement of the expected bits.
     let find = |keep: fn(usize) -> usize| {
         find_with::<T>(0x100..0x140, |f, r, u| {
             let n = keep(f.len());
-            combine_into(Rule::Sago, 1.0, 1.0, &f[..n], &r[..n], &mut u[..n], &[0..n]).unwrap();
+            combine_into(Combiner::Sago, 1.0, 1.0, &f[..n], &r[..n], &mut u[..n], &[0..n]).unwrap();
         })
     };
     assert_eq!(find(|n| n), None);
     // The last element of an odd length: the first such row is cut into odd lengths.
     let last = |n: usize| if n % 2 == 1 { n - 1 } else { n };
     assert_eq!(find(last), violation((0x100, 0x101), (!0x100, 0x100), Statement::T1));
-    // What is left after the last full vector of eight, but only where as many as seven are left.
+    // A remainder after the last full vector of eight, but only one of seven elements.
     let seven = |n: usize| if n % 8 == 7 { n - 7 } else { n };
     let nan = T::INFINITY | 1;
     assert_eq!(find(seven), violation((0xfff9, 0x101), (!nan, nan), Statement::Specification));
-    // All of a row: what the row before had written there does not count.
+    // A whole row: its buffer does not keep the updates of the row before.
     let rows = std::sync::atomic::AtomicU32::new(0);
     let once = find_with::<T>(0x100..0x102, |f, r, u| {
         if rows.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2 {
-            combine_into(Rule::Sago, 1.0, 1.0, f, r, u, &[0..f.len()]).unwrap();
+            combine_into(Combiner::Sago, 1.0, 1.0, f, r, u, &[0..f.len()]).unwrap();
         }
     });
     assert_eq!(once, violation((0, 0x101), (!0, 0), Statement::T1));
 }
 
 #[test]
-fn elements_left_as_they_were_are_found() {
+fn unwritten_elements_are_found() {
     left_out::<f16>();
     left_out::<bf16>();
 }
 
 #[test]
-fn the_first_violation_is_named_whatever_the_threads() {
+fn the_first_violation_does_not_depend_on_threads() {
     let faults = |f: f16, r: f16| match (f.bits(), r.bits()) {
         (9, 0x321 | 0x345 | 0x346 | 0x3ff) | (3, 0x345) | (0x7bff, 0x321) => f16::ONE,
         _ => sago(f, r),
@@ -297,24 +295,24 @@ fn the_first_violation_is_named_whatever_the_threads() {
 
 #[test]
 fn refusals_name_the_argument() {
-    let text = |rule, alpha, gamma, start, end| {
-        check::<f16>(rule, alpha, gamma, start..end).unwrap_err().to_string()
+    let text = |combiner, alpha, gamma, start, end| {
+        check::<f16>(combiner, alpha, gamma, start..end).unwrap_err().to_string()
     };
-    for rule in [Rule::Sum, Rule::Pcgrad, Rule::Blur] {
-        let expected = format!("rule: {:?} is not one of sago, sago_keep_retain", rule.name());
-        assert_eq!(text(rule, 1.0, 1.0, 0, 0), expected);
+    for combiner in [Combiner::Sum, Combiner::Pcgrad, Combiner::Blur] {
+        let expected = format!("combiner: {:?} is not one of sago, sago_keep_retain", combiner.name());
+        assert_eq!(text(combiner, 1.0, 1.0, 0, 0), expected);
     }
-    assert!(text(Rule::Sago, 0.0, 1.0, 0, 0).starts_with("alpha: 0e0 is 0 in float32;"));
-    assert!(text(Rule::Sago, 1.0, f64::NAN, 0, 0).starts_with("gamma: NaN is NaN in float32;"));
+    assert!(text(Combiner::Sago, 0.0, 1.0, 0, 0).starts_with("alpha: 0e0 is 0 in float32;"));
+    assert!(text(Combiner::Sago, 1.0, f64::NAN, 0, 0).starts_with("gamma: NaN is NaN in float32;"));
     for (start, end) in [(0, 65537), (4, 3), (70_000, 70_000)] {
         let expected = format!("retain: ({start}, {end}) does not lie within 0..65536,");
-        assert!(text(Rule::Sago, 1.0, 1.0, start, end).starts_with(&expected));
+        assert!(text(Combiner::Sago, 1.0, 1.0, start, end).starts_with(&expected));
     }
     let nothing = Outcome { finite: 0, not_finite: 0, violation: None };
-    assert_eq!(check::<bf16>(Rule::Sago, 1.0, 1.0, 65536..65536), Ok(nothing));
+    assert_eq!(check::<bf16>(Combiner::Sago, 1.0, 1.0, 65536..65536), Ok(nothing));
     let refused = Error::ZeroVector { name: "retain" };
     for rows in [0..1, 0..64] {
-        let found = check_kernel::<f16>(Rule::Sago, 1.0, 1.0, rows, |_, _, _| Err(refused.clone()));
+        let found = check_kernel::<f16>(Combiner::Sago, 1.0, 1.0, rows, |_, _, _| Err(refused.clone()));
         assert_eq!(found, Err(refused.clone()));
     }
 }

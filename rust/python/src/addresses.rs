@@ -1,8 +1,8 @@
-//! Tensors given by address: the entry for torch, whose `bfloat16` numpy does not know.
+//! Tensors given by address, for torch: numpy does not know its `bfloat16`.
 
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use retainfirst_core::{Coefficients, Element, Error, Moments, Rounding, Rule};
+use retainfirst_core::{Coefficients, Combiner, Element, Error, Moments, Rounding};
 
 use crate::errors::{from_core, refuse};
 use crate::table::table;
@@ -26,10 +26,10 @@ macro_rules! with_dtype {
 }
 pub(crate) use with_dtype;
 
-/// Measures tensors given by address and length; the columns of the update are 0.
+/// Measures tensors given by address and length. The columns of the update are 0.
 ///
-/// Each address must be that of a contiguous tensor of so many elements of the dtype, alive and not written by others during
-/// the call. This cannot be checked.
+/// Each address must be that of a contiguous tensor of the dtype and the length. The tensor must live, and nothing else may write
+/// to it, until the call returns. The function cannot check this.
 #[pyfunction]
 pub fn moments<'py>(
     py: Python<'py>,
@@ -42,12 +42,12 @@ pub fn moments<'py>(
     with_dtype!(dtype, measure(py, tensors))
 }
 
-/// Writes an element-wise rule's update into the retain tensors and measures it in the same pass.
+/// Writes an element-wise combiner's update into the retain tensors and measures it in the same pass.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
 pub fn elementwise_<'py>(
     py: Python<'py>,
-    rule: &str,
+    combiner: &str,
     dtype: &str,
     forget: Vec<usize>,
     retain: Vec<usize>,
@@ -55,15 +55,15 @@ pub fn elementwise_<'py>(
     alpha: f64,
     gamma: f64,
 ) -> Table<'py> {
-    let rule: Rule = rule.parse().map_err(from_core)?;
+    let combiner: Combiner = combiner.parse().map_err(from_core)?;
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_elementwise(py, tensors, rule, alpha, gamma))
+    with_dtype!(dtype, apply_elementwise(py, tensors, combiner, alpha, gamma))
 }
 
 /// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once:
 /// to nearest, or with `toward_retain` in the direction of each retain element's sign.
 ///
-/// Of the table only `uu`, `ur`, `uf`, `count` and the exponents are filled; `ef` and `er` are those that `moments` gives.
+/// The table has only `uu`, `ur`, `uf`, `count` and the exponents. `ef` and `er` equal those of `moments`.
 #[pyfunction]
 #[pyo3(signature = (dtype, forget, retain, lengths, c_retain, c_forget, toward_retain=false))]
 #[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
@@ -108,13 +108,13 @@ fn measure<T: Element>(py: Python<'_>, tensors: Tensors) -> Table<'_> {
 fn apply_elementwise<T: Element>(
     py: Python<'_>,
     tensors: Tensors,
-    rule: Rule,
+    combiner: Combiner,
     alpha: f64,
     gamma: f64,
 ) -> Table<'_> {
     let pairs = tensors.into_write::<T>()?;
     let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
-    run(py, elements, || retainfirst_core::apply_elementwise(rule, alpha, gamma, pairs))
+    run(py, elements, || retainfirst_core::apply_elementwise(combiner, alpha, gamma, pairs))
 }
 
 fn apply_linear<T: Element>(
@@ -137,31 +137,31 @@ fn run(
     Ok(table(py, &rows))
 }
 
-/// Forget tensors may be given again and again, so that a sum of lengths can exceed any memory.
+/// Adds lengths. The sum saturates: the same forget tensor may be given many times.
 pub(crate) fn total(lengths: impl Iterator<Item = usize>) -> usize {
     lengths.fold(0, usize::saturating_add)
 }
 
 impl Tensors {
-    /// The pairs of forget and retain as slices.
+    /// Returns the pairs of forget and retain as slices.
     fn into_read<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a [T])>> {
         self.check::<T>(false)?;
         let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
-        // SAFETY: aligned, not null and of a length that fits the address space, as checked; that the memory holds `n`
-        // elements that nobody writes during the call is the Python caller's promise, in the functions' documentation.
+        // SAFETY: `check` has found the addresses aligned and not null, and the lengths within the address space. The Python
+        // caller guarantees that the memory holds `n` elements that nothing else writes, as the functions document.
         Ok(triples.map(|((f, r), n)| unsafe { (slice(f, n), slice(r, n)) }).collect())
     }
 
-    /// The pairs of forget and retain as slices, the retain ones to be written.
+    /// Returns the pairs of forget and retain as slices. Retain will be written.
     pub(crate) fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
         self.check::<T>(true)?;
         let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
-        // SAFETY: as in `into_read`; and no element of a retain slice lies in another slice, as checked.
+        // SAFETY: as in `into_read`. `check` has also found that no retain slice overlaps another slice.
         Ok(triples.map(|((f, r), n)| unsafe { (slice(f, n), slice_mut(r, n)) }).collect())
     }
 
-    /// Refuses lists of different lengths, addresses that cannot be those of a tensor and, where retain is `written`,
-    /// retain memory that is also that of another tensor in the call.
+    /// Refuses lists of different lengths and invalid addresses. If retain is `written`, also refuses a retain tensor that
+    /// overlaps another tensor of the call.
     fn check<T>(&self, written: bool) -> PyResult<()> {
         let count = self.forget.len();
         for (name, list) in [("retain", &self.retain), ("lengths", &self.lengths)] {
@@ -193,7 +193,7 @@ struct Memory {
     i: usize,
 }
 
-/// Returns where the tensor ends.
+/// Returns the end of the tensor.
 fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResult<usize> {
     if start == 0 {
         return Err(refuse(format!(
@@ -212,10 +212,10 @@ fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResu
     })
 }
 
-/// Forget tensors may share memory with each other; a written one with nothing.
+/// Forget tensors may overlap each other; a written tensor may overlap none.
 fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
     ranges.sort_by_key(|range| range.start);
-    // Of the ranges so far, the one that reaches furthest, and of the written ones likewise.
+    // The previous range with the largest end, and the previous written range with the largest end.
     let (mut furthest, mut furthest_written): (Option<&Memory>, Option<&Memory>) = (None, None);
     for range in &ranges {
         let before = if range.is_written { furthest } else { furthest_written };
@@ -235,21 +235,21 @@ fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
 }
 
 /// # Safety
-/// As [`std::slice::from_raw_parts`], except that the address of an empty tensor may be anything.
+/// Like [`std::slice::from_raw_parts`], except that the address of an empty tensor is arbitrary.
 unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
     if length == 0 {
         return &[];
     }
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller's, as documented.
     unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(address), length) }
 }
 
 /// # Safety
-/// As [`std::slice::from_raw_parts_mut`], except that the address of an empty tensor may be anything.
+/// Like [`std::slice::from_raw_parts_mut`], except that the address of an empty tensor is arbitrary.
 unsafe fn slice_mut<'a, T>(address: usize, length: usize) -> &'a mut [T] {
     if length == 0 {
         return &mut [];
     }
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller's, as documented.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(address), length) }
 }

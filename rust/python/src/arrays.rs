@@ -1,4 +1,4 @@
-//! Numpy arrays.
+//! Combiners on numpy arrays.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use numpy::{
 };
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use retainfirst_core::{Element, Rule};
+use retainfirst_core::{Combiner, Element};
 
 use crate::addresses::with_dtype;
 use crate::errors::{from_core, refuse};
@@ -17,40 +17,40 @@ use crate::threads::install;
 
 pub(crate) type Array<'py> = Bound<'py, PyUntypedArray>;
 
-/// Groups as Python gives them: an index below zero must become an error that names it.
+/// Groups from Python. An index below zero becomes an error that names it.
 type Groups = Vec<(i64, i64)>;
 
-/// Combines two arrays; returns the update, of their dtype, and the table of moments, one row a group.
+/// Combines two arrays. Returns the update, in their dtype, and the table of moments, one row a group.
 #[pyfunction]
 pub fn combine<'py>(
     py: Python<'py>,
-    rule: &str,
+    combiner: &str,
     forget: &Array<'py>,
     retain: &Array<'py>,
     alpha: f64,
     gamma: f64,
     groups: Groups,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let rule: Rule = rule.parse().map_err(from_core)?;
-    with_dtype!(&*dtype(forget)?, combine_new(py, rule, forget, retain, alpha, gamma, groups))
+    let combiner: Combiner = combiner.parse().map_err(from_core)?;
+    with_dtype!(&*dtype(forget)?, combine_new(py, combiner, forget, retain, alpha, gamma, groups))
 }
 
-/// Combines two arrays in place, into `retain`; returns the table of moments, one row a group.
+/// Writes the update into `retain`. Returns the table of moments, one row a group.
 #[pyfunction]
 pub fn combine_<'py>(
     py: Python<'py>,
-    rule: &str,
+    combiner: &str,
     forget: &Array<'py>,
     retain: &Array<'py>,
     alpha: f64,
     gamma: f64,
     groups: Groups,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let rule: Rule = rule.parse().map_err(from_core)?;
-    with_dtype!(&*dtype(forget)?, combine_in_place(py, rule, forget, retain, alpha, gamma, groups))
+    let combiner: Combiner = combiner.parse().map_err(from_core)?;
+    with_dtype!(&*dtype(forget)?, combine_in_place(py, combiner, forget, retain, alpha, gamma, groups))
 }
 
-/// Measures a given update; returns the table of moments, one row a group.
+/// Measures a given update. Returns the table of moments, one row a group.
 #[pyfunction]
 pub fn geometry<'py>(
     py: Python<'py>,
@@ -64,7 +64,7 @@ pub fn geometry<'py>(
 
 fn combine_new<'py, T: Element + NumpyElement>(
     py: Python<'py>,
-    rule: Rule,
+    combiner: Combiner,
     forget: &Array<'py>,
     retain: &Array<'py>,
     alpha: f64,
@@ -78,7 +78,9 @@ fn combine_new<'py, T: Element + NumpyElement>(
     let mut writing = out.try_readwrite().map_err(|error| borrow("out", error))?;
     let u = writing.as_slice_mut()?;
     let rows = py
-        .detach(|| install(f.len(), || retainfirst_core::combine_into(rule, alpha, gamma, f, r, u, &groups)))?
+        .detach(|| {
+            install(f.len(), || retainfirst_core::combine_into(combiner, alpha, gamma, f, r, u, &groups))
+        })?
         .map_err(from_core)?;
     drop(writing);
     (out, table(py, &rows)).into_pyobject(py)
@@ -86,7 +88,7 @@ fn combine_new<'py, T: Element + NumpyElement>(
 
 fn combine_in_place<'py, T: Element + NumpyElement>(
     py: Python<'py>,
-    rule: Rule,
+    combiner: Combiner,
     forget: &Array<'py>,
     retain: &Array<'py>,
     alpha: f64,
@@ -99,7 +101,7 @@ fn combine_in_place<'py, T: Element + NumpyElement>(
     let groups = ranges(groups, f.len())?;
     let rows = py
         .detach(|| {
-            install(f.len(), || retainfirst_core::combine_in_place(rule, alpha, gamma, f, r, &groups))
+            install(f.len(), || retainfirst_core::combine_in_place(combiner, alpha, gamma, f, r, &groups))
         })?
         .map_err(from_core)?;
     Ok(table(py, &rows).into_any())
@@ -137,7 +139,7 @@ fn write<'py, T: NumpyElement>(name: &str, array: &Array<'py>) -> PyResult<PyRea
     typed(name, array)?.try_readwrite().map_err(|error| borrow(name, error))
 }
 
-/// Refuses what would have to be cast, copied or flattened.
+/// Refuses arrays that would have to be cast, copied or flattened.
 fn typed<'a, 'py, T: NumpyElement>(
     name: &str,
     array: &'a Array<'py>,

@@ -1,4 +1,4 @@
-//! The one exception of the module.
+//! The module's exception.
 
 use pyo3::PyErr;
 use pyo3::create_exception;
@@ -8,15 +8,15 @@ create_exception!(
     retainfirst._rust,
     RustError,
     PyValueError,
-    "An input was refused; the text names it, what was found and what to do."
+    "An input was refused. The text names the argument, its value and the requirement."
 );
 
-/// The exception for an error of the core.
+/// Converts an error of the core.
 pub(crate) fn from_core(error: retainfirst_core::Error) -> PyErr {
     RustError::new_err(error.to_string())
 }
 
-/// The exception for a text.
+/// Returns the exception with this text.
 pub(crate) fn refuse(text: impl Into<String>) -> PyErr {
     RustError::new_err(text.into())
 }

@@ -1,32 +1,32 @@
-//! The exact oracle on numpy arrays.
+//! Exact dot products and orders of cosines on numpy arrays.
 
 use std::cmp::Ordering;
 
 use numpy::Element as NumpyElement;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use retainfirst_core::exact::{self, Exact};
+use retainfirst_core::exact::{self, BinaryFormat};
 
 use crate::addresses::with_dtype;
 use crate::arrays::{Array, dtype, read};
 use crate::errors::{from_core, refuse};
 use crate::threads::install;
 
-/// Returns the sign of the dot product, with no rounding: -1, 0 or 1.
+/// Returns the sign of the dot product, without rounding: -1, 0 or 1.
 #[pyfunction]
 pub fn dot_sign<'py>(py: Python<'py>, update: &Array<'py>, retain: &Array<'py>) -> PyResult<i8> {
     with_dtype!(&*dtype(update)?, sign(py, update, retain))
 }
 
-/// Returns the dot product, with no rounding, in units of the square of the dtype's smallest number above 0: an integer as
-/// little-endian bytes in two's complement.
+/// Returns the dot product, without rounding, in units of the square of the dtype's smallest number above 0. The integer is
+/// encoded as little-endian bytes in two's complement.
 #[pyfunction]
 pub fn dot<'py>(py: Python<'py>, update: &Array<'py>, retain: &Array<'py>) -> PyResult<Bound<'py, PyBytes>> {
     with_dtype!(&*dtype(update)?, product(py, update, retain))
 }
 
-/// Returns -1, 0 or 1 as the cosine of `first` and `retain` is below, equal to or above that of `second` and `retain`,
-/// with no rounding.
+/// Returns -1, 0 or 1 if the cosine of `first` and `retain` is below, equal to or above that of `second` and `retain`,
+/// without rounding.
 #[pyfunction]
 pub fn compare_cosines<'py>(
     py: Python<'py>,
@@ -37,7 +37,7 @@ pub fn compare_cosines<'py>(
     with_dtype!(&*dtype(first)?, compare(py, first, second, retain))
 }
 
-fn sign<'py, T: Exact + NumpyElement>(
+fn sign<'py, T: BinaryFormat + NumpyElement>(
     py: Python<'py>,
     update: &Array<'py>,
     retain: &Array<'py>,
@@ -48,7 +48,7 @@ fn sign<'py, T: Exact + NumpyElement>(
     number(order)
 }
 
-fn product<'py, T: Exact + NumpyElement>(
+fn product<'py, T: BinaryFormat + NumpyElement>(
     py: Python<'py>,
     update: &Array<'py>,
     retain: &Array<'py>,
@@ -59,7 +59,7 @@ fn product<'py, T: Exact + NumpyElement>(
     Ok(PyBytes::new(py, &product.to_signed_bytes_le()))
 }
 
-fn compare<'py, T: Exact + NumpyElement>(
+fn compare<'py, T: BinaryFormat + NumpyElement>(
     py: Python<'py>,
     first: &Array<'py>,
     second: &Array<'py>,

@@ -1,10 +1,10 @@
-//! The Python module `retainfirst._rust`: arrays and addresses in, the core's rules on them, tables of moments out.
+//! The Python module `retainfirst._rust`: the core's functions for numpy arrays, and for tensors given by address.
 //!
-//! Nothing is decided here but whether an input may be touched at all; the interpreter lock is released around all work.
+//! This crate checks that inputs are safe to access, and releases the interpreter lock; the core does the rest.
 
 mod addresses;
 mod arrays;
-mod bounds;
+mod baselines;
 mod errors;
 mod exact;
 mod exhaustive;
@@ -13,7 +13,7 @@ mod threads;
 
 use pyo3::prelude::*;
 
-/// Rules on numpy arrays, and on tensors by address, without copies.
+/// Combiners on numpy arrays, and on tensors given by address, without copies.
 #[pymodule]
 mod _rust {
     #[pymodule_export]
@@ -21,7 +21,7 @@ mod _rust {
     #[pymodule_export]
     use crate::arrays::{combine, combine_, geometry};
     #[pymodule_export]
-    use crate::bounds::{limit_, update_alone_};
+    use crate::baselines::{baseline_, update_alone_};
     #[pymodule_export]
     use crate::errors::RustError;
     #[pymodule_export]

@@ -1,11 +1,11 @@
-//! Moments as a float64 array.
+//! Moments as a numpy array.
 
 use numpy::ndarray::Array2;
 use numpy::{PyArray2, ToPyArray};
 use pyo3::prelude::*;
 use retainfirst_core::Moments;
 
-/// One row a tensor or group, the columns of [`Moments::COLUMNS`].
+/// Returns a float64 table with one row a tensor or group, and the columns [`Moments::COLUMNS`].
 pub(crate) fn table<'py>(py: Python<'py>, rows: &[Moments]) -> Bound<'py, PyArray2<f64>> {
     let mut table = Array2::zeros((rows.len(), Moments::COLUMNS.len()));
     for (mut line, moments) in table.rows_mut().into_iter().zip(rows) {

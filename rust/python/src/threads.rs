@@ -1,4 +1,4 @@
-//! The threads of the module.
+//! The module's thread pool.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +11,13 @@ use crate::errors::refuse;
 
 struct Pool {
     threads: Arc<ThreadPool>,
-    /// A forked child inherits the pool but none of its threads, and would wait for them for ever.
+    /// The process that made the pool. A forked child inherits the pool without its threads, and would wait for them forever.
     process: u32,
 }
 
 static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
-/// Runs work on so many elements in the pool, or right here if it is too little to be spread.
+/// Runs work on this many elements: in the pool, or in the calling thread if there are few.
 pub(crate) fn install<R: Send>(elements: usize, work: impl FnOnce() -> R + Send) -> PyResult<R> {
     if elements < PARALLEL_MIN_ELEMENTS {
         return Ok(work());
@@ -27,13 +27,13 @@ pub(crate) fn install<R: Send>(elements: usize, work: impl FnOnce() -> R + Send)
     Ok(result.expect("the pool has run the work"))
 }
 
-/// Not generic, so that rayon's code is compiled once and not for each kind of work.
+/// Not generic, so that rayon's code is compiled once and not for every kind of work.
 fn install_once(work: &mut (dyn FnMut() + Send)) -> PyResult<()> {
     pool()?.install(work);
     Ok(())
 }
 
-/// Sets how many threads large inputs are spread over; the results do not depend on it.
+/// Sets the number of threads for large inputs. Results do not depend on it.
 ///
 /// The default is the environment variable `OMP_NUM_THREADS`, as for torch, else one thread a core.
 #[pyfunction]
@@ -46,7 +46,7 @@ pub fn set_num_threads(n: usize) -> PyResult<()> {
     Ok(())
 }
 
-/// Returns how many threads large inputs are spread over.
+/// Returns the number of threads for large inputs.
 #[pyfunction]
 pub fn get_num_threads() -> PyResult<usize> {
     Ok(pool()?.current_num_threads())
@@ -60,7 +60,7 @@ fn pool() -> PyResult<Arc<ThreadPool>> {
             let n = stale.as_ref().map_or_else(default_threads, |pool| pool.threads.current_num_threads());
             let fresh = build(n)?;
             let threads = Arc::clone(&fresh.threads);
-            // Dropping an inherited pool would wait for the threads that it lacks.
+            // Dropping an inherited pool would wait for threads that do not exist.
             std::mem::forget(pool.replace(fresh));
             Ok(threads)
         }

@@ -37,7 +37,7 @@ def check(rule: str = "sago", dtype: str = "float16", alpha: float = 1.0, gamma:
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "rule": (lambda: check(rule="sagoo"), 'rule: "sagoo" is not one of sum, pcgrad'),
-    "another rule": (lambda: check(rule="sum"), 'rule: "sum" is not one of sago, sago_keep_retain'),
+    "another rule": (lambda: check(rule="sum"), 'combiner: "sum" is not one of sago, sago_keep_retain'),
     "dtype": (lambda: check(dtype="float32"), 'dtype: "float32" is not one of float16, bfloat16'),
     "alpha": (lambda: check(alpha=0.0, stop=0), "alpha: 0e0 is 0 in float32; it must be finite and above 0"),
     "gamma": (lambda: check(gamma=-1.0), "gamma: -1e0 is -1 in float32; it must be finite and 0 or above"),

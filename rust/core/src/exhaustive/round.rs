@@ -1,33 +1,34 @@
-//! Rounding to 16 bits in whole numbers.
+//! Rounding to 16 bits in integer arithmetic.
 
-use crate::exact::Exact;
+use crate::exact::BinaryFormat;
 
 /// Fraction bits and exponent bias of `f32`.
 const FRACTION_BITS: u32 = 23;
 const BIAS: u32 = 127;
 
-/// Returns the bits of `x` rounded to a 16-bit format, to nearest, ties to even, beyond the largest number to infinity.
+/// Returns the bits of `x` rounded to a 16-bit format: to nearest, ties to even, to infinity beyond the largest number.
 ///
-/// The magnitude is a whole number of units, `whole * 2^unit`. The format's own unit there is a larger power of two, never
-/// below the smallest number, so that subnormals are no case of their own; the difference is how many bits are dropped.
+/// The magnitude is an integer times a power of two. The format's unit in the last place is a larger power of two, and at least
+/// the smallest number, so that subnormals need no case of their own. The difference of the exponents is the number of bits to
+/// drop.
 #[inline(always)]
-pub(super) fn round16<T: Exact>(x: f32) -> u16 {
+pub(super) fn round16<T: BinaryFormat>(x: f32) -> u16 {
     let (sign, magnitude) = (x.to_bits() >> 31, x.to_bits() & 0x7fff_ffff);
     let infinity = ((1 << T::EXPONENT_BITS) - 1) << T::FRACTION_BITS;
-    // The exponent, as `f32` stores it, of the smallest normal number of the format.
+    // The stored exponent, in `f32`, of the format's smallest normal number.
     let smallest = BIAS - ((1 << (T::EXPONENT_BITS - 1)) - 1) + 1;
 
     let (stored, fraction) = (magnitude >> FRACTION_BITS, magnitude & ((1 << FRACTION_BITS) - 1));
     let implied = if stored == 0 { 0 } else { 1 << FRACTION_BITS };
     let (whole, exponent) = (fraction | implied, stored.max(1));
 
-    // All of `whole` lies below half a unit once one bit more is dropped than it has.
+    // Dropping one bit more than `whole` has leaves less than half a unit.
     let dropped =
         (FRACTION_BITS - T::FRACTION_BITS + smallest.saturating_sub(exponent)).min(FRACTION_BITS + 2);
     let (below, rest, half) = (whole >> dropped, whole & ((1 << dropped) - 1), 1 << (dropped - 1));
     let up = (rest > half) | ((rest == half) & (below & 1 == 1));
 
-    // The implied bit of `below` counts as one step of the exponent, and so does a carry out of the fraction.
+    // The implied bit of `below` adds one to the exponent, as does a carry out of the fraction.
     let bits = ((exponent.max(smallest) - smallest) << T::FRACTION_BITS) + below + u32::from(up);
     let rounded = if magnitude > 0x7f80_0000 { infinity | 1 } else { bits.min(infinity) };
     ((sign << 15) | rounded) as u16
@@ -39,7 +40,7 @@ mod tests {
 
     use super::*;
 
-    fn check<T: Exact>(decode: fn(u16) -> f32, encode: fn(f32) -> u16) {
+    fn check<T: BinaryFormat>(decode: fn(u16) -> f32, encode: fn(f32) -> u16) {
         let infinity: u16 = ((1 << T::EXPONENT_BITS) - 1) << T::FRACTION_BITS;
         for bits in 0..=u16::MAX {
             let x = decode(bits);
@@ -51,7 +52,8 @@ mod tests {
             if bits & 0x7fff == infinity {
                 continue;
             }
-            // The midpoint to the next number (to what would follow the largest one), and the numbers of `f32` around it.
+            // The midpoint to the next number, and its neighbours in `f32`. Beyond the largest number, the next one is that of a
+            // format with a larger exponent range.
             let next = decode(bits + 1);
             let next = if next.is_finite() {
                 f64::from(next)
@@ -71,7 +73,7 @@ mod tests {
         }
     }
 
-    /// The neighbour away from zero, or towards it.
+    /// Returns the neighbour away from zero (1) or towards it (-1).
     fn step(x: f32, by: i32) -> f32 {
         f32::from_bits(x.to_bits().wrapping_add_signed(by))
     }

@@ -1,20 +1,20 @@
-//! One retain element with all forget elements: run through the kernel, and judged.
+//! The check of one retain element with all forget elements.
 
 use fearless_simd::Simd;
 
 use super::specification::{Specification, differs, opposes};
-use super::{PATTERNS, Sixteen, Statement, Violation, patterns};
+use super::{PATTERNS, SixteenBit, Statement, Violation, patterns};
 use crate::error::Error;
 use crate::simd::{Work, dispatch};
 
-/// The memory of a row, used again for the next.
+/// Buffers, reused from row to row.
 pub(super) struct Row<T> {
     retain: Vec<T>,
     expected: Vec<u16>,
     out: Vec<T>,
 }
 
-impl<T: Sixteen> Row<T> {
+impl<T: SixteenBit> Row<T> {
     pub(super) fn new() -> Self {
         let n = PATTERNS as usize;
         Self { retain: vec![T::default(); n], expected: vec![0; n], out: vec![T::default(); n] }
@@ -29,7 +29,7 @@ impl<T: Sixteen> Row<T> {
     ) -> Result<Option<Violation>, Error> {
         self.retain.fill(T::from_bits(retain));
         dispatch(Expect { specification, retain, expected: &mut self.expected, out: &mut self.out });
-        // Cut elsewhere in each row, so that over the rows the kernel meets arrays of every length.
+        // The cut moves from row to row, so that the kernel gets arrays of every length.
         let cut = usize::from(retain);
         let ((f_head, f_tail), (r_head, r_tail)) = (forget.split_at(cut), self.retain.split_at(cut));
         let (u_head, u_tail) = self.out.split_at_mut(cut);
@@ -40,9 +40,9 @@ impl<T: Sixteen> Row<T> {
     }
 }
 
-/// Writes what the row must be, and into `out` what it must not be: a kernel that leaves an element as it was is wrong there.
+/// Writes the expected updates, and fills `out` with other values, so that an element that the kernel does not write is wrong.
 ///
-/// Only the compiler's choice of instructions is shared with the kernels.
+/// The code shares nothing with the kernels except the instruction sets that it is compiled for.
 struct Expect<'a, T> {
     specification: &'a Specification<T>,
     retain: u16,
@@ -50,7 +50,7 @@ struct Expect<'a, T> {
     out: &'a mut [T],
 }
 
-impl<T: Sixteen> Work for Expect<'_, T> {
+impl<T: SixteenBit> Work for Expect<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -58,13 +58,13 @@ impl<T: Sixteen> Work for Expect<'_, T> {
         let Self { specification, retain, expected, out } = self;
         specification.write_row(retain, expected);
         for (out, &expected) in out.iter_mut().zip(&*expected) {
-            // Another number if `expected` is one, and a number if it is NaN.
+            // The complement of a number is another value, and that of a NaN is a number.
             *out = T::from_bits(!expected);
         }
     }
 }
 
-/// A row as it was found.
+/// The updates of a row, found and expected.
 #[derive(Clone, Copy)]
 struct Judge<'a, T> {
     retain: u16,
@@ -72,8 +72,8 @@ struct Judge<'a, T> {
     expected: &'a [u16],
 }
 
-/// Whether any pair of the row fails. Without a branch, so that the loop becomes vector instructions.
-impl<T: Sixteen> Work for Judge<'_, T> {
+/// Returns whether any pair of the row fails. Free of branches, so that the compiler vectorises the loop.
+impl<T: SixteenBit> Work for Judge<'_, T> {
     type Output = bool;
 
     #[inline(always)]
@@ -86,7 +86,7 @@ impl<T: Sixteen> Work for Judge<'_, T> {
     }
 }
 
-impl<T: Sixteen> Judge<'_, T> {
+impl<T: SixteenBit> Judge<'_, T> {
     fn first_violation(self) -> Option<Violation> {
         let Self { retain, found, expected } = self;
         patterns().zip(T::bits(found).iter().zip(expected)).find_map(|(forget, (&found, &expected))| {

@@ -1,31 +1,31 @@
-//! What the two rules must do with one pair, written from the definition and from bits, apart from the kernels.
+//! The specification of the two combiners for one pair of elements, on bits. It shares no code with the kernels.
 
 use std::marker::PhantomData;
 
 use super::round::round16;
-use super::{PATTERNS, Sixteen};
+use super::{PATTERNS, SixteenBit};
+use crate::combiners::{Combiner, Weights, unknown};
 use crate::error::Error;
-use crate::exact::Exact;
-use crate::rules::{Rule, Weights, unknown};
+use crate::exact::BinaryFormat;
 
 const SIGN: u16 = 0x8000;
 
-/// One of the rules with its weights: `alpha r` where the signs conflict, else `gamma f`, to which `keep_retain` adds `alpha r`.
+/// A combiner with its weights: `alpha r` where the signs conflict, else `gamma f`, to which `keep_retain` adds `alpha r`.
 pub(super) struct Specification<T> {
     keep_retain: bool,
-    /// Rounded to `f32`, as the weights are before anything is computed.
+    /// Rounded to `f32`, like the weights of the kernels.
     alpha: f32,
-    /// `gamma f` for the bits of each finite `f`.
+    /// `gamma f`, indexed by the bits of `f`.
     taken: Vec<f32>,
     format: PhantomData<T>,
 }
 
-impl<T: Sixteen> Specification<T> {
-    pub(super) fn new(rule: Rule, alpha: f64, gamma: f64) -> Result<Self, Error> {
-        let keep_retain = match rule {
-            Rule::Sago => false,
-            Rule::SagoKeepRetain => true,
-            other => return Err(unknown(other.name(), [Rule::Sago, Rule::SagoKeepRetain])),
+impl<T: SixteenBit> Specification<T> {
+    pub(super) fn new(combiner: Combiner, alpha: f64, gamma: f64) -> Result<Self, Error> {
+        let keep_retain = match combiner {
+            Combiner::Sago => false,
+            Combiner::SagoKeepRetain => true,
+            other => return Err(unknown(other.name(), [Combiner::Sago, Combiner::SagoKeepRetain])),
         };
         Weights::<f32>::new(alpha, gamma)?;
         let gamma = gamma as f32;
@@ -33,7 +33,7 @@ impl<T: Sixteen> Specification<T> {
         Ok(Self { keep_retain, alpha: alpha as f32, taken, format: PhantomData })
     }
 
-    /// Writes the updates of one retain element with every forget element, by the latter's bits.
+    /// Writes the updates of one retain element with every forget element, indexed by the bits of the latter.
     #[inline(always)]
     pub(super) fn write_row(&self, retain: u16, out: &mut [u16]) {
         let kept = self.alpha * value::<T>(retain);
@@ -42,7 +42,7 @@ impl<T: Sixteen> Specification<T> {
         }
     }
 
-    /// The update of one pair, given `gamma f` and `alpha r`.
+    /// Returns the update of one pair, given `gamma f` and `alpha r`.
     #[inline(always)]
     fn update(&self, f: u16, r: u16, taken: f32, kept: f32) -> u16 {
         let agreed = if self.keep_retain { kept + taken } else { taken };
@@ -61,36 +61,36 @@ impl<T: Sixteen> Specification<T> {
     }
 }
 
-/// Whether a result is not the expected one: NaNs are equal whatever their bits, and zeros only if their signs are.
+/// Returns whether two results differ. All NaNs are equal; zeros of different sign are not.
 #[inline(always)]
-pub(super) fn differs<T: Exact>(found: u16, expected: u16) -> bool {
+pub(super) fn differs<T: BinaryFormat>(found: u16, expected: u16) -> bool {
     (found != expected) & !(is_nan::<T>(found) & is_nan::<T>(expected))
 }
 
-/// Whether an update of two finite numbers breaks T1: it is NaN, or points against retain.
+/// Returns whether the update of two finite numbers violates T1: it is NaN, or its sign is opposite to retain's.
 #[inline(always)]
-pub(super) fn opposes<T: Exact>(f: u16, r: u16, update: u16) -> bool {
+pub(super) fn opposes<T: BinaryFormat>(f: u16, r: u16, update: u16) -> bool {
     is_finite::<T>(f) & is_finite::<T>(r) & (is_nan::<T>(update) | signs_conflict(update, r))
 }
 
-/// Whether two numbers, neither of them zero, have opposite signs.
+/// Returns whether two numbers have opposite signs and neither is zero.
 #[inline(always)]
 fn signs_conflict(x: u16, y: u16) -> bool {
     (magnitude(x) != 0) & (magnitude(y) != 0) & ((x ^ y) & SIGN != 0)
 }
 
 #[inline(always)]
-pub(super) fn is_finite<T: Exact>(bits: u16) -> bool {
+pub(super) fn is_finite<T: BinaryFormat>(bits: u16) -> bool {
     magnitude(bits) < infinity::<T>()
 }
 
 #[inline(always)]
-fn is_infinite<T: Exact>(bits: u16) -> bool {
+fn is_infinite<T: BinaryFormat>(bits: u16) -> bool {
     magnitude(bits) == infinity::<T>()
 }
 
 #[inline(always)]
-fn is_nan<T: Exact>(bits: u16) -> bool {
+fn is_nan<T: BinaryFormat>(bits: u16) -> bool {
     magnitude(bits) > infinity::<T>()
 }
 
@@ -100,12 +100,12 @@ fn magnitude(bits: u16) -> u16 {
 }
 
 #[inline(always)]
-fn infinity<T: Exact>() -> u16 {
+fn infinity<T: BinaryFormat>() -> u16 {
     ((1 << T::EXPONENT_BITS) - 1) << T::FRACTION_BITS
 }
 
-/// The value of a finite number, which `f32` has too; of others, no matter what.
-fn value<T: Exact>(bits: u16) -> f32 {
+/// Returns the value of a finite number. The result for NaN and infinity is arbitrary.
+fn value<T: BinaryFormat>(bits: u16) -> f32 {
     let implied = 1 << T::FRACTION_BITS;
     let (exponent, fraction) = (magnitude(bits) / implied, magnitude(bits) % implied);
     let whole = if exponent == 0 { fraction } else { fraction + implied };
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    fn check_values<T: Sixteen + Into<f32>>() {
+    fn check_values<T: SixteenBit + Into<f32>>() {
         for bits in (0..=u16::MAX).filter(|&bits| is_finite::<T>(bits)) {
             assert_eq!(value::<T>(bits).to_bits(), T::from_bits(bits).into().to_bits(), "{bits:#06x}");
         }
@@ -133,7 +133,7 @@ mod tests {
         check_values::<bf16>();
     }
 
-    fn check_kinds<T: Sixteen + Into<f32>>() {
+    fn check_kinds<T: SixteenBit + Into<f32>>() {
         for bits in 0..=u16::MAX {
             let x: f32 = T::from_bits(bits).into();
             assert_eq!(
@@ -154,14 +154,14 @@ mod tests {
     const PAIRS: [[u16; 4]; 14] = [
         [0x3c00, 0x3c00, 0x4000, 0x4200], // 1, 1: 2, and 3
         [0xbc00, 0x3c00, 0x3c00, 0x3c00], // -1, 1: 1
-        [0x8001, 0x0001, 0x0001, 0x0001], // the smallest numbers of both signs: their product is zero in the format
-        [0x0000, 0x3c00, 0x0000, 0x3c00], // a zero is no conflict, whatever its sign
+        [0x8001, 0x0001, 0x0001, 0x0001], // the smallest numbers of both signs, whose product underflows to zero
+        [0x0000, 0x3c00, 0x0000, 0x3c00], // a zero of either sign never conflicts
         [0x8000, 0x3c00, 0x8000, 0x3c00],
         [0x3c00, 0x8000, 0x4000, 0x4000],
         [0x8000, 0x8000, 0x8000, 0x8000],
         [0x8000, 0x0000, 0x8000, 0x0000],
         [0x7bff, 0x7bff, 0x7c00, 0x7c00], // overflow
-        [0x7c00, 0x3c00, 0x7c00, 0x7c00], // infinity, which a conflict does not hide
+        [0x7c00, 0x3c00, 0x7c00, 0x7c00], // infinity shows in spite of a conflict
         [0xfc00, 0x3c00, 0xfc00, 0xfc00],
         [0x3c00, 0xfc00, 0xfc00, 0xfc00],
         [0x7c00, 0xfc00, 0x7c01, 0x7c01], // NaN
@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn literal_pairs_have_literal_updates() {
-        for (rule, column) in [(Rule::Sago, 2), (Rule::SagoKeepRetain, 3)] {
-            let specification = Specification::<f16>::new(rule, 1.0, 2.0).unwrap();
+        for (combiner, column) in [(Combiner::Sago, 2), (Combiner::SagoKeepRetain, 3)] {
+            let specification = Specification::<f16>::new(combiner, 1.0, 2.0).unwrap();
             let mut row = vec![0; PATTERNS as usize];
             for pair in PAIRS {
                 specification.write_row(pair[1], &mut row);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn no_result_but_its_own_passes() {
+    fn other_results_differ_or_oppose() {
         let differs = differs::<f16>;
         assert!(!differs(0x7c01, 0xffff) && !differs(0x8000, 0x8000));
         assert!(differs(0x0000, 0x8000) && differs(0x7c00, 0x7c01) && differs(0x7c01, 0x7c00));

@@ -1,10 +1,10 @@
-//! The statistics of a forget gradient, a retain gradient and an update.
+//! Statistics of a forget gradient, a retain gradient and an update.
 
-mod double;
+mod double_double;
 mod narrow;
 mod scaled;
 
-pub(crate) use double::{Double, scale};
+pub(crate) use double_double::{DoubleDouble, scale};
 pub use narrow::NarrowSums;
 pub use scaled::ScaledSums;
 
@@ -16,21 +16,21 @@ pub(crate) const UU: usize = 3;
 pub(crate) const UR: usize = 4;
 pub(crate) const UF: usize = 5;
 
-/// Which two of forget (0), retain (1) and update (2) each sum multiplies.
+/// The two factors of each sum: forget (0), retain (1) or update (2).
 const FACTORS: [(usize, usize); 6] = [(0, 0), (1, 1), (0, 1), (2, 2), (2, 1), (2, 0)];
 
-/// Six sums over `f`, `r` and `u`, two counts, and a power of two for each of the three.
+/// Six sums over `f`, `r` and `u`, two counts, and an exponent for each of the three.
 ///
 /// The sums are those of `f * 2^-ef`, `r * 2^-er` and `u * 2^-eu`, so that `f64` gradients of any exponent neither underflow
 /// nor overflow; for the narrower formats, and for `f64` of usual size, the exponents are 0.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
-    sums: [Double; 6],
-    /// `None`: nothing but zeros so far, which must not force an exponent on what is merged later.
+    sums: [DoubleDouble; 6],
+    /// `None`: all values so far are zero. They must not determine the exponent of values that are merged later.
     exponents: [Option<i32>; 3],
-    /// How many coordinates have opposite signs in `f` and `r`; a zero never conflicts.
+    /// The number of coordinates where `f` and `r` have opposite signs. A zero has no sign.
     pub conflicts: u64,
-    /// How many coordinates there are.
+    /// The number of coordinates.
     pub count: u64,
 }
 
@@ -39,49 +39,54 @@ impl Moments {
     pub const COLUMNS: [&'static str; 11] =
         ["ff", "rr", "fr", "conflicts", "count", "ef", "er", "uu", "ur", "uf", "eu"];
 
-    pub(crate) fn new(sums: [Double; 6], exponents: [Option<i32>; 3], conflicts: u64, count: u64) -> Self {
+    pub(crate) fn new(
+        sums: [DoubleDouble; 6],
+        exponents: [Option<i32>; 3],
+        conflicts: u64,
+        count: u64,
+    ) -> Self {
         Self { sums, exponents, conflicts, count }
     }
 
-    /// All numbers in the order of [`Moments::COLUMNS`].
+    /// Returns all numbers in the order of [`Moments::COLUMNS`].
     #[must_use]
     pub fn row(&self) -> [f64; 11] {
-        let [ff, rr, fr, uu, ur, uf] = self.sums.map(Double::value);
+        let [ff, rr, fr, uu, ur, uf] = self.sums.map(DoubleDouble::value);
         let [ef, er, eu] = [0, 1, 2].map(|i| f64::from(self.exponent(i)));
         [ff, rr, fr, self.conflicts as f64, self.count as f64, ef, er, uu, ur, uf, eu]
     }
 
-    /// The scaled `<f, f>`.
+    /// Returns the scaled `<f, f>`.
     #[must_use]
     pub fn ff(&self) -> f64 {
         self.sums[FF].value()
     }
 
-    /// The scaled `<r, r>`.
+    /// Returns the scaled `<r, r>`.
     #[must_use]
     pub fn rr(&self) -> f64 {
         self.sums[RR].value()
     }
 
-    /// The scaled `<f, r>`.
+    /// Returns the scaled `<f, r>`.
     #[must_use]
     pub fn fr(&self) -> f64 {
         self.sums[FR].value()
     }
 
-    /// The exponent `ef`.
+    /// Returns the exponent `ef`.
     #[must_use]
     pub fn forget_exponent(&self) -> i32 {
         self.exponent(0)
     }
 
-    /// The exponent `er`.
+    /// Returns the exponent `er`.
     #[must_use]
     pub fn retain_exponent(&self) -> i32 {
         self.exponent(1)
     }
 
-    /// Adds the moments of further coordinates. Each of the three takes the larger exponent; sums are rescaled exactly.
+    /// Adds the moments of other coordinates. `f`, `r` and `u` each take the larger exponent, and sums are rescaled exactly.
     pub fn merge(&mut self, other: &Self) {
         let mut shifts = [(0, 0); 3];
         for (i, shifts) in shifts.iter_mut().enumerate() {
@@ -100,7 +105,7 @@ impl Moments {
         self.count += other.count;
     }
 
-    /// Takes the sums of the update from a pass over the same coordinates that measured nothing else.
+    /// Copies the sums of the update from a pass over the same coordinates that measured only these.
     pub(crate) fn add_update(&mut self, update: &Self) {
         debug_assert_eq!(
             (self.count, self.exponents[..2].to_vec()),
@@ -117,15 +122,15 @@ impl Moments {
     }
 }
 
-/// The sums over the coordinates of one chunk: `ff`, `rr`, `fr` and the conflicts with `PAIR`, `uu`, `ur` and `uf` with `UPDATE`.
+/// Accumulates sums over one chunk: `ff`, `rr`, `fr` and the conflicts with `PAIR`, `uu`, `ur` and `uf` with `UPDATE`.
+///
+/// The functions must be `#[inline(always)]`.
 pub trait Accumulate<S, V> {
     fn new(simd: S) -> Self;
 
-    /// Adds the lanes of three vectors. Must be `#[inline(always)]`.
-    ///
-    /// Behind the end of a chunk, vectors are filled up with zeros.
+    /// Adds vectors. The last ones of a chunk are padded with zeros.
     fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: V, r: V, u: V);
 
-    /// Returns the moments of `count` coordinates. Must be `#[inline(always)]`.
+    /// Returns the moments of `count` coordinates, the padding not included.
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments;
 }

@@ -1,14 +1,14 @@
-//! Sums over `f32` values (and 16-bit ones widened to it): products are exact in `f64`, and so need no scaling.
+//! Sums over `f32` values, which the 16-bit formats are widened to. `f64` holds their products exactly, so nothing is scaled.
 
-use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
 use fearless_simd::prelude::*;
 use fearless_simd::{f32x16, f64x8, i32x16};
 
+use super::{Accumulate, DoubleDouble, FF, FR, Moments, RR, UF, UR, UU};
 use crate::simd::{SUMS, add_products, conflict};
 
 pub struct NarrowSums<S: Simd> {
     sums: [f64x8<S>; 6],
-    /// How many conflicts each lane has met, below zero: a lane of a mask is -1 where it is set.
+    /// Minus the number of conflicts in each lane. A chunk is too short to overflow it.
     conflicts: i32x16<S>,
 }
 
@@ -22,6 +22,7 @@ impl<S: Simd> Accumulate<S, f32x16<S>> for NarrowSums<S> {
     fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: f32x16<S>, r: f32x16<S>, u: f32x16<S>) {
         let sums = &mut self.sums;
         if PAIR {
+            // A lane of a mask is -1 where it is set.
             self.conflicts += conflict(f, r).to_vector();
             add_products(f, f, &mut sums[FF]);
             add_products(r, r, &mut sums[RR]);
@@ -38,7 +39,9 @@ impl<S: Simd> Accumulate<S, f32x16<S>> for NarrowSums<S> {
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments {
         let total = |lanes: f64x8<S>| {
             let lanes: [f64; SUMS] = lanes.to_array();
-            lanes.into_iter().fold(Double::default(), |sum, lane| sum.plus(Double::new(lane, 0.0)))
+            lanes
+                .into_iter()
+                .fold(DoubleDouble::default(), |sum, lane| sum.plus(DoubleDouble::new(lane, 0.0)))
         };
         let conflicts =
             self.conflicts.to_array().into_iter().map(|lane| u64::from(lane.unsigned_abs())).sum();

@@ -3,14 +3,14 @@
 use fearless_simd::f64x8;
 use fearless_simd::prelude::*;
 
-use super::double::{scale, two_sum};
-use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
-use crate::simd::{SUMS, conflict, count};
+use super::double_double::{scale, two_sum};
+use super::{Accumulate, DoubleDouble, FF, FR, Moments, RR, UF, UR, UU};
+use crate::simd::{SUMS, conflict};
 
-/// Coordinates that are scaled and summed together; they stay in the nearest cache.
+/// The number of coordinates that are scaled and summed together. They stay in the L1 cache.
 const BLOCK: usize = 1 << 10;
-/// While the largest magnitude of a block is between `2^-LIMIT` and `2^LIMIT`, its sums are kept unscaled.
-const LIMIT: i32 = 400;
+/// A block is scaled only if its largest magnitude lies outside `2^-UNSCALED..2^UNSCALED`.
+const UNSCALED: i32 = 400;
 
 /// The lanes of a vector, in memory.
 type Row = [f64; SUMS];
@@ -23,7 +23,7 @@ pub struct ScaledSums<S> {
     f: Block,
     r: Block,
     u: Block,
-    /// The number of rows that are filled.
+    /// The number of filled rows in each block.
     filled: usize,
 }
 
@@ -42,7 +42,7 @@ impl<S: Simd> Accumulate<S, f64x8<S>> for ScaledSums<S> {
         f.store_array(&mut self.f[self.filled]);
         r.store_array(&mut self.r[self.filled]);
         if PAIR {
-            self.conflicts += u64::from(count(conflict(f, r)));
+            self.conflicts += u64::from(conflict(f, r).to_bitmask().count_ones());
         }
         if UPDATE {
             u.store_array(&mut self.u[self.filled]);
@@ -60,7 +60,7 @@ impl<S: Simd> Accumulate<S, f64x8<S>> for ScaledSums<S> {
 }
 
 impl<S: Simd> ScaledSums<S> {
-    /// Not inlined: this is most of the code, and is the same for every combiner.
+    /// Not inlined, since its code is long and the same for every combiner.
     #[inline(never)]
     fn add_block<const PAIR: bool, const UPDATE: bool>(&mut self) {
         let simd = self.simd;
@@ -78,15 +78,17 @@ impl<S: Simd> ScaledSums<S> {
 fn measure<S: Simd, const PAIR: bool, const UPDATE: bool>(simd: S, blocks: [&[Row]; 3]) -> Moments {
     let [f, r, u] = blocks;
     let exponents = [exponent(simd, f), exponent(simd, r), if UPDATE { exponent(simd, u) } else { None }];
-    let sums = if exponents.iter().all(|e| e.unwrap_or(0) == 0) {
-        block_sums::<S, PAIR, UPDATE>(simd, blocks)
+    let scaled: [Vec<Row>; 3];
+    let blocks = if exponents.iter().any(|e| e.unwrap_or(0) != 0) {
+        scaled = scaled_blocks(blocks, exponents);
+        [&scaled[0][..], &scaled[1], &scaled[2]]
     } else {
-        scaled_sums::<S, PAIR, UPDATE>(simd, blocks, exponents)
+        blocks
     };
-    Moments::new(sums, exponents, 0, 0)
+    Moments::new(block_sums::<S, PAIR, UPDATE>(simd, blocks), exponents, 0, 0)
 }
 
-/// The power of two to divide a block by: that of its largest magnitude where it is extreme, else 0; `None` for zeros.
+/// Returns the power of two to divide a block by: 0 except for extreme blocks, and `None` for a block of zeros.
 #[inline(always)]
 fn exponent<S: Simd>(simd: S, rows: &[Row]) -> Option<i32> {
     let mut largest = f64x8::splat(simd, 0.0);
@@ -100,10 +102,10 @@ fn exponent<S: Simd>(simd: S, rows: &[Row]) -> Option<i32> {
         return None;
     }
     let exponent = binary_exponent(largest);
-    Some(if largest.is_finite() && exponent.abs() > LIMIT { exponent } else { 0 })
+    Some(if largest.is_finite() && exponent.abs() > UNSCALED { exponent } else { 0 })
 }
 
-/// The `e` with `2^e <= x < 2^(e + 1)` of a positive finite number.
+/// Returns the `e` with `2^e <= x < 2^(e + 1)` of a positive finite number.
 fn binary_exponent(x: f64) -> i32 {
     const SUBNORMAL: i32 = 64;
     if x < f64::MIN_POSITIVE {
@@ -112,25 +114,23 @@ fn binary_exponent(x: f64) -> i32 {
     (x.to_bits() >> 52) as i32 - 1023
 }
 
-/// The sums of values that are first divided by powers of two. Rare: gradients beyond `2^400` or all below `2^-400`.
+/// Divides each block by its power of two.
 #[cold]
 #[inline(never)]
-fn scaled_sums<S: Simd, const PAIR: bool, const UPDATE: bool>(
-    simd: S,
-    blocks: [&[Row]; 3],
-    exponents: [Option<i32>; 3],
-) -> [Double; 6] {
-    let [f, r, u]: [Vec<Row>; 3] = [0, 1, 2].map(|i| {
+fn scaled_blocks(blocks: [&[Row]; 3], exponents: [Option<i32>; 3]) -> [Vec<Row>; 3] {
+    [0, 1, 2].map(|i| {
         let shift = -exponents[i].unwrap_or(0);
         blocks[i].iter().map(|row| row.map(|x| scale(x, shift))).collect()
-    });
-    block_sums::<S, PAIR, UPDATE>(simd, [&f, &r, &u])
+    })
 }
 
-/// The six sums (or those asked for) as if computed with twice the bits (Ogita, Rump and Oishi, "Accurate sum and dot
-/// product", 2005, algorithm `Dot2`), in independent lanes.
+/// Returns the six sums, or those asked for, as if computed with twice the bits (Ogita, Rump and Oishi, "Accurate sum and dot
+/// product", 2005, algorithm `Dot2`). Each lane has its own sums.
 #[inline(always)]
-fn block_sums<S: Simd, const PAIR: bool, const UPDATE: bool>(simd: S, [f, r, u]: [&[Row]; 3]) -> [Double; 6] {
+fn block_sums<S: Simd, const PAIR: bool, const UPDATE: bool>(
+    simd: S,
+    [f, r, u]: [&[Row]; 3],
+) -> [DoubleDouble; 6] {
     let zero = f64x8::splat(simd, 0.0);
     let (mut high, mut low) = ([zero; 6], [zero; 6]);
     for ((f, r), u) in f.iter().zip(r).zip(u) {
@@ -148,10 +148,10 @@ fn block_sums<S: Simd, const PAIR: bool, const UPDATE: bool>(simd: S, [f, r, u]:
             add_products(&mut high[UF], &mut low[UF], u, f);
         }
     }
-    let mut sums = [Double::default(); 6];
+    let mut sums = [DoubleDouble::default(); 6];
     for (sum, (high, low)) in sums.iter_mut().zip(high.into_iter().zip(low)) {
         for (high, low) in high.to_array().into_iter().zip(low.to_array()) {
-            *sum = sum.plus(Double::new(high, low));
+            *sum = sum.plus(DoubleDouble::new(high, low));
         }
     }
     sums

@@ -1,28 +1,28 @@
-//! No function touches memory beside the arrays that it is given, whatever their length and wherever they lie.
+//! No function accesses memory outside its arrays.
 //!
-//! Each array comes in three places: at the end of readable memory and at its start, so that one element too far is a
-//! segmentation fault, whatever the instructions; and on the heap, where valgrind knows its bounds and what was never written
-//! (`make test-memory`). Valgrind has no AVX-512: for that, the first two are the only check.
+//! Each array is tested in three places: just before and just after a page without access rights, where one element too far is a
+//! segmentation fault; and on the heap, where valgrind knows the bounds (`make test-memory`). Valgrind does not support AVX-512,
+//! so that its code is checked only by the first two.
 
 mod place;
 
 use half::{bf16, f16};
-use retainfirst_core::exact::{Exact, compare_cosines, dot_product, dot_sign};
-use retainfirst_core::exhaustive::{self, Sixteen};
+use retainfirst_core::exact::{BinaryFormat, compare_cosines, dot_product, dot_sign};
+use retainfirst_core::exhaustive::{self, SixteenBit};
 use retainfirst_core::{
-    Coefficients, Limit, Rounding, Rule, apply_elementwise, apply_linear, apply_unmeasured, combine_in_place,
-    combine_into, geometry, limit, moments,
+    Baseline, Coefficients, Combiner, Rounding, apply_elementwise, apply_linear, apply_unmeasured, baseline,
+    combine_in_place, combine_into, geometry, moments,
 };
 
 use crate::place::Place;
 
 const WEIGHTS: (f64, f64) = (0.7, 1.3);
-const ELEMENTWISE: [Rule; 3] = [Rule::Sum, Rule::Sago, Rule::SagoKeepRetain];
+const ELEMENTWISE: [Combiner; 3] = [Combiner::Sum, Combiner::Sago, Combiner::SagoKeepRetain];
 
-/// An array is cut into chunks of so many elements.
+/// The length of a chunk, into which arrays are cut.
 const CHUNK: usize = 1 << 16;
 
-/// Reproducible values between -1 and 1.
+/// Returns reproducible values between -1 and 1.
 fn values<T>(n: usize, mut state: u64, convert: fn(f32) -> T) -> Vec<T> {
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -31,8 +31,8 @@ fn values<T>(n: usize, mut state: u64, convert: fn(f32) -> T) -> Vec<T> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-/// Calls everything that takes arrays, with arrays of `n` elements, and returns the bits of all that came out.
-fn everything<T: Exact + Limit>(n: usize, place: Place, convert: fn(f32) -> T) -> Vec<u64> {
+/// Calls every function that takes arrays with `n` elements, and returns the bits of all results.
+fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f32) -> T) -> Vec<u64> {
     let (alpha, gamma) = WEIGHTS;
     let put = |seed| place.put(&values(n, seed, convert));
     let (forget, retain) = (put(1), put(2));
@@ -40,17 +40,17 @@ fn everything<T: Exact + Limit>(n: usize, place: Place, convert: fn(f32) -> T) -
     let mut rows = moments(&[(&forget, &retain)]).unwrap();
 
     let groups = [n / 3..n, 0..n / 3];
-    for rule in Rule::ALL {
+    for combiner in Combiner::ALL {
         let (mut out, mut gradient) = (put(3), put(2));
-        rows.extend(combine_into(rule, alpha, gamma, &forget, &retain, &mut out, &groups).unwrap());
-        rows.extend(combine_in_place(rule, alpha, gamma, &forget, &mut gradient, &groups).unwrap());
+        rows.extend(combine_into(combiner, alpha, gamma, &forget, &retain, &mut out, &groups).unwrap());
+        rows.extend(combine_in_place(combiner, alpha, gamma, &forget, &mut gradient, &groups).unwrap());
         rows.extend(geometry(&forget, &retain, &out, &groups).unwrap());
         written.extend([out, gradient]);
     }
-    for rule in ELEMENTWISE {
+    for combiner in ELEMENTWISE {
         let (mut measured, mut alone) = (put(2), put(2));
-        rows.extend(apply_elementwise(rule, alpha, gamma, vec![(&forget, &mut measured)]).unwrap());
-        apply_unmeasured(rule, alpha, gamma, vec![(&forget, &mut alone)]).unwrap();
+        rows.extend(apply_elementwise(combiner, alpha, gamma, vec![(&forget, &mut measured)]).unwrap());
+        apply_unmeasured(combiner, alpha, gamma, vec![(&forget, &mut alone)]).unwrap();
         written.extend([measured, alone]);
     }
     for rounding in [Rounding::Nearest, Rounding::TowardRetain] {
@@ -60,11 +60,11 @@ fn everything<T: Exact + Limit>(n: usize, place: Place, convert: fn(f32) -> T) -
         written.push(gradient);
     }
     let mut gradient = put(2);
-    limit(alpha, gamma, vec![(&forget, &mut gradient)]).unwrap();
+    baseline(alpha, gamma, vec![(&forget, &mut gradient)]).unwrap();
     written.push(gradient);
 
     let sign = dot_sign(&forget, &retain).unwrap() as u64;
-    // An empty vector has no cosine.
+    // Empty vectors have no cosine.
     let order = compare_cosines(&forget, &retain, &put(3)).map_or(0, |order| order as u64);
     let product = dot_product(&forget, &retain).unwrap().iter_u64_digits().collect();
     let bits = |array: &[T]| T::bits(array).iter().map(|&bits| bits.into()).collect::<Vec<_>>();
@@ -73,7 +73,7 @@ fn everything<T: Exact + Limit>(n: usize, place: Place, convert: fn(f32) -> T) -
     [vec![sign, order], product, rows, written].concat()
 }
 
-fn check<T: Exact + Limit>(lengths: impl IntoIterator<Item = usize>, convert: fn(f32) -> T) {
+fn check<T: BinaryFormat + Baseline>(lengths: impl IntoIterator<Item = usize>, convert: fn(f32) -> T) {
     for n in lengths {
         let expected = everything(n, Place::Heap, convert);
         for place in Place::ALL {
@@ -82,7 +82,7 @@ fn check<T: Exact + Limit>(lengths: impl IntoIterator<Item = usize>, convert: fn
     }
 }
 
-/// Every remainder of 32, the number of elements side by side, twice.
+/// Every remainder of 32, the length of a step, twice.
 #[test]
 fn short_arrays() {
     check::<f64>(0..=64, f64::from);
@@ -100,11 +100,11 @@ fn arrays_around_the_border_of_a_chunk() {
     check::<bf16>(lengths(), bf16::from_f32);
 }
 
-/// The arrays are the check's own: this is for valgrind.
+/// For valgrind: the check allocates its own arrays.
 #[test]
 fn a_row_of_the_exhaustive_check() {
-    fn check<T: Sixteen>(one: u32) {
-        let outcome = exhaustive::check::<T>(Rule::Sago, 1.0, 1.0, one..one + 1).unwrap();
+    fn check<T: SixteenBit>(one: u32) {
+        let outcome = exhaustive::check::<T>(Combiner::Sago, 1.0, 1.0, one..one + 1).unwrap();
         assert_eq!(outcome.violation, None);
     }
     check::<f16>(0x3c00);

@@ -1,16 +1,16 @@
-//! Arrays whose surroundings cannot be touched unnoticed.
+//! Arrays next to pages without access rights.
 
 use std::ops::DerefMut;
 
-/// Where an array lies.
+/// The place of an array.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
-    /// In an allocation of its own, of just its size.
+    /// An allocation of exactly its size.
     Heap,
-    /// Right before a page that can be neither read nor written, and so aligned as little as its elements allow.
+    /// Just before a page without access rights. The array is aligned for its elements only.
     #[cfg(unix)]
     BeforeGuard,
-    /// Right behind such a page.
+    /// Just behind such a page.
     #[cfg(unix)]
     AfterGuard,
 }
@@ -43,7 +43,7 @@ mod guarded {
         Behind,
     }
 
-    /// Pages with an array in them that touches the guard, the page which may not be touched.
+    /// Pages that hold an array and, next to it, the guard: a page without access rights.
     pub struct Guarded<T> {
         pages: NonNull<u8>,
         bytes: usize,
@@ -53,12 +53,12 @@ mod guarded {
 
     impl<T: Copy> Guarded<T> {
         pub fn new(values: &[T], guard: Guard) -> Self {
-            // SAFETY: asks for a number.
+            // SAFETY: the call only returns a number.
             let page =
                 usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page has a size");
             let used = size_of_val(values).next_multiple_of(page);
             let bytes = used + page;
-            // SAFETY: new pages, wherever the system likes.
+            // SAFETY: new pages at an address of the system's choice.
             let pages = unsafe {
                 let access = libc::PROT_READ | libc::PROT_WRITE;
                 libc::mmap(null_mut(), bytes, access, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0)
@@ -69,8 +69,8 @@ mod guarded {
                 Guard::Before => (0, page),
                 Guard::Behind => (used, used - size_of_val(values)),
             };
-            // SAFETY: both offsets lie in the pages; the guard starts at a page; the values have room behind `start`, aligned
-            // since the size of `T` is a multiple of its alignment.
+            // SAFETY: both offsets lie in the pages, and the guard starts at a page. The values fit behind `start`, which is
+            // aligned because the size of `T` is a multiple of its alignment.
             let start = unsafe {
                 let done = libc::mprotect(pages.add(guard).as_ptr().cast(), page, libc::PROT_NONE);
                 assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
@@ -86,21 +86,21 @@ mod guarded {
         type Target = [T];
 
         fn deref(&self) -> &[T] {
-            // SAFETY: so many values were written there.
+            // SAFETY: `new` wrote `length` values there.
             unsafe { NonNull::slice_from_raw_parts(self.start, self.length).as_ref() }
         }
     }
 
     impl<T> DerefMut for Guarded<T> {
         fn deref_mut(&mut self) -> &mut [T] {
-            // SAFETY: as above.
+            // SAFETY: `new` wrote `length` values there, and `self` is borrowed mutably.
             unsafe { NonNull::slice_from_raw_parts(self.start, self.length).as_mut() }
         }
     }
 
     impl<T> Drop for Guarded<T> {
         fn drop(&mut self) {
-            // SAFETY: what `mmap` gave.
+            // SAFETY: these pages come from `mmap`.
             unsafe { libc::munmap(self.pages.as_ptr().cast(), self.bytes) };
         }
     }

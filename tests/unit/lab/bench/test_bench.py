@@ -296,7 +296,7 @@ def test_baselines_and_peers_do_the_same_work(dtype):
         written = retain.clone()
         memory = name, [forget.data_ptr()], [written.data_ptr()], [1003]
         if case == "baseline":
-            _rust.limit_(*memory, 1.0, peers.GAMMA)
+            _rust.baseline_(*memory, 1.0, peers.GAMMA)
         else:
             _rust.update_alone_(case, *memory, 1.0, peers.GAMMA)
         assert torch.equal(written, combine(forget, retain, "sum" if case == "baseline" else case, **weights)), case

@@ -1,25 +1,25 @@
-//! What the tests hold the crate against: the formats and the rules, written out one number at a time.
+//! The formats and the combiners, specified one number at a time.
 
 use half::{bf16, f16};
 use proptest::prelude::*;
 use retainfirst_core::Element;
 
-/// Nothing is written into the source tree; a failure prints its shrunk input.
+/// Writes no file into the source tree; a failure prints its shrunk input.
 pub fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// A format, seen from outside: bits, values and its own rounding.
+/// A format: its bits, its values and its rounding.
 pub trait Format: Element + std::fmt::Debug {
-    /// A value from raw bits; the lowest bits count.
+    /// Returns a value from the lowest bits.
     fn from_raw(bits: u64) -> Self;
     fn bits(self) -> u64;
     fn value(self) -> f64;
-    /// `value` rounded once, to nearest, ties to even.
+    /// Rounds `value` once, to nearest, ties to even.
     fn rounded(value: f64) -> Self;
-    /// `value` rounded once: up where `direction` is above zero, down where it is below, to nearest where it is zero.
+    /// Rounds `value` once: up where `direction` is above zero, down where it is below, to nearest where it is zero.
     fn toward(value: f64, direction: f64) -> Self;
-    /// The three steps of `alpha * r + gamma * f` and its parts in the format that element-wise rules compute in.
+    /// Returns the product in the format in which element-wise combiners compute, and `add` the sum.
     fn multiply(weight: f64, x: Self) -> f64;
     fn add(x: f64, y: f64) -> f64;
 }
@@ -83,13 +83,13 @@ computed_in_f32!(f32, u32, 0x7f80_0000);
 computed_in_f32!(f16, u16, 0x7c00);
 computed_in_f32!(bf16, u16, 0x7f80);
 
-/// Rounds a magnitude by searching all values of a format, away from zero where `outward` is above zero, toward it where it is
-/// below, else to nearest; midpoints of neighbours are exact in `f64`.
+/// Rounds a magnitude by a search among all values of a format: away from zero where `outward` is above zero, toward zero where
+/// it is below, else to nearest. Midpoints of neighbours are exact in `f64`.
 fn search(x: f64, outward: f64, infinity: u32, decode: impl Fn(u32) -> f64) -> u32 {
     if x.is_nan() {
         return infinity | 0x40;
     }
-    // In the place of infinity, rounding looks at the value that would follow the largest one.
+    // For rounding, infinity stands for the number that would follow the largest one.
     let last = decode(infinity - 1);
     let value = |bits| if bits == infinity { last + (last - decode(infinity - 2)) } else { decode(bits) };
     let (mut below, mut above) = (0, infinity);
@@ -109,24 +109,24 @@ fn search(x: f64, outward: f64, infinity: u32, decode: impl Fn(u32) -> f64) -> u
     if up { above } else { below }
 }
 
-/// The same number: equal bits, or both NaN.
+/// Returns whether two numbers have equal bits or are both NaN.
 pub fn same<T: Format>(a: T, b: T) -> bool {
     a.bits() == b.bits() || (a.value().is_nan() && b.value().is_nan())
 }
 
-/// The first coordinate where two arrays differ, in words.
+/// Describes the first coordinate where two arrays differ.
 pub fn difference<T: Format>(found: &[T], expected: &[T]) -> Option<String> {
     assert_eq!(found.len(), expected.len());
     let i = found.iter().zip(expected).position(|(&a, &b)| !same(a, b))?;
     Some(format!("u[{i}] = {:?}, but should be {:?}", found[i], expected[i]))
 }
 
-/// An element-wise rule, from its definition.
-pub fn specified<T: Format>(rule: &str, alpha: f64, gamma: f64, f: T, r: T) -> T {
+/// Returns the update of an element-wise combiner, from its definition.
+pub fn specified<T: Format>(combiner: &str, alpha: f64, gamma: f64, f: T, r: T) -> T {
     let (x, y) = (f.value(), r.value());
     let (kept, taken) = (T::multiply(alpha, r), T::multiply(gamma, f));
     let conflict = (x < 0.0 && y > 0.0) || (x > 0.0 && y < 0.0);
-    T::rounded(match rule {
+    T::rounded(match combiner {
         "sum" => T::add(kept, taken),
         _ if !x.is_finite() || !y.is_finite() => x + y,
         _ if conflict => kept,
@@ -136,12 +136,12 @@ pub fn specified<T: Format>(rule: &str, alpha: f64, gamma: f64, f: T, r: T) -> T
     })
 }
 
-/// The update of a group rule for given coefficients.
+/// Returns the linear update with given coefficients.
 pub fn linear<T: Format>(c_retain: f64, c_forget: f64, f: T, r: T) -> T {
     T::rounded(c_retain * r.value() + c_forget * f.value())
 }
 
-/// The sum of numbers without any rounding but the last (Shewchuk's expansions).
+/// Returns the exact sum of numbers, rounded once (Shewchuk's expansions).
 pub fn exact_sum(terms: impl IntoIterator<Item = f64>) -> f64 {
     let mut parts: Vec<f64> = Vec::new();
     for mut x in terms {
@@ -163,7 +163,7 @@ pub fn exact_sum(terms: impl IntoIterator<Item = f64>) -> f64 {
     parts.iter().sum()
 }
 
-/// The dot product of two arrays, and that of their magnitudes. Products must neither overflow nor underflow.
+/// Returns the dot product of two arrays, and that of their magnitudes. Products must neither overflow nor underflow.
 pub fn exact_dot<T: Format>(x: &[T], y: &[T]) -> (f64, f64) {
     let products = x.iter().zip(y).flat_map(|(x, y)| {
         let product = x.value() * y.value();
@@ -173,7 +173,7 @@ pub fn exact_dot<T: Format>(x: &[T], y: &[T]) -> (f64, f64) {
     (exact_sum(products), magnitude)
 }
 
-/// Reproducible values of magnitude up to `size`, with zeros of both signs among them.
+/// Returns reproducible values of magnitude up to `size`, including zeros of both signs.
 pub fn draw<T: Format>(n: usize, seed: u64, size: f64) -> Vec<T> {
     let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
     let mut next = || {
@@ -188,7 +188,7 @@ pub fn draw<T: Format>(n: usize, seed: u64, size: f64) -> Vec<T> {
     (0..n).map(|_| T::rounded(one())).collect()
 }
 
-/// Any value at all: raw bits (with NaN, infinities and subnormals) and usual sizes.
+/// Any value: raw bits (including NaN, infinities and subnormals) and usual sizes.
 pub fn any_element<T: Format>() -> impl Strategy<Value = T> {
     prop_oneof![
         3 => any::<u64>().prop_map(T::from_raw),
@@ -199,7 +199,7 @@ pub fn any_element<T: Format>() -> impl Strategy<Value = T> {
     ]
 }
 
-/// A pair of arrays of any values, short ones most of the time.
+/// A pair of short arrays of any values.
 pub fn any_pair<T: Format>() -> impl Strategy<Value = (Vec<T>, Vec<T>)> {
     let pairs = prop::collection::vec((any_element::<T>(), any_element::<T>()), 0..100);
     pairs.prop_map(|pairs| pairs.into_iter().unzip())
@@ -212,7 +212,7 @@ pub fn usual_pair<T: Format>() -> impl Strategy<Value = (Vec<T>, Vec<T>)> {
     })
 }
 
-/// Weights, simple and odd ones.
+/// Simple and arbitrary weights.
 pub fn weights() -> impl Strategy<Value = (f64, f64)> {
     let alpha = prop_oneof![Just(1.0), 1e-3..1e3];
     let gamma = prop_oneof![Just(1.0), Just(0.0), 1e-3..1e3];

@@ -1,4 +1,4 @@
-//! Rounding toward retain: by searching the format, and by exact rational arithmetic.
+//! Rounding toward retain, against a search of the format and against rational arithmetic.
 
 use crate::common::{Format, any_pair, config, difference, usual_pair};
 use half::{bf16, f16};
@@ -12,7 +12,7 @@ fn written<T: Format>(f: &[T], r: &[T], retain: f64, forget: f64) -> Vec<T> {
     update
 }
 
-/// The element as it is defined: the sum in `f64`, the margin, then one rounding in the direction of `r`.
+/// Returns the element from the definition: the sum in `f64`, the margin, then one rounding in the direction of `r`.
 fn defined<T: Format>(f: T, r: T, retain: f64, forget: f64) -> T {
     let (kept, taken) = (retain * r.value(), forget * f.value());
     let near = kept + taken;
@@ -30,7 +30,7 @@ fn check_bits<T: Format>(f: &[T], r: &[T], retain: f64, forget: f64) -> Result<(
     Ok(())
 }
 
-/// No stored element is on the wrong side of the exact one, nor further from it than one unit in the last place and the margin.
+/// Checks that each stored element lies on retain's side of the exact one, within one unit in the last place and the margin.
 fn check_exactly<T: Format>(f: &[T], r: &[T], retain: f64, forget: f64) -> Result<(), TestCaseError> {
     let number = |x: f64| BigRational::from_float(x).unwrap();
     for ((u, &f), &r) in written(f, r, retain, forget).into_iter().zip(f).zip(r) {
@@ -44,7 +44,7 @@ fn check_exactly<T: Format>(f: &[T], r: &[T], retain: f64, forget: f64) -> Resul
         if before.is_infinite() {
             continue;
         }
-        // `f64` has the margin alone.
+        // For `f64` there is only the margin.
         let unit = if size_of::<T>() == 8 { 0.0 } else { (u.value() - before).abs() };
         let size =
             number(retain.abs()) * number(r.value().abs()) + number(forget.abs()) * number(f.value().abs());
@@ -54,7 +54,7 @@ fn check_exactly<T: Format>(f: &[T], r: &[T], retain: f64, forget: f64) -> Resul
     Ok(())
 }
 
-/// The neighbour of `u` in the direction opposite to `r`.
+/// Returns the neighbour of `u` in the direction opposite to `r`.
 fn before<T: Format>(u: T, r: f64) -> T {
     let same_sign = u.value() * r.signum() > 0.0;
     match (u.value() == 0.0, same_sign) {
@@ -86,9 +86,9 @@ macro_rules! check_format {
                     check_bits(&f, &r, 1.0, forget)?;
                 }
 
-                /// One as the elements, and a forget coefficient of zero, leave the coefficient itself to be rounded.
+                /// With one as the elements, and a forget coefficient of zero, the coefficient itself is rounded.
                 #[test]
-                fn any_coefficient_goes_in_the_direction_of_retain(
+                fn any_coefficient_is_rounded_toward_retain(
                     exponent in -160..140_i32, mantissa in 1.0..2.0_f64, low in any::<bool>(),
                 ) {
                     let few = f64::from_bits(mantissa.to_bits() >> 40 << 40 | u64::from(low));
@@ -110,7 +110,7 @@ check_format!(float32, f32);
 check_format!(float16, f16);
 check_format!(bfloat16, bf16);
 
-/// The edges of a format by name: exact zero, the smallest number, the border of the subnormals, the largest number, overflow.
+/// Checks zero, the smallest number, the largest number and overflow.
 fn check_edges<T: Format>(smallest: f64, largest: f64, infinity: u64) {
     let [one, other, zero] = [1.0, -1.0, 0.0].map(T::rounded);
     let by = |c, r: T| written(&[one], &[r], 0.0, c)[0].value();
@@ -121,7 +121,7 @@ fn check_edges<T: Format>(smallest: f64, largest: f64, infinity: u64) {
         (-smallest * 1e-20, 0.0, -smallest),
         (largest * (1.0 + 1e-9), f64::INFINITY, largest),
         (-largest * (1.0 + 1e-9), -largest, f64::NEG_INFINITY),
-        // Twice the largest number is an overflow in either direction, and shows.
+        // Twice the largest number overflows in either direction.
         (2.0 * largest, f64::INFINITY, f64::INFINITY),
         (-2.0 * largest, f64::NEG_INFINITY, f64::NEG_INFINITY),
         (1e300, f64::INFINITY, f64::INFINITY),
@@ -129,7 +129,7 @@ fn check_edges<T: Format>(smallest: f64, largest: f64, infinity: u64) {
     ] {
         assert_eq!((by(value, one), by(value, other)), (up, down), "{value:e}");
     }
-    assert_eq!(by(1.5 * smallest, zero), 2.0 * smallest, "ties to even where there is no direction");
+    assert_eq!(by(1.5 * smallest, zero), 2.0 * smallest, "ties to even without a direction");
     assert_eq!(by(0.5 * smallest, zero), 0.0);
     assert_eq!(T::rounded(largest).bits() + 1, infinity);
 }
@@ -142,7 +142,7 @@ fn the_edges_of_the_formats() {
 }
 
 #[test]
-fn what_is_not_finite_stays_what_it_is() {
+fn nan_and_infinity_are_kept() {
     for (broken, r) in
         [(f64::INFINITY, 1.0), (f64::INFINITY, -1.0), (f64::NEG_INFINITY, 1.0), (f64::NEG_INFINITY, -1.0)]
     {

@@ -3,15 +3,18 @@
 use crate::common::{Format, draw};
 use half::{bf16, f16};
 use rayon::ThreadPoolBuilder;
-use retainfirst_core::{Coefficients, PARALLEL_MIN_ELEMENTS, Rounding, Rule, apply_linear, combine_in_place};
+use retainfirst_core::{
+    Coefficients, Combiner, PARALLEL_MIN_ELEMENTS, Rounding, apply_linear, combine_in_place,
+};
 
-fn bits<T: Format>(rule: Rule, threads: usize) -> (Vec<u64>, Vec<[u64; 11]>) {
+fn bits<T: Format>(combiner: Combiner, threads: usize) -> (Vec<u64>, Vec<[u64; 11]>) {
     let n = PARALLEL_MIN_ELEMENTS + 70_001;
     let forget: Vec<T> = draw(n, 1, 3.0);
     let mut gradient: Vec<T> = draw(n, 2, 1.0);
     let groups = [200_000..n, 0..200_000];
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let rows = pool.install(|| combine_in_place(rule, 0.7, 1.3, &forget, &mut gradient, &groups)).unwrap();
+    let rows =
+        pool.install(|| combine_in_place(combiner, 0.7, 1.3, &forget, &mut gradient, &groups)).unwrap();
     (
         gradient.into_iter().map(Format::bits).collect(),
         rows.iter().map(|row| row.row().map(f64::to_bits)).collect(),
@@ -38,10 +41,10 @@ fn check<T: Format>() {
         assert!(one == bits_toward_retain::<T>(threads), "toward retain with {threads} threads");
     }
 
-    for rule in [Rule::SagoKeepRetain, Rule::Pcgrad] {
-        let one = bits::<T>(rule, 1);
+    for combiner in [Combiner::SagoKeepRetain, Combiner::Pcgrad] {
+        let one = bits::<T>(combiner, 1);
         for threads in [2, 3] {
-            assert!(one == bits::<T>(rule, threads), "{rule:?} with {threads} threads");
+            assert!(one == bits::<T>(combiner, threads), "{combiner:?} with {threads} threads");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Each rule for each format, in place, on one thread, beside the limit: `r = g f + a r` with nothing measured.
+//! Each combiner for each format, in place, on one thread, beside the baseline `r = g f + a r`.
 //!
-//! `cargo bench -p retainfirst-core` prints elements a second; the ratio of a rule's time to that of `limit` at the same size
-//! and format is what to look at.
+//! `cargo bench -p retainfirst-core --features baseline` prints elements a second. Compare the time of a combiner with that of
+//! `baseline` at the same size and format.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use half::{bf16, f16};
-use retainfirst_core::{Limit, Rule, combine_in_place, limit};
+use retainfirst_core::{Baseline, Combiner, baseline, combine_in_place};
 
-/// In the nearest cache, in a further one, in memory.
+/// In the L1 or L2 cache, in the L3 cache, in memory.
 const SIZES: [usize; 3] = [8_000, 1_000_000, 10_000_000];
 
-/// Reproducible values between -1 and 1, signs at random, so that a branch on them would be mispredicted.
+/// Returns reproducible values between -1 and 1. Signs are random, so that a branch on them would be mispredicted.
 fn values<T>(n: usize, mut state: u64, convert: impl Fn(f32) -> T) -> Vec<T> {
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -24,18 +24,18 @@ fn values<T>(n: usize, mut state: u64, convert: impl Fn(f32) -> T) -> Vec<T> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-fn bench_format<T: Limit>(c: &mut Criterion, name: &str, convert: fn(f32) -> T) {
+fn bench_format<T: Baseline>(c: &mut Criterion, name: &str, convert: fn(f32) -> T) {
     for n in SIZES {
         let forget = values(n, 1, convert);
         let mut retain = values(n, 2, convert);
         let mut group = c.benchmark_group(format!("{name}/{n}"));
         settings(&mut group, n);
-        group.bench_function("limit", |b| {
-            b.iter(|| limit(1.0, 0.25, vec![(&forget, black_box(&mut retain))]));
+        group.bench_function("baseline", |b| {
+            b.iter(|| baseline(1.0, 0.25, vec![(&forget, black_box(&mut retain))]));
         });
-        for rule in Rule::ALL {
-            group.bench_function(rule.name(), |b| {
-                b.iter(|| combine_in_place(rule, 1.0, 0.25, &forget, black_box(&mut retain), &[0..n]));
+        for combiner in Combiner::ALL {
+            group.bench_function(combiner.name(), |b| {
+                b.iter(|| combine_in_place(combiner, 1.0, 0.25, &forget, black_box(&mut retain), &[0..n]));
             });
         }
         group.finish();
@@ -50,7 +50,7 @@ fn settings(group: &mut BenchmarkGroup<'_, WallTime>, n: usize) {
         .measurement_time(Duration::from_millis(600));
 }
 
-fn rules(c: &mut Criterion) {
+fn combiners(c: &mut Criterion) {
     let started = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
     started.expect("nothing has used the global pool yet");
     bench_format(c, "float64", f64::from);
@@ -59,5 +59,5 @@ fn rules(c: &mut Criterion) {
     bench_format(c, "bfloat16", bf16::from_f32);
 }
 
-criterion_group!(benches, rules);
+criterion_group!(benches, combiners);
 criterion_main!(benches);

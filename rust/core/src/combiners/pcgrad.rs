@@ -4,17 +4,17 @@
 use super::{Coefficients, Weights};
 use crate::moments::{Moments, scale};
 
-/// The coefficients of a group: under conflict `f` loses its part along `r`, otherwise both are kept.
+/// Under conflict, removes from `f` its component along `r`; else keeps both.
 ///
-/// A dot product that is NaN is no conflict: the broken coordinate then shows where it is.
+/// A dot product that is NaN is no conflict, so that the update shows at which coordinate the NaN is.
 ///
-/// A coefficient beyond the range of `f64` (a forget gradient some `10^308` times larger than the retain gradient) becomes
-/// infinite and shows in the update as infinity or NaN.
+/// A coefficient beyond the range of `f64` (for a forget gradient some `10^308` times as large as the retain gradient) is
+/// infinite, and makes the update infinite or NaN.
 pub(crate) fn coefficients(weights: Weights<f64>, moments: &Moments) -> Coefficients {
     let Weights { alpha, gamma } = weights;
     let (dot, square) = (moments.fr(), moments.rr());
     let retain = if dot < 0.0 && square != 0.0 {
-        // The sums carry powers of two, taken back last and exactly.
+        // The exponents of the sums are applied last, where scaling is exact.
         alpha - scale(gamma * (dot / square), moments.forget_exponent() - moments.retain_exponent())
     } else {
         alpha

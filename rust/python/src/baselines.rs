@@ -1,18 +1,18 @@
-//! What the rules' times are held against, on tensors given by address as in [`crate::addresses`].
+//! The baselines of benchmarks, on tensors given by address as in [`crate::addresses`].
 
 use pyo3::prelude::*;
-use retainfirst_core::{Element, Error, Limit, Rule};
+use retainfirst_core::{Baseline, Combiner, Element, Error};
 
 use crate::addresses::{Tensors, total, with_dtype};
 use crate::errors::{from_core, refuse};
 use crate::threads::install;
 
-/// Writes an element-wise rule's update into the retain tensors, as `elementwise_` does, and measures nothing.
+/// Writes an element-wise combiner's update into the retain tensors, like `elementwise_`, but measures nothing.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
 pub fn update_alone_(
     py: Python<'_>,
-    rule: &str,
+    combiner: &str,
     dtype: &str,
     forget: Vec<usize>,
     retain: Vec<usize>,
@@ -20,14 +20,14 @@ pub fn update_alone_(
     alpha: f64,
     gamma: f64,
 ) -> PyResult<()> {
-    let rule: Rule = rule.parse().map_err(from_core)?;
+    let combiner: Combiner = combiner.parse().map_err(from_core)?;
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply(py, tensors, rule, alpha, gamma))
+    with_dtype!(dtype, update_alone(py, tensors, combiner, alpha, gamma))
 }
 
-/// Writes `gamma * forget + alpha * retain` into the retain tensors by the plainest loop there is.
+/// Writes `gamma * forget + alpha * retain` into the retain tensors with a plain loop: the cost of the memory traffic.
 #[pyfunction]
-pub fn limit_(
+pub fn baseline_(
     py: Python<'_>,
     dtype: &str,
     forget: Vec<usize>,
@@ -37,15 +37,21 @@ pub fn limit_(
     gamma: f64,
 ) -> PyResult<()> {
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, plain(py, tensors, alpha, gamma))
+    with_dtype!(dtype, baseline(py, tensors, alpha, gamma))
 }
 
-fn apply<T: Element>(py: Python<'_>, tensors: Tensors, rule: Rule, alpha: f64, gamma: f64) -> PyResult<()> {
-    run::<T>(py, tensors, |pairs| retainfirst_core::apply_unmeasured(rule, alpha, gamma, pairs))
+fn update_alone<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
+    combiner: Combiner,
+    alpha: f64,
+    gamma: f64,
+) -> PyResult<()> {
+    run::<T>(py, tensors, |pairs| retainfirst_core::apply_unmeasured(combiner, alpha, gamma, pairs))
 }
 
-fn plain<T: Limit>(py: Python<'_>, tensors: Tensors, alpha: f64, gamma: f64) -> PyResult<()> {
-    run::<T>(py, tensors, |pairs| retainfirst_core::limit(alpha, gamma, pairs))
+fn baseline<T: Baseline>(py: Python<'_>, tensors: Tensors, alpha: f64, gamma: f64) -> PyResult<()> {
+    run::<T>(py, tensors, |pairs| retainfirst_core::baseline(alpha, gamma, pairs))
 }
 
 type Pairs<'a, T> = Vec<(&'a [T], &'a mut [T])>;

@@ -1,19 +1,19 @@
-//! Two coefficients and one pass, as in [`super::linear`], with every rounding error on retain's side.
+//! The linear formula of [`super::linear`], with every rounding error on retain's side.
 
 use fearless_simd::f64x8;
 use fearless_simd::prelude::*;
 
-use super::{Coefficients, Operation};
+use super::{Coefficients, Formula};
 use crate::element::Element;
 use crate::simd::Vector;
 
-/// Computes in `f64` and rounds once to the element's format, so that `u_i r_i` is never below `(c_r r_i + c_f f_i) r_i`, both
-/// taken exactly.
+/// Computes in `f64` and rounds once to the element's format, so that `u_i r_i` is never below the exact value of
+/// `(c_r r_i + c_f f_i) r_i`.
 ///
-/// With `A = |c_r r| + |c_f f|` and `v = 2^-53`, the products and their sum are off by at most `2 v A`, up to terms in `v^2`,
-/// and by half the smallest number for each product that underflows. A margin of `4 v A` and a few smallest numbers, itself
-/// off by a relative `3 v` or so, makes up for that and for its own addition, which is off by `v A`. What is left is the
-/// rounding to the element's format, and that goes in retain's direction.
+/// With `A = |c_r r| + |c_f f|` and `v = 2^-53`, the rounding error of the products and their sum is at most `2 v A`, up to terms
+/// in `v^2`, plus half the smallest number for each product that underflows. A margin of `4 v A` and a few smallest numbers
+/// covers that error, the error of the margin itself (about `3 v`, relative), and the error of its addition (`v A`). The
+/// remaining rounding, to the element's format, goes in retain's direction.
 #[derive(Clone, Copy)]
 pub(crate) struct LinearTowardRetain(pub(crate) Coefficients);
 
@@ -21,7 +21,7 @@ pub(crate) struct LinearTowardRetain(pub(crate) Coefficients);
 const RELATIVE: f64 = 2.0 * f64::EPSILON;
 const SMALLEST: f64 = f64::from_bits(4);
 
-impl<T: Element> Operation<T> for LinearTowardRetain {
+impl<T: Element> Formula<T> for LinearTowardRetain {
     #[inline(always)]
     fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
         let (mut update, forget, direction) = (retain.to_doubles(), forget.to_doubles(), retain.to_doubles());
@@ -32,12 +32,12 @@ impl<T: Element> Operation<T> for LinearTowardRetain {
     }
 }
 
-/// Returns the sum of the two products and, in retain's direction, the margin.
+/// Returns the sum of the two products, plus a margin in retain's direction.
 #[inline(always)]
 fn with_margin<S: Simd>(coefficients: Coefficients, forget: f64x8<S>, retain: f64x8<S>) -> f64x8<S> {
     let (kept, taken) = (retain * coefficients.retain, forget * coefficients.forget);
     let near = kept + taken;
-    // Scaled before it is added: the sum of the magnitudes could overflow where that of the products does not.
+    // The magnitudes are scaled before they are added, since their sum could overflow where `near` does not.
     let margin = kept.abs() * RELATIVE + taken.abs() * RELATIVE + SMALLEST;
     let margin = retain.simd_lt(0.0).select(-margin, margin);
     // Infinity less an infinite margin would be NaN.

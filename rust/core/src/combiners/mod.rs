@@ -1,4 +1,4 @@
-//! The rules, one file each: what to write, given one pair of elements or a group's sums.
+//! The combiners, one file each: element-wise formulas, and the coefficients of a group.
 
 mod blur;
 mod linear;
@@ -24,26 +24,26 @@ use crate::element::{Element, Wide};
 use crate::error::Error;
 use crate::simd::Vector;
 
-/// A rule's name.
+/// A combiner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rule {
+pub enum Combiner {
     /// `u = alpha r + gamma f`.
     Sum,
-    /// Projects `f` off `r` where the group's dot product is negative, then adds.
+    /// Projects `f` off `r` in groups whose dot product is negative, then adds.
     Pcgrad,
     /// Keeps `alpha r` where the signs conflict and takes `gamma f` elsewhere.
     Sago,
     /// Keeps `alpha r` where the signs conflict and adds `gamma f` elsewhere.
     SagoKeepRetain,
-    /// Removes from `r` its part along `f`, then adds: the forget-first baseline.
+    /// Removes from `r` its component along `f`, then adds: the forget-first baseline.
     Blur,
 }
 
-impl Rule {
-    /// All rules.
+impl Combiner {
+    /// All combiners.
     pub const ALL: [Self; 5] = [Self::Sum, Self::Pcgrad, Self::Sago, Self::SagoKeepRetain, Self::Blur];
 
-    /// The name used in Python.
+    /// Returns the name that Python uses.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -55,34 +55,34 @@ impl Rule {
         }
     }
 
-    /// Whether the update at a coordinate depends on that coordinate alone.
+    /// Returns whether the update at a coordinate depends on that coordinate alone.
     #[must_use]
     pub const fn is_elementwise(self) -> bool {
         matches!(self, Self::Sum | Self::Sago | Self::SagoKeepRetain)
     }
 }
 
-impl FromStr for Rule {
+impl FromStr for Combiner {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|rule| rule.name() == name).ok_or_else(|| unknown(name, Self::ALL))
+        Self::ALL.into_iter().find(|combiner| combiner.name() == name).ok_or_else(|| unknown(name, Self::ALL))
     }
 }
 
-/// The error for a name, or for a rule that is not element-wise where one is needed.
-pub(crate) fn unknown(name: &str, known: impl IntoIterator<Item = Rule>) -> Error {
-    let known: Vec<_> = known.into_iter().map(Rule::name).collect();
-    Error::UnknownRule { name: name.to_owned(), known: known.join(", ") }
+/// Returns the error for a combiner that is not one of `known`.
+pub(crate) fn unknown(name: &str, known: impl IntoIterator<Item = Combiner>) -> Error {
+    let known: Vec<_> = known.into_iter().map(Combiner::name).collect();
+    Error::UnknownCombiner { name: name.to_owned(), known: known.join(", ") }
 }
 
-/// What a rule does at each coordinate, in the wide format of the element.
-pub(crate) trait Operation<T: Element>: Copy + Send + Sync {
+/// The formula of a combiner at each coordinate, in the wide format of the element.
+pub(crate) trait Formula<T: Element>: Copy + Send + Sync {
     /// Must be `#[inline(always)]`.
     fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V;
 }
 
-/// The two weights, rounded to the format that the rule computes in.
+/// The two weights, rounded to the format in which the combiner computes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights<W> {
     pub(crate) alpha: W,
@@ -90,8 +90,8 @@ pub(crate) struct Weights<W> {
 }
 
 impl<W: Wide> Weights<W> {
-    /// Checks that `alpha` is finite and above zero and `gamma` finite and not below, before and after rounding, and that
-    /// rounding does not make a weight vanish.
+    /// Rounds the weights. Afterwards `alpha` must be finite and above zero, `gamma` finite and at least zero, and no weight
+    /// may have become zero.
     pub(crate) fn new(alpha: f64, gamma: f64) -> Result<Self, Error> {
         let weights = Self { alpha: W::from_f64(alpha), gamma: W::from_f64(gamma) };
         let zero = W::default();

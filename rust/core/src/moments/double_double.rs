@@ -2,16 +2,16 @@
 
 use std::ops::{Add, Sub};
 
-/// An unevaluated sum of two `f64`, about 106 bits.
+/// An unevaluated sum of two `f64`, with about 106 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Double {
+pub(crate) struct DoubleDouble {
     high: f64,
     low: f64,
 }
 
-impl Double {
+impl DoubleDouble {
     pub(crate) fn new(high: f64, low: f64) -> Self {
-        // Once a sum is infinite or NaN its error term is meaningless, and would turn an infinity into NaN.
+        // The error term of an infinite sum means nothing, and adding it could give NaN.
         if !high.is_finite() {
             return Self { high, low: 0.0 };
         }
@@ -33,7 +33,7 @@ impl Double {
     }
 }
 
-/// The rounded sum and its error, exactly (Knuth's `TwoSum`).
+/// Returns the rounded sum and its exact rounding error (Knuth's `TwoSum`).
 #[inline(always)]
 pub(crate) fn two_sum<T: Copy + Add<Output = T> + Sub<Output = T>>(a: T, b: T) -> (T, T) {
     let sum = a + b;

@@ -1,25 +1,25 @@
-//! The element-wise rules are bit for bit what their definition says.
+//! Element-wise combiners have the bits of their definition.
 
 use crate::common::{Format, any_pair, config, difference, specified, usual_pair, weights};
 use half::{bf16, f16};
 use proptest::prelude::*;
-use retainfirst_core::{Rule, combine_in_place, combine_into};
+use retainfirst_core::{Combiner, combine_in_place, combine_into};
 
-const RULES: [Rule; 3] = [Rule::Sum, Rule::Sago, Rule::SagoKeepRetain];
+const COMBINERS: [Combiner; 3] = [Combiner::Sum, Combiner::Sago, Combiner::SagoKeepRetain];
 
 fn check<T: Format>(f: &[T], r: &[T], alpha: f64, gamma: f64) -> Result<(), TestCaseError> {
     let middle = f.len() / 3;
     let groups = [middle..f.len(), 0..middle];
-    for rule in RULES {
+    for combiner in COMBINERS {
         let expected: Vec<T> =
-            f.iter().zip(r).map(|(&f, &r)| specified(rule.name(), alpha, gamma, f, r)).collect();
+            f.iter().zip(r).map(|(&f, &r)| specified(combiner.name(), alpha, gamma, f, r)).collect();
         let mut in_place = r.to_vec();
-        let rows = combine_in_place(rule, alpha, gamma, f, &mut in_place, &groups).unwrap();
-        prop_assert_eq!(difference(&in_place, &expected), None, "{}", rule.name());
+        let rows = combine_in_place(combiner, alpha, gamma, f, &mut in_place, &groups).unwrap();
+        prop_assert_eq!(difference(&in_place, &expected), None, "{}", combiner.name());
 
         let mut out = vec![T::default(); f.len()];
-        let same_rows = combine_into(rule, alpha, gamma, f, r, &mut out, &groups).unwrap();
-        prop_assert_eq!(difference(&out, &expected), None, "{} into", rule.name());
+        let same_rows = combine_into(combiner, alpha, gamma, f, r, &mut out, &groups).unwrap();
+        prop_assert_eq!(difference(&out, &expected), None, "{} into", combiner.name());
         let bits = |rows: &[retainfirst_core::Moments]| -> Vec<_> {
             rows.iter().map(|row| row.row().map(f64::to_bits)).collect()
         };
@@ -68,18 +68,18 @@ check_format!(bfloat16, bf16);
 fn signs_decide_where_the_product_underflows() {
     let tiny = f32::from_bits(1);
     let mut gradient = [tiny, -tiny];
-    combine_in_place(Rule::Sago, 1.0, 1.0, &[-tiny, -tiny], &mut gradient, &[0..1, 1..2]).unwrap();
+    combine_in_place(Combiner::Sago, 1.0, 1.0, &[-tiny, -tiny], &mut gradient, &[0..1, 1..2]).unwrap();
     assert_eq!(gradient, [tiny, -tiny]);
 }
 
 #[test]
-fn what_is_not_finite_shows_in_the_update() {
-    for rule in RULES {
+fn nan_and_infinity_show_in_the_update() {
+    for combiner in COMBINERS {
         for broken in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let mut gradient = [1.0, -1.0, broken, broken];
             let forget = [broken, broken, 1.0, -1.0];
-            combine_in_place(rule, 1.0, 1.0, &forget, &mut gradient, &[0..1, 1..4]).unwrap();
-            assert!(gradient.iter().all(|u| !u.is_finite()), "{rule:?} {broken}: {gradient:?}");
+            combine_in_place(combiner, 1.0, 1.0, &forget, &mut gradient, &[0..1, 1..4]).unwrap();
+            assert!(gradient.iter().all(|u| !u.is_finite()), "{combiner:?} {broken}: {gradient:?}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What the rules that look at a whole group have in common: two coefficients, then one pass.
+//! The linear formula of combiners that look at a whole group.
 
 use fearless_simd::prelude::*;
 
-use super::Operation;
+use super::Formula;
 use crate::element::Element;
 use crate::simd::Vector;
 
-/// The update of a group, `u = retain * r + forget * f`.
+/// The coefficients of a group's update `u = retain * r + forget * f`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coefficients {
     /// The factor of the retain gradient.
@@ -15,21 +15,21 @@ pub struct Coefficients {
     pub forget: f64,
 }
 
-/// How the update of a group is rounded to the format of the gradients.
+/// How a linear update is rounded to the format of the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     /// Each element to the nearest number.
     Nearest,
-    /// Each element in the direction of the sign of its retain gradient, so that no `u_i r_i` is below what it is without any
-    /// rounding: a dot product `<u, r>` that the coefficients make positive stays so.
+    /// Each element in the direction of the sign of its retain gradient. Then no `u_i r_i` is smaller than without rounding, and
+    /// `<u, r>` stays positive if the coefficients make it positive.
     TowardRetain,
 }
 
-/// Computes in `f64` (two products and a sum, each rounded) and rounds once to the element's format.
+/// Computes in `f64`, with two products and a sum, and rounds once to the element's format.
 #[derive(Clone, Copy)]
 pub(crate) struct Linear(pub(crate) Coefficients);
 
-impl<T: Element> Operation<T> for Linear {
+impl<T: Element> Formula<T> for Linear {
     #[inline(always)]
     fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
         let Coefficients { retain: c_retain, forget: c_forget } = self.0;

@@ -1,8 +1,8 @@
-//! The plain weighted sum.
+//! The weighted sum.
 
 use fearless_simd::prelude::*;
 
-use super::{Operation, Weights};
+use super::{Formula, Weights};
 use crate::element::Element;
 use crate::simd::Vector;
 
@@ -10,7 +10,7 @@ use crate::simd::Vector;
 #[derive(Clone, Copy)]
 pub(crate) struct Sum<W>(pub(crate) Weights<W>);
 
-impl<T: Element> Operation<T> for Sum<T::Wide> {
+impl<T: Element> Formula<T> for Sum<T::Wide> {
     #[inline(always)]
     fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
         let Weights { alpha, gamma } = self.0;

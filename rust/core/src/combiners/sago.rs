@@ -3,8 +3,8 @@
 
 use fearless_simd::prelude::*;
 
-use super::{Operation, Weights};
-use crate::element::{Element, Wide};
+use super::{Formula, Weights};
+use crate::element::Element;
 use crate::simd::{Vector, conflict, not_finite};
 
 /// `u = alpha r` where the signs conflict, else `gamma f`.
@@ -15,32 +15,24 @@ pub(crate) struct Sago<W>(pub(crate) Weights<W>);
 #[derive(Clone, Copy)]
 pub(crate) struct SagoKeepRetain<W>(pub(crate) Weights<W>);
 
-impl<T: Element> Operation<T> for Sago<T::Wide> {
+impl<T: Element> Formula<T> for Sago<T::Wide> {
     #[inline(always)]
     fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
-        let (kept, taken) = weighted(self.0, forget, retain);
-        choose(forget, retain, kept, taken)
+        let Weights { alpha, gamma } = self.0;
+        choose(forget, retain, retain * alpha, forget * gamma)
     }
 }
 
-impl<T: Element> Operation<T> for SagoKeepRetain<T::Wide> {
+impl<T: Element> Formula<T> for SagoKeepRetain<T::Wide> {
     #[inline(always)]
     fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
-        let (kept, taken) = weighted(self.0, forget, retain);
-        choose(forget, retain, kept, kept + taken)
+        let Weights { alpha, gamma } = self.0;
+        let kept = retain * alpha;
+        choose(forget, retain, kept, kept + forget * gamma)
     }
 }
 
-#[inline(always)]
-fn weighted<W: Wide, S: Simd, V: Vector<S, Element = W>>(
-    weights: Weights<W>,
-    forget: V,
-    retain: V,
-) -> (V, V) {
-    (retain * weights.alpha, forget * weights.gamma)
-}
-
-/// Chooses by the signs. A selection alone would pick the finite one of a pair and hide that the other is broken.
+/// Chooses by the signs. Where `f` or `r` is not finite, returns their sum: a selection alone could hide the broken one.
 #[inline(always)]
 fn choose<S: Simd, V: Vector<S>>(forget: V, retain: V, conflicting: V, agreeing: V) -> V {
     let update = conflict(forget, retain).select(conflicting, agreeing);
