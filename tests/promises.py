@@ -1,7 +1,7 @@
-"""What a combiner is held against, whoever computes it: the statements that it promises, the rule itself, the edge rules.
+"""Checks of a combiner, whoever computes it: the statements that it promises, its formula, and the edge rules.
 
-Each function raises AssertionError with the place. ``tests/property`` holds the library's own implementations against them, and
-``tests/meta`` combiners that are wrong on purpose.
+Each raises AssertionError with the place. ``tests/property`` runs them on the library's implementations, ``tests/meta`` on
+combiners that are wrong on purpose.
 """
 
 from __future__ import annotations
@@ -11,58 +11,57 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+import torch
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import oracle
 from retainfirst.theory import STATEMENTS
 from retainfirst.theory.arrays import FORMATS
 from retainfirst.theory.search import search
 from retainfirst.theory.strategies import groupings, pairs, raw_pairs, weights
-from retainfirst.theory.sums import Pair, opposed
+from retainfirst.theory.sums import GradientPair
 
-Call = Callable[[Pair], NDArray[Any]]
+Call = Callable[[GradientPair], NDArray[Any]]
 
-ELEMENTWISE = ("sum", "sago", "sago_keep_retain")
 QUIET = {"database": None, "deadline": None, "report_multiple_bugs": False}
 
 
-def check_promises(rule: str, call: Call, dtype: str, examples: int) -> None:
-    """Every statement that lists the rule, on drawn pairs and weights, judged by the exact oracle."""
+def check_promises(combiner: str, call: Call, dtype: str, examples: int) -> None:
+    """Every statement that the combiner promises, on drawn pairs and weights, judged by the exact oracle."""
     for statement in STATEMENTS:
-        if rule in statement.promised_by:
-            found = search(statement, call, dtype, examples, name=rule)
+        if combiner in statement.promised_by:
+            found = search(statement, call, dtype, examples, name=combiner)
             if found.violation is not None:
                 raise found.violation
             assert found.judged > 0, f"{statement.id}: no pair met its hypothesis"
 
 
-def check_rule(rule: str, call: Call, dtype: str, examples: int) -> None:
-    """The stored update is the rule's: bit for bit where every operation is rounded as written, else within its bound."""
-
+def check_formula(combiner: str, call: Call, dtype: str, examples: int) -> None:
+    """The stored update is the written-out one: to the bit if element-wise, else within the projection's bound."""
     for long in (False, True):
 
         @settings(max_examples=examples if not long else max(examples // 4, 5), **QUIET)
         @seed(0)
         @given(_weighted(dtype, long))
-        def check(pair: Pair) -> None:
+        def check(pair: GradientPair) -> None:
             found = call(pair)
             assert found.shape == pair.retain.shape
             assert found.dtype == pair.retain.dtype
-            if rule in ELEMENTWISE:
-                expected = written_out(rule, pair)
+            if combiner in oracle.ELEMENTWISE:
+                expected = oracle.elementwise_array(combiner, pair.forget, pair.retain, pair.alpha, pair.gamma)
                 different = (found != expected) | (np.signbit(found) != np.signbit(expected))
                 assert not different.any(), _place(pair, found, expected, different)
             else:
-                _check_projection(rule, pair, found)
+                _check_projection(combiner, pair, found)
 
         check()
 
 
-def check_edges(rule: str, call: Call, dtype: str) -> None:
-    """What is not finite shows where it is, whichever gradient it stands in and whatever the signs; zeros oppose nothing."""
+def check_edges(combiner: str, call: Call, dtype: str) -> None:
+    """NaN and infinity in either gradient show in the update at their place, for all signs; zeros oppose nothing."""
     kind = FORMATS[dtype]
     for bad in (math.nan, math.inf, -math.inf):
         for other in (1.0, -1.0, 0.0):
@@ -72,67 +71,40 @@ def check_edges(rule: str, call: Call, dtype: str) -> None:
                     f, r = clean.copy(), clean[::-1].copy()
                     f[i], r[i] = f_value, r_value
                     with np.errstate(all="ignore"):
-                        u = call(Pair(f, r))
+                        u = call(GradientPair(f, r))
                     assert not np.isfinite(u[i]), (
                         f"forget[{i}] = {f_value}, retain[{i}] = {r_value}, but update[{i}] = {u[i]}"
                     )
-    zero = np.zeros(3, kind)
-    x = np.array([1.0, -2.0, 0.0], kind)
-    if rule != "blur":
-        np.testing.assert_array_equal(call(Pair(x, zero)), x, "a zero retain gradient opposes nothing")
-    kept = zero if rule == "sago" else x
-    np.testing.assert_array_equal(call(Pair(zero, x)), kept, "a zero forget gradient changes nothing")
-
-
-def written_out(rule: str, pair: Pair) -> NDArray[Any]:
-    """An element-wise rule in numpy: weights and each operation rounded once, 16-bit formats in float32 and then once more."""
-    wide = np.dtype(np.float64 if pair.retain.dtype == np.float64 else np.float32)
-    with np.errstate(all="ignore"):
-        kept = wide.type(pair.alpha) * pair.retain.astype(wide)
-        taken = wide.type(pair.gamma) * pair.forget.astype(wide)
-        both = kept + taken
-        conflict = opposed(pair.forget, pair.retain)
-        update = {
-            "sum": both,
-            "sago": np.where(conflict, kept, taken),
-            "sago_keep_retain": np.where(conflict, kept, both),
-        }
-        return update[rule].astype(pair.retain.dtype)
+    zero = np.zeros(4, kind)
+    x = np.array([1.0, -2.0, 0.0, 2.0], kind)
+    unit = (x.astype(float) / 3).astype(kind)  # ngdiff divides by the norm
+    alone = unit if combiner == "ngdiff" else x
+    np.testing.assert_array_equal(call(GradientPair(x, zero)), alone, "a zero retain gradient opposes nothing")
+    kept = {"sago": zero, "gru": zero, "agem": zero, "ngdiff": unit}.get(combiner, x)
+    np.testing.assert_array_equal(call(GradientPair(zero, x)), kept, "a zero forget gradient changes nothing")
 
 
 @st.composite
-def _weighted(draw: st.DrawFn, dtype: str, long: bool) -> Pair:
+def _weighted(draw: st.DrawFn, dtype: str, long: bool) -> GradientPair:
     f, r = draw(st.one_of(pairs(dtype, long=long), raw_pairs(dtype, long)))
-    return Pair(f, r, *draw(weights()), groups=draw(groupings(len(r))))
+    return GradientPair(f, r, *draw(weights()), groups=draw(groupings(len(r))))
 
 
-def _check_projection(rule: str, pair: Pair, found: NDArray[Any]) -> None:
-    """Within one unit in the last place of the exact value, plus what float64 arithmetic may add before that.
-
-    A unit: half of one for storing, and torch's way from float64 to a 16-bit format by float32 may round twice. Before: sums of n
-    products and some twenty operations, each off by 2^-53 of terms no larger than ``|c_r r| + |c_f f|`` with coefficients of at
-    most ``(alpha + gamma)(1 + |f|/|r| + |r|/|f|)``.
-    """
-    info = ml_dtypes.finfo(pair.retain.dtype)
-    largest, tiny = Fraction(float(info.max)), Fraction(float(info.smallest_subnormal))
-    eps, alpha, gamma = Fraction(float(info.eps)), Fraction(pair.alpha), Fraction(pair.gamma)
-    for (start, stop), sums in zip(pair.groups, pair.parts, strict=True):
-        ff, rr, fr = sums.forget_square, sums.retain_square, sums.dot
-        if rule == "pcgrad":
-            c_r, c_f = alpha - gamma * (fr / rr if fr < 0 else 0), gamma
-            reach = alpha + gamma * (1 + (_ceil_root(ff / rr) if rr else 0))
-        else:
-            c_r, c_f = alpha, gamma - (alpha * fr / ff if ff else 0)
-            reach = gamma + alpha * (1 + (_ceil_root(rr / ff) if ff else 0))
-        if max(abs(c_r), abs(c_f), reach) > Fraction(1e300) or min(c for c in (abs(c_r), abs(c_f), 1) if c) < Fraction(
-            1e-290
-        ):
-            continue  # the coefficient itself leaves float64, which the docs say
-        slack = (2 * (stop - start) + 40) * Fraction(1, 2**53) * reach
-        for i in range(start, stop):
-            f, r = Fraction(float(pair.forget[i])), Fraction(float(pair.retain[i]))
+def _check_projection(combiner: str, pair: GradientPair, found: NDArray[Any]) -> None:
+    dtype = getattr(torch, pair.retain.dtype.name)
+    largest = Fraction(torch.finfo(dtype).max)
+    alpha, gamma = Fraction(pair.alpha), Fraction(pair.gamma)
+    for start, stop in pair.groups:
+        fs, rs = (oracle.fractions(x[start:stop]) for x in (pair.forget, pair.retain))
+        ff, rr, fr = oracle.dot(fs, fs), oracle.dot(rs, rs), oracle.dot(fs, rs)
+        c_r, c_f = map(_to_256_bits, oracle.coefficients(combiner, ff, rr, fr, alpha, gamma))
+        reaches = tuple(map(_to_256_bits, oracle.reach(combiner, oracle.root(ff), oracle.root(rr), alpha, gamma)))
+        if max(reaches) > 1e300 or any(0 < abs(c) < 1e-290 for c in (c_r, c_f)):
+            continue  # the coefficient overflows or underflows float64, as documented
+        bound_at = oracle.projection_bound(dtype, stop - start, reaches, Fraction)
+        for i, (f, r) in enumerate(zip(fs, rs, strict=True), start):
             exact = c_r * r + c_f * f
-            bound = eps * abs(exact) + tiny + slack * (abs(f) + abs(r))
+            bound = bound_at(exact, f, r)
             if not np.isfinite(found[i]):
                 assert abs(exact) + bound > largest, f"update[{i}] = {found[i]}, but should be {float(exact)}"
             else:
@@ -140,15 +112,17 @@ def _check_projection(rule: str, pair: Pair, found: NDArray[Any]) -> None:
                 assert not wrong, f"update[{i}] = {found[i]}, but should be {float(exact)}; {_text(pair)}"
 
 
-def _ceil_root(x: Fraction) -> Fraction:
-    return Fraction(math.isqrt(math.ceil(x)) + 1)
+def _to_256_bits(x: Fraction) -> Fraction:
+    """Round to 256 bits, far below the bound: arithmetic with thousands of bits would take seconds."""
+    shift = 256 + x.denominator.bit_length() - x.numerator.bit_length()
+    return Fraction(round(x * Fraction(2) ** shift)) / Fraction(2) ** shift
 
 
-def _place(pair: Pair, found: NDArray[Any], expected: NDArray[Any], different: NDArray[Any]) -> str:
+def _place(pair: GradientPair, found: NDArray[Any], expected: NDArray[Any], different: NDArray[Any]) -> str:
     i = int(different.argmax())
     inputs = f"forget {pair.forget[i]}, retain {pair.retain[i]}; {_text(pair)}"
     return f"update[{i}] = {found[i]}, but should be {expected[i]}: {inputs}"
 
 
-def _text(pair: Pair) -> str:
+def _text(pair: GradientPair) -> str:
     return f"n = {len(pair.retain)}, alpha {pair.alpha}, gamma {pair.gamma}, groups {list(pair.groups)}"

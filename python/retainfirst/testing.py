@@ -1,4 +1,4 @@
-"""Hold any combiner against the theorem book: what it promises must be true of what it stores."""
+"""Check any combiner against the theorem book: the statements that it promises must be true of its stored updates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from retainfirst.errors import (
 from retainfirst.theory import Statement, statement
 from retainfirst.theory.arrays import FORMATS, as_array, as_tensor
 from retainfirst.theory.search import search
-from retainfirst.theory.sums import Pair
+from retainfirst.theory.sums import GradientPair
 
 __all__ = ["StatementViolated", "check_combiner"]
 
@@ -37,31 +37,32 @@ def check_combiner(
     gamma: float = 1.0,
     seed: int = 0,
 ) -> None:
-    """Check that a combiner keeps the promises that some statements make, on pairs of gradients made to break them.
+    """Check that a combiner keeps statements of the theorem book, on pairs of gradients that are drawn to break them.
 
-    Signs and orders are judged by the exact oracle, without tolerance, on the update as it is stored. What the statements
-    say is in ``docs/theory.md`` and in :data:`retainfirst.theory.STATEMENTS`: T1 and T2 (and X2, which is T2 at any ratio of
-    the lengths) are promises that any combiner may make; T5 to T8 compare with PCGrad; T3 and T4 say what SAGO and PCGrad are.
-    T2 leaves out where rounding could use up PCGrad's ``alpha |r|^2``; a rule whose ``<u, r>`` is 0 by design, such as a
-    projection of the sum, may fail it by one rounding.
+    The exact oracle judges signs and orders of the stored update, without tolerance. ``docs/theory.md`` and
+    :data:`retainfirst.theory.STATEMENTS` list the statements. Any combiner can promise T1, T2 and X2 (T2 at any ratio of the
+    lengths). T5 to T8 compare an update with PCGrad's. T3 and T4 describe SAGO and PCGrad themselves. T2 excludes the
+    pairs for which rounding could take all of the ``alpha |r|^2`` that PCGrad keeps. A combiner with ``<u, r> = 0`` by design,
+    such as GRU or a projection of the sum, can break it by one rounding.
 
     Args:
-        fn: A function of a forget and a retain gradient (CPU tensors of shape ``[n]``, n from 1 to some thousands) that returns
-            the update, of the same shape and dtype, and leaves both as they are; or a combiner; or a combiner's name.
-        statements: Their numbers, or statements of your own.
+        fn: A combiner, built in or your own; the name of a registered one; or a function of a forget and a retain gradient (CPU
+            tensors of shape ``[n]``, n from 1 to some thousands) that returns the update as a new tensor of the same shape and
+            dtype.
+        statements: Numbers of statements, or statements of your own.
         dtype: ``"float64"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``, or torch's.
         max_examples: Pairs to judge for each statement.
-        alpha: The weight that ``fn`` gives retain, for the statements that speak of it; a combiner brings its own.
-        gamma: The weight that ``fn`` gives forget, likewise.
+        alpha: The weight that ``fn`` gives the retain gradient; for a function or a name. A combiner has its own.
+        gamma: The weight that ``fn`` gives the forget gradient, likewise.
         seed: The same seed gives the same pairs.
 
     Raises:
-        StatementViolated: A pair breaks a statement. The text and the attributes have the simplest such pair that was found.
-        ShapeMismatch: The update has another shape.
-        DtypeMismatch: The update is no tensor, or has another dtype.
-        NonFiniteGradient: The update of two finite gradients holds NaN or infinity.
-        RetainFirstError: ``fn`` changes its inputs, or gave two updates where a violation was to be shown again; a statement or
-            dtype is unknown; or none of the drawn pairs met a statement's hypothesis.
+        StatementViolated: A pair breaks a statement. The text and the attributes give the simplest such pair that was found.
+        ShapeMismatch: The update has another shape than the gradients.
+        DtypeMismatch: The update is not a tensor, or has another dtype.
+        NonFiniteGradient: The update of two finite gradients contains NaN or infinity.
+        RetainFirstError: ``fn`` changes its inputs, or gives different updates for the same pair; a statement or dtype is
+            unknown; or none of the drawn pairs met a statement's hypothesis.
         MissingDependency: hypothesis is not installed (extra ``verify``).
 
     Example:
@@ -105,13 +106,15 @@ def _resolve(
         return combiner.name, lambda f, r: combine(f, r, combiner), (combiner.alpha, combiner.gamma)
     if not callable(fn):
         raise RetainFirstError(f"check_combiner: give a function, a combiner or a combiner's name, not {fn!r}")
-    weighted = resolve("sum", alpha=alpha, gamma=gamma)  # refuses weights out of range
-    named = getattr(fn, "func", fn)  # of functools.partial
+    if isinstance(fn, type) and issubclass(fn, Combiner):
+        raise RetainFirstError(f"check_combiner: give a combiner, such as {fn.__name__}(), not its class")
+    weighted = resolve("sum", alpha=alpha, gamma=gamma)  # raises if a weight is out of range
+    named = getattr(fn, "func", fn)  # a functools.partial has its function there
     return getattr(named, "__name__", type(named).__name__), fn, (weighted.alpha, weighted.gamma)
 
 
-def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: Pair) -> NDArray[Any]:
-    """Call the combiner and refuse what is no update."""
+def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: GradientPair) -> NDArray[Any]:
+    """Return the combiner's update of a pair; raise an error if it is not a valid update."""
     forget, retain = as_tensor(pair.forget), as_tensor(pair.retain)
     try:
         update = call(forget, retain)
@@ -120,7 +123,7 @@ def _update(name: str, call: Callable[[Tensor, Tensor], Any], pair: Pair) -> NDA
         raise
     for task, given, before in (("forget", forget, pair.forget), ("retain", retain, pair.retain)):
         if as_array(given).tobytes() != before.tobytes():
-            raise RetainFirstError(f"{name}: changes its {task} gradient; it must leave its inputs as they are")
+            raise RetainFirstError(f"{name}: changes its {task} gradient; it must not write into its inputs")
     if isinstance(update, np.ndarray):
         found, shape, kind = update, update.shape, update.dtype.name
     elif isinstance(update, Tensor):

@@ -144,8 +144,11 @@ class InterruptsAt:
         return 0.5
 
 
-def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tmp_path):
-    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+@pytest.mark.parametrize(
+    "combiner", [{}, {"combiner": "gru", "combiner_options": {"average": 0.9}}], ids=["sago", "gru"]
+)
+def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tmp_path, combiner):
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1, **combiner}
     whole = unlearn(config(output=str(tmp_path / "whole"), **options), measure=lambda _: InterruptsAt(-1))
     settings = config(output=str(tmp_path / "part"), **options)
     with pytest.raises(Interrupted, match="--resume"):

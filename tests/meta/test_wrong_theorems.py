@@ -9,13 +9,13 @@ import pytest
 from retainfirst.theory import statement
 from retainfirst.theory._judgements import always, conflict_with_angles, larger_gap_than_rounding
 from retainfirst.theory.claims import PAIR, Claim, pair_of_gradients
-from retainfirst.theory.implementations import IMPLEMENTATIONS
+from retainfirst.theory.implementations import implementations
 from retainfirst.theory.search import search
 from retainfirst.theory.solver import prove
 from retainfirst.theory.verify import Result, plan, run
 
 T1, T5, T6, X1, X2 = (statement(name) for name in ("T1", "T5", "T6", "X1", "X2"))
-RUST = {rule: several[0].call for rule, several in IMPLEMENTATIONS.items()}
+SAGO = implementations("sago")[0].call
 
 
 def without_condition(claim: Claim) -> Claim:
@@ -26,12 +26,12 @@ def without_condition(claim: Claim) -> Claim:
 T5_WITHOUT_ITS_CONDITION = replace(
     T5,
     claims=tuple(map(without_condition, T5.claims)),
-    hypothesis=lambda judge: conflict_with_angles(judge) and judge.outlasts_rounding(abs(judge.gap)),
+    hypothesis=lambda case: conflict_with_angles(case) and case.outlasts_rounding(abs(case.gap)),
     domains=(),
 )
 X1_CLAIMED_TO_HOLD = replace(X1, status="holds", promised_by=("sago",))
 T6_FOR_PLAIN_SAGO = replace(
-    T6, rule="sago", promised_by=("sago",), hypothesis=lambda j: j.has_angles and j.outlasts_rounding(abs(j.gap))
+    T6, combiner="sago", promised_by=("sago",), hypothesis=lambda j: j.has_angles and j.outlasts_rounding(abs(j.gap))
 )
 
 
@@ -48,7 +48,7 @@ def test_the_solver_refutes(wrong):
         assert set(proof.model) >= {"a", "b"}
 
 
-@pytest.mark.parametrize("call", [None, RUST["sago"]], ids=["exact", "stored"])
+@pytest.mark.parametrize("call", [None, SAGO], ids=["exact", "stored"])
 @pytest.mark.parametrize(
     "wrong", [T5_WITHOUT_ITS_CONDITION, X1_CLAIMED_TO_HOLD, T6_FOR_PLAIN_SAGO], ids=lambda one: one.id
 )
@@ -90,7 +90,7 @@ def test_a_proof_that_takes_too_long_is_undecided():
         (T5_WITHOUT_ITS_CONDITION, "refuted"),
         (replace(X2, status="holds", promised_by=("pcgrad",)), "refuted"),
         (replace(T6, status="refuted"), "holds"),
-        (replace(statement("T3"), claims=(), hypothesis=lambda judge: False), "undecided"),
+        (replace(statement("T3"), claims=(), hypothesis=lambda case: False), "undecided"),
     ],
     ids=["X1 holds", "T5 without condition", "X2 holds", "T6 refuted", "T3 of nothing"],
 )

@@ -1,49 +1,57 @@
-"""Every combiner, in Rust and in torch, against all that it promises, and so against each other.
+"""Every registered combiner, in Rust and in torch: its promises, its formula and the edge rules.
 
-``--hypothesis-profile`` chooses how many pairs are drawn: quick, ci or deep.
+``--hypothesis-profile`` sets the number of drawn pairs: quick, ci or deep.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from hypothesis import settings
 
+import oracle
 import retainfirst as rf
-from promises import check_edges, check_promises, check_rule
-from retainfirst.theory import STATEMENTS
+from promises import check_edges, check_formula, check_promises
+from retainfirst.errors import StatementViolated
+from retainfirst.testing import check_combiner
+from retainfirst.theory import STATEMENTS, statement
 from retainfirst.theory.arrays import FORMATS
-from retainfirst.theory.implementations import IMPLEMENTATIONS
+from retainfirst.theory.implementations import implementations
 from retainfirst.theory.search import search
 
-CASES = [(rule, one) for rule, several in IMPLEMENTATIONS.items() for one in several]
-every_implementation = pytest.mark.parametrize(("rule", "implementation"), CASES, ids=[one.name for _, one in CASES])
+CASES = [(name, one) for name in rf.available_combiners() for one in implementations(name)]
+every_implementation = pytest.mark.parametrize(("name", "implementation"), CASES, ids=[one.name for _, one in CASES])
 every_format = pytest.mark.parametrize("dtype", FORMATS)
 
 
 @every_format
 @every_implementation
-def test_promises(rule, implementation, dtype):
-    check_promises(rule, implementation.call, dtype, settings.default.max_examples)
+def test_promises(name, implementation, dtype):
+    check_promises(name, implementation.call, dtype, settings.default.max_examples)
 
 
 @every_format
 @every_implementation
-def test_the_update_is_the_rules(rule, implementation, dtype):
-    check_rule(rule, implementation.call, dtype, settings.default.max_examples)
+def test_the_update_is_the_formula(name, implementation, dtype):
+    check_formula(name, implementation.call, dtype, settings.default.max_examples)
 
 
 @every_format
 @every_implementation
-def test_edge_rules(rule, implementation, dtype):
-    check_edges(rule, implementation.call, dtype)
+def test_edge_rules(name, implementation, dtype):
+    check_edges(name, implementation.call, dtype)
 
 
 @every_format
 @pytest.mark.parametrize(
-    "statement", [one for one in STATEMENTS if one.exact and one.promised_by], ids=lambda one: one.id
+    ("one", "combiner"),
+    [(one, name) for one in STATEMENTS if one.exact for name in (*one.promised_by, *one.exact_only)],
+    ids=lambda one: getattr(one, "id", one),
 )
-def test_statements_hold_before_any_rounding(statement, dtype):
-    found = search(statement, None, dtype, settings.default.max_examples)
+def test_statements_hold_before_any_rounding(one, combiner, dtype):
+    found = search(replace(one, combiner=combiner), None, dtype, settings.default.max_examples)
     assert found.violation is None
     assert found.judged > 0
 
@@ -52,14 +60,39 @@ def test_statements_hold_before_any_rounding(statement, dtype):
 @every_format
 @pytest.mark.parametrize("name", ["sago", "sago_keep_retain"])
 def test_sago_keeps_its_guarantee_for_any_bits(name, dtype, raw):
-    for statement in STATEMENTS:
-        if statement.id in ("T1", "X2"):
-            for implementation in IMPLEMENTATIONS[name]:
-                found = search(statement, implementation.call, dtype, settings.default.max_examples, raw=raw)
+    for one in STATEMENTS:
+        if one.id in ("T1", "X2"):
+            for implementation in implementations(name):
+                found = search(one, implementation.call, dtype, settings.default.max_examples, raw=raw)
                 assert found.violation is None
 
 
-def test_every_combiner_is_held_against_the_statements():
-    assert set(IMPLEMENTATIONS) == set(rf.available_combiners())
-    promising = {rule for statement in STATEMENTS for rule in statement.promised_by}
-    assert promising == {"sago", "sago_keep_retain", "pcgrad"}  # plain addition and BLUR promise nothing
+def test_every_combiner_is_checked():
+    assert set(rf.available_combiners()) == {*oracle.ELEMENTWISE, *oracle.PROJECTIONS}
+    promising = {name for one in STATEMENTS for name in (*one.promised_by, *one.exact_only)}
+    assert set(rf.available_combiners()) - promising == {"sum", "blur", "ngdiff"}  # these promise nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(name, number) for name in ("sum", "blur", "ngdiff") for number in ("T1", "T2")]
+    + [(name, "T1") for name in ("pcgrad", "orthogonal", "gru", "agem")],
+)
+def test_what_is_not_promised_is_broken(name, number):
+    with pytest.raises(StatementViolated, match=number):
+        check_combiner(name, (number,), gamma=2.0)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "gru", "agem"])
+def test_rounding_breaks_the_guarantee_of_every_projection(name):
+    with pytest.raises(StatementViolated, match="X2"):
+        check_combiner(name, ("X2",), "bfloat16", 500)
+
+
+def test_the_counterexamples_of_the_documentation():
+    """ngdiff opposes a coordinate at equal weights, and the whole retain gradient once gamma is larger than alpha."""
+    f, r = torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 4.0])
+    u = rf.combine(f, r, "ngdiff")
+    torch.testing.assert_close(u, torch.tensor([-0.4, 0.8]))
+    assert rf.combine(torch.tensor([-1.0]), torch.tensor([1.0]), "ngdiff", gamma=2.0).item() == -1.0
+    assert statement("T2").exact_only == ("gru", "agem")

@@ -9,9 +9,9 @@ import torch
 
 import retainfirst as rf
 from backends import BACKENDS
+from oracle import DTYPES, gradients
 from retainfirst import kernels
 from retainfirst.geometry import FIELDS
-from written_out import DTYPES, gradients
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)

@@ -40,6 +40,10 @@ LAYERS = (
     "retainfirst.theory",
     "retainfirst.testing",
     "retainfirst.cli",
+    "retainfirst._moved",
+    "retainfirst.bench",  # these three warn of their new names, in the laboratory
+    "retainfirst.reproduce",
+    "retainfirst.tasks",
 )
 
 

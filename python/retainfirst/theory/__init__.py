@@ -1,6 +1,6 @@
-"""The theorem book: statements about the rules, what of them holds, and four ways to check it.
+"""The theorem book: the statements about the combiners, whether they hold, and four ways to check them.
 
-See ``docs/theory.md``, ``retainfirst verify`` and, for combiners of your own, :mod:`retainfirst.testing`.
+See ``docs/theory.md`` and ``retainfirst verify``. :mod:`retainfirst.testing` checks your own combiner.
 """
 
 from retainfirst.theory.crossing import crossing_point

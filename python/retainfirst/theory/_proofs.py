@@ -1,8 +1,11 @@
-"""The statements over the real numbers, in the aggregate forms that hold in every dimension.
+"""The claims of each statement over the real numbers, in aggregate forms that hold in every dimension.
 
-Squares of cosines are compared, cleared of denominators. With the six numbers of a pair and for ``alpha = 1``, ``gamma = l``:
-SAGO has ``<u,r> = a + l p`` and ``|u|^2 = a + l^2 q``; an update ``r + l h`` has ``R + l P`` and ``R + 2 l P + l^2 Q`` with
-``P = <h,r>``, ``Q = |h|^2``; PCGrad's under conflict has ``P = 0``, ``Q = F / R``. A cosine does not change with ``alpha``.
+The claims compare squared cosines without denominators, at ``alpha = 1`` and ``gamma = l``, since a cosine depends on the ratio
+of the weights only. In the six numbers of a pair:
+
+- SAGO has ``<u,r> = a + l p`` and ``|u|^2 = a + l^2 q``.
+- An update ``r + l h`` has ``<u,r> = R + l P`` and ``|u|^2 = R + 2 l P + l^2 Q`` with ``P = <h,r>`` and ``Q = |h|^2``.
+- PCGrad's update under conflict has ``P = 0`` and ``Q = F / R``.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ def _conflict(v: Any) -> list[Any]:
 
 
 def _tighter(v: Any, ratio: Any) -> Any:
-    """Under conflict: SAGO's cosine is above PCGrad's."""
+    """SAGO's cosine is above PCGrad's; for gradients in conflict."""
     return (v.a + ratio * v.p) ** 2 * (v.R**2 + ratio**2 * v.F) > v.R**3 * (v.a + ratio**2 * v.q)
 
 
 def _not_looser(v: Any, ratio: Any) -> Any:
+    """SAGO's cosine is at least PCGrad's; for gradients in conflict."""
     return (v.a + ratio * v.p) ** 2 * (v.R**2 + ratio**2 * v.F) >= v.R**3 * (v.a + ratio**2 * v.q)
 
 
@@ -72,6 +76,24 @@ NEVER_AGAINST_RETENTION = (
         PAIR,
         lambda v: [*pair_of_gradients(v), v.c >= 0],
         lambda v: [v.R + v.l * v.c >= v.R],
+    ),
+    Claim(
+        "orthogonal: h = f + k r with k = -<f,r>/|r|^2, in conflict or not",
+        PAIR + " k",
+        lambda v: [*pair_of_gradients(v), v.R > 0, v.k * v.R == -v.c],
+        lambda v: [(1 + v.l * v.k) * v.R + v.l * v.c == v.R],
+    ),
+    Claim(
+        "GRU and A-GEM, a group in conflict: u = l (f + k r) with k = -<f,r>/|r|^2",
+        PAIR + " k",
+        lambda v: [*_conflict(v), v.R > 0, v.k * v.R == -v.c],
+        lambda v: [v.l * v.k * v.R + v.l * v.c == 0],
+    ),
+    Claim(
+        "GRU and A-GEM, a group without conflict: u = l f",
+        PAIR,
+        lambda v: [*pair_of_gradients(v), v.c >= 0],
+        lambda v: [v.l * v.c >= 0],
     ),
     Claim(
         "groups add up, at every scope",

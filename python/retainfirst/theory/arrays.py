@@ -1,4 +1,4 @@
-"""Between torch tensors and the flat numpy arrays that the reference and the oracle take."""
+"""Conversion between torch tensors and the flat numpy arrays of the reference and the exact oracle."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ FORMATS: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-"""The four formats by name."""
+"""The four floating-point formats by name."""
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return a tensor's elements as a flat array of the same format, without a copy where it is dense and on the CPU."""
+    """Return a tensor as a flat array of the same format; no copy if it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().reshape(-1).contiguous()
-    if flat.dtype == torch.bfloat16:  # which torch does not give to numpy
+    if flat.dtype == torch.bfloat16:  # Tensor.numpy refuses it
         return flat.view(torch.int16).numpy().view(FORMATS["bfloat16"])
     return flat.numpy()
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """Return a copy of an array as a tensor of the same format and shape."""
+    """Return an array's elements, copied, as a tensor of the same format and shape."""
     if array.dtype == FORMATS["bfloat16"]:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
@@ -43,11 +43,11 @@ def flatten_pair(forget: Any, retain: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return two gradients as flat arrays of one size and format.
 
     Args:
-        forget: A tensor, an array, or a sequence or mapping of them; None in one counts as zero.
+        forget: A tensor, an array, or a sequence or mapping of them; None counts as zero if the other gradient is given.
         retain: The same structure, keys, shapes and formats.
 
     Raises:
-        RetainFirstError: They are something else, or differ; the text says where.
+        RetainFirstError: A gradient has another type or is not finite, or the two differ; the text names the place.
     """
     if isinstance(forget, Mapping) and isinstance(retain, Mapping):
         if forget.keys() != retain.keys():
@@ -90,7 +90,7 @@ def _array(name: str, gradient: Any) -> NDArray[Any]:
     if not isinstance(gradient, np.ndarray):
         kind = type(gradient).__name__
         raise RetainFirstError(
-            f"{name}: a {kind}; give tensors or arrays, both tasks alone or both in a list, a tuple or a mapping"
+            f"{name}: a {kind}; give two tensors or arrays, or two lists, tuples or mappings of them"
         )
     if gradient.dtype.name not in FORMATS:
         raise RetainFirstError(f"{name}: {gradient.dtype} is none of {', '.join(FORMATS)}; cast it")

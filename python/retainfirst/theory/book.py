@@ -1,9 +1,10 @@
-"""The statements as Markdown, for ``docs/theory.md``: ``python -m retainfirst.theory.book docs/theory.md``."""
+"""The statements as Markdown. ``python -m retainfirst.theory.book docs/theory.md`` writes them into the page."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from retainfirst.errors import RetainFirstError
@@ -15,15 +16,15 @@ _START, _STOP = "<!-- statements: made by retainfirst.theory.book -->\n", "<!-- 
 
 
 def as_markdown() -> str:
-    """Return every statement with its formula, source, status, and what the solver proves of it."""
+    """Return all statements with formula, status, source, combiners and the solver's claims."""
     return "\n".join(_section(one) for one in STATEMENTS)
 
 
 def insert(page: str) -> str:
-    """Return a page with the statements put between the two comments that mark their place.
+    """Return a page with the statements between the two comments that mark their place.
 
     Raises:
-        RetainFirstError: The page has no such place.
+        RetainFirstError: The page does not have both comments.
     """
     before, found, rest = page.partition(_START)
     _, closed, after = rest.partition(_STOP)
@@ -57,9 +58,14 @@ def _section(one: Statement) -> str:
 
 
 def _who(one: Statement) -> str:
-    names = ", ".join(f"`{name}`" for name in one.promised_by) or "no combiner"
-    broken = f"; broken by: `{one.rule}`" if one.status == "refuted" else ""
-    return f"Kept by: {names}{broken}."
+    names = _listed(one.promised_by) or "no combiner"
+    exact = f"; in exact arithmetic only: {_listed(one.exact_only)}" if one.exact_only else ""
+    broken = f"; broken by: `{one.combiner}`" if one.status == "refuted" else ""
+    return f"Kept by: {names}{exact}{broken}."
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The four means of checking a statement: the solver, all 16-bit pairs, drawn pairs, and real gradients."""
+"""Four ways to check a statement: the solver, all 16-bit pairs, drawn pairs, and real gradients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from retainfirst import _rust
 from retainfirst.combiners import combine
 from retainfirst.theory import solver
 from retainfirst.theory.arrays import FORMATS, as_array
+from retainfirst.theory.cases import StoredCase
 from retainfirst.theory.counterexamples import from_solver, from_violation
-from retainfirst.theory.implementations import IMPLEMENTATIONS, TOWARD_RETAIN
-from retainfirst.theory.judges import Stored
+from retainfirst.theory.implementations import implementations, toward_retain
 from retainfirst.theory.search import Combine, search
 from retainfirst.theory.statements import Statement
-from retainfirst.theory.sums import Pair
+from retainfirst.theory.sums import GradientPair
 
 __all__ = [
     "COUNTEREXAMPLE_UNITS",
@@ -44,10 +44,10 @@ _SIXTEEN_BIT = ("bfloat16", "float16")
 _ALL = 1 << 16
 _SLICE = 1 << 10
 EXHAUSTIVE_UNITS = len(_SIXTEEN_BIT) * 2 * _ALL // _SLICE
-"""Slices of retain values that :func:`by_exhaustion` goes through."""
+"""The number of slices of retain values in :func:`by_exhaustion`."""
 
 COUNTEREXAMPLE_UNITS = len(FORMATS)
-"""Formats that :func:`by_counterexample` goes through."""
+"""The number of formats in :func:`by_counterexample`."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class RealGradients:
     """The gradients of a real run.
 
     Attributes:
-        model: What was trained, in words.
+        model: The model, in words.
         gamma: Weight of the forget gradient in that run.
-        steps: For each step, parameter names to the forget and the retain gradient.
+        steps: For each step a mapping from parameter names to the forget and the retain gradient.
     """
 
     model: str
@@ -67,17 +67,17 @@ class RealGradients:
 
 @dataclass(frozen=True)
 class Check:
-    """What one means came to.
+    """The result of one way to check a statement.
 
     Attributes:
         how: ``"solver"``, ``"exhaustive"``, ``"property"`` or ``"real"`` (gradients of a real run).
-        subject: What was checked, such as combiners.
-        verdict: ``"holds"`` or ``"refuted"``; ``"undecided"``: the solver ran out of time; ``"vacuous"``: nothing met the
+        subject: The objects of the check, such as the names of combiners.
+        verdict: ``"holds"`` or ``"refuted"``; ``"undecided"``: the solver ran out of time; ``"vacuous"``: no case met the
             hypothesis, so that nothing was checked.
-        expected: The verdict that the theorem book foresees.
-        count: Claims (solver), pairs of numbers (exhaustive), or pairs of gradients that met the hypothesis.
+        expected: The verdict according to the theorem book.
+        count: The number of claims (solver), of pairs of numbers (exhaustive), or of gradient pairs that met the hypothesis.
         seconds: Wall time.
-        details: What was found, in words.
+        details: The findings in words.
         counterexample: The case that refutes the statement, as in ``verification.json``.
     """
 
@@ -93,19 +93,19 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """Return the check's entry in ``verification.json``."""
         fields = asdict(self)
-        del fields["counterexample"]  # which stands beside the checks
+        del fields["counterexample"]  # the statement's entry has it
         return {**fields, "seconds": round(self.seconds, 3), "details": list(self.details)}
 
 
 def solver_units(statement: Statement) -> int:
-    """Return how many proofs :func:`by_solver` runs."""
+    """Return the number of proofs in :func:`by_solver`."""
     return len(statement.claims) + (
         len(solver.IEEE_FORMATS) * len(statement.promised_by) if statement.id == "T1" else 0
     )
 
 
 def by_solver(statement: Statement, tick: Tick) -> Check:
-    """Prove the claims over the real numbers, and T1 in IEEE arithmetic; replay what refutes a claim as vectors."""
+    """Prove the claims over the real numbers, and T1 in IEEE arithmetic; replay a refutation as vectors."""
     start = time.perf_counter()
     proofs = []
     for proof in solver.prove_statement(statement):
@@ -118,7 +118,7 @@ def by_solver(statement: Statement, tick: Tick) -> Check:
             verdict = bad
     counterexample = from_solver(statement) if verdict == "refuted" and statement.status == "refuted" else None
     if verdict == "refuted" == statement.status and counterexample is None:
-        verdict = "undecided"  # numbers that no vectors replay convince nobody
+        verdict = "undecided"  # a solver's model that we cannot replay is no counterexample
     details = [
         f"{proof.words}: {proof.verdict} in {proof.seconds:.2f} s" + (f", {proof.model}" if proof.model else "")
         for proof in proofs
@@ -129,21 +129,21 @@ def by_solver(statement: Statement, tick: Tick) -> Check:
 
 
 def by_exhaustion(tick: Tick) -> Check:
-    """Hold both SAGO forms against the scalar specification and T1 on every pair of 16-bit numbers, at weights 1."""
+    """Check both forms of SAGO against a scalar specification and T1 on every pair of 16-bit numbers, at weights 1."""
     start = time.perf_counter()
     finite = other = 0
     details = []
     for dtype in _SIXTEEN_BIT:
-        for rule in ("sago", "sago_keep_retain"):
+        for combiner in ("sago", "sago_keep_retain"):
             for first in range(0, _ALL, _SLICE):
-                good, rest, violation = _rust.exhaustive(rule, dtype, 1.0, 1.0, first, first + _SLICE)
+                good, rest, violation = _rust.exhaustive(combiner, dtype, 1.0, 1.0, first, first + _SLICE)
                 finite, other = finite + good, other + rest
                 tick(1)
                 if violation is not None:
                     *bits, broken = violation
                     f, r, found, expected = (f"{x:#06x}" for x in bits)
                     details.append(
-                        f"{rule} in {dtype} breaks {broken}: forget {f}, retain {r}: {found}, not {expected}"
+                        f"{combiner} in {dtype} breaks {broken}: forget {f}, retain {r}: {found}, not {expected}"
                     )
                     break
     verdict: Verdict = "refuted" if details else "holds"
@@ -152,17 +152,17 @@ def by_exhaustion(tick: Tick) -> Check:
 
 
 def property_units(statement: Statement) -> int:
-    """Return how many searches :func:`by_property` makes."""
+    """Return the number of searches in :func:`by_property`."""
     return len(_searches(statement))
 
 
 def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> Check:
-    """Look for a pair of gradients that breaks what combiners promise, in every format and on every backend."""
+    """Search for a pair of gradients that breaks a combiner's promise, in every format and on every backend."""
     start = time.perf_counter()
     count, details = 0, []
     violation, empty = None, False
-    for name, rule, call, dtype, raw in _searches(statement):
-        found = search(replace(statement, rule=rule), call, dtype, examples, raw=raw, seed=seed, name=name)
+    for name, combiner, call, dtype, raw in _searches(statement):
+        found = search(replace(statement, combiner=combiner), call, dtype, examples, raw=raw, seed=seed, name=name)
         count += found.judged
         empty = empty or found.judged == 0
         tick(1)
@@ -171,44 +171,51 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
             details.append(str(found.violation))
     details.append("searched: " + "; ".join(dict.fromkeys(name for name, *_ in _searches(statement))))
     verdict: Verdict = "refuted" if violation is not None else "vacuous" if empty else "holds"
-    subject = ", ".join(statement.promised_by) + (", pcgrad toward retain" if statement.id == "X2" else "")
+    subject = ", ".join(
+        [
+            *statement.promised_by,
+            *(f"{name} (not rounded)" for name in statement.exact_only),
+            *(["pcgrad toward retain"] if statement.id == "X2" else []),
+        ]
+    )
     counterexample = None if violation is None else from_violation(violation)
     return _check("property", subject, verdict, "holds", count, start, details, counterexample)
 
 
 def by_counterexample(statement: Statement, examples: int, seed: int, tick: Tick) -> Check:
-    """Look for the pair of gradients that refutes a statement that is not expected to hold; one format is enough."""
+    """Search for a pair of gradients that refutes a statement which should not hold; one format is enough."""
     start = time.perf_counter()
     count, details, counterexample = 0, [], None
-    [implementation] = [one for one in IMPLEMENTATIONS[statement.rule] if one.backend == "rust"]
+    [implementation] = [one for one in implementations(statement.combiner) if one.backend == "rust"]
     for dtype in reversed(FORMATS):
-        # Ten times as many: in the wide formats it takes rare pairs.
-        found = search(statement, implementation.call, dtype, 10 * examples, seed=seed, name=statement.rule)
+        # Ten times as many: in the wide formats only rare pairs refute it.
+        found = search(statement, implementation.call, dtype, 10 * examples, seed=seed, name=statement.combiner)
         count += found.judged
         tick(1)
         if found.violation is None:
             details.append(f"{dtype}: not refuted by {found.judged} pairs")
         else:
-            details.append(f"{dtype}: refuted, with {found.judged} pairs judged until the simplest was found")
+            details.append(f"{dtype}: refuted; {found.judged} pairs were judged until the simplest was found")
             counterexample = counterexample or from_violation(found.violation)
     verdict: Verdict = "holds" if counterexample is None else "refuted"
-    return _check("property", statement.rule, verdict, "refuted", count, start, details, counterexample)
+    return _check("property", statement.combiner, verdict, "refuted", count, start, details, counterexample)
 
 
 def by_real_gradients(statement: Statement, real: RealGradients, tick: Tick) -> Check:
-    """Judge the updates of real gradients, of each parameter tensor and of the whole model."""
+    """Judge the updates of real gradients, for each parameter tensor and for the whole model."""
     start = time.perf_counter()
     count, details = 0, []
     for gradients in real.steps:
         whole = tuple(torch.cat([pair[task].reshape(-1) for pair in gradients.values()]) for task in (0, 1))
         for name, (forget, retain) in {**gradients, "the whole model": whole}.items():
-            pair = Pair(as_array(forget), as_array(retain), gamma=real.gamma)
-            for rule in statement.promised_by:
-                judge = Stored(pair, statement.rule, as_array(combine(forget, retain, rule, gamma=real.gamma)))
-                if statement.hypothesis(judge):
+            pair = GradientPair(as_array(forget), as_array(retain), gamma=real.gamma)
+            for combiner in statement.promised_by:
+                update = combine(forget, retain, combiner, gamma=real.gamma)
+                case = StoredCase(pair, statement.combiner, as_array(update))
+                if statement.hypothesis(case):
                     count += 1
-                    objection = statement.objection(judge)
-                    details += [f"{rule}, {name}: {objection}"] if objection is not None else []
+                    objection = statement.objection(case)
+                    details += [f"{combiner}, {name}: {objection}"] if objection is not None else []
         tick(1)
     verdict: Verdict = "refuted" if details else "vacuous" if count == 0 else "holds"
     details.append(
@@ -218,19 +225,22 @@ def by_real_gradients(statement: Statement, real: RealGradients, tick: Tick) -> 
 
 
 def _searches(statement: Statement) -> list[tuple[str, str, Combine | None, str, bool]]:
-    """Return what :func:`by_property` searches: a name, the rule, what combines (None: the rule itself), a format, any bits."""
-    several = [one for rule in statement.promised_by for one in IMPLEMENTATIONS[rule]]
+    """Return the searches of :func:`by_property`.
+
+    Each is a name, the combiner whose formula counts as exact, the call that combines (None: judge the formula), the format,
+    and whether to draw any bits.
+    """
+    several = [one for combiner in statement.promised_by for one in implementations(combiner)]
     if statement.id == "X2":
-        several += TOWARD_RETAIN
-    # Where an overflow is no objection, any finite bits are drawn as well.
+        several += toward_retain()
+    # These statements allow an overflow, so that any finite bits can be drawn as well.
     raws = (False, True) if statement.id in ("T1", "T3", "X2") else (False,)
     found: list[tuple[str, str, Combine | None, str, bool]] = [
-        (one.name, statement.rule, one.call, dtype, raw) for one in several for dtype in FORMATS for raw in raws
+        (one.name, statement.combiner, one.call, dtype, raw) for one in several for dtype in FORMATS for raw in raws
     ]
     if statement.exact:
-        found += [
-            (f"{rule}, not rounded", rule, None, dtype, False) for rule in statement.promised_by for dtype in FORMATS
-        ]
+        exact = (*statement.promised_by, *statement.exact_only)
+        found += [(f"{name}, not rounded", name, None, dtype, False) for name in exact for dtype in FORMATS]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Statements about real numbers in a form that a solver decides and that fractions can be put into."""
+"""Claims about real numbers, in a form that takes a solver's variables as well as fractions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 __all__ = ["PAIR", "Claim", "Unknowns", "pair_of_gradients"]
 
 PAIR = "a b p q s t l"
-"""The six numbers of a pair (:class:`retainfirst.theory.sums.Sums`), and ``l = gamma / alpha``."""
+"""The six numbers of a pair (:class:`retainfirst.theory.sums.ExactSums`), and ``l = gamma / alpha``."""
 
 
 class Unknowns(SimpleNamespace):
-    """The numbers that a claim speaks of, by name: a solver's variables, or fractions.
+    """The numbers of a claim by name: a solver's variables, or fractions.
 
-    Those of :data:`PAIR` bring what follows from them.
+    The properties are sums and products of the numbers of :data:`PAIR`.
     """
 
     @property
@@ -37,13 +37,13 @@ class Unknowns(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Claim:
-    """Whenever all assumptions hold, so do all conclusions.
+    """If all assumptions hold, then all conclusions hold.
 
     Attributes:
-        words: What is claimed.
-        unknowns: Names with blanks between.
-        assume: Makes the assumptions of the unknowns.
-        conclude: Makes the conclusions, likewise.
+        words: The claim in words.
+        unknowns: The names of the unknowns, separated by blanks.
+        assume: Returns the assumptions, given the unknowns.
+        conclude: Returns the conclusions, given the unknowns.
     """
 
     words: str
@@ -53,7 +53,7 @@ class Claim:
 
 
 def pair_of_gradients(v: Any) -> list[Any]:
-    """What is true of the six numbers of any two vectors in any dimension (Cauchy and Schwarz), and of weights."""
+    """Return the assumptions that all weights and all pairs of vectors meet, in every dimension (Cauchy and Schwarz)."""
     return [
         v.a >= 0,
         v.b >= 0,

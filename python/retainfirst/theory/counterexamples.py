@@ -1,4 +1,4 @@
-"""Counterexamples as vectors that anyone can put into another program, with what every side makes of them."""
+"""Counterexamples as explicit vectors, with each combiner's update of them, so that other programs can replay them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from retainfirst import reference
 from retainfirst.errors import StatementViolated
 from retainfirst.theory import solver
 from retainfirst.theory.arrays import as_array
-from retainfirst.theory.judges import Exact, Stored
+from retainfirst.theory.cases import ExactCase, StoredCase
 from retainfirst.theory.statements import Statement
-from retainfirst.theory.sums import Angle, Pair
+from retainfirst.theory.sums import Angle, GradientPair
 
 __all__ = ["from_solver", "from_violation"]
 
 _SHOWN = ("sago", "sago_keep_retain", "pcgrad")
+"""The combiners whose updates a counterexample lists."""
 
 
 def from_solver(statement: Statement) -> dict[str, Any] | None:
-    """Turn the solver's refutation of a statement into vectors and replay it, without rounding and as stored in float32.
+    """Turn the solver's refutation of a statement into vectors, and replay it without rounding and as stored in float32.
 
     Returns:
-        The counterexample as in ``verification.json``; None if there are no vectors or a replay does not refute the statement.
+        The counterexample as in ``verification.json``; None if the solver gives no vectors or a replay does not refute the
+        statement.
     """
     for claim in statement.claims:
         vectors = solver.counterexample(claim)
         if vectors is None:
             continue
         forget, retain = (np.array([float(x) for x in vector], np.float32) for vector in vectors)
-        pair = Pair(forget, retain)
-        stored = Stored(pair, statement.rule, reference.combine(forget, retain, statement.rule))
-        judges = (Exact(pair, statement.rule), stored)
-        if all(statement.hypothesis(judge) and not statement.conclusion(judge) for judge in judges):
+        pair = GradientPair(forget, retain)
+        stored = StoredCase(pair, statement.combiner, reference.combine(forget, retain, statement.combiner))
+        cases = (ExactCase(pair, statement.combiner), stored)
+        if all(statement.hypothesis(case) and not statement.conclusion(case) for case in cases):
             return _described(pair)
     return None
 
@@ -42,21 +44,21 @@ def from_solver(statement: Statement) -> dict[str, Any] | None:
 def from_violation(violation: StatementViolated) -> dict[str, Any]:
     """Describe the pair that a search found, as in ``verification.json``."""
     arrays = as_array(violation.forget), as_array(violation.retain)
-    return _described(Pair(*arrays, violation.alpha, violation.gamma, violation.groups))
+    return _described(GradientPair(*arrays, violation.alpha, violation.gamma, violation.groups))
 
 
-def _described(pair: Pair) -> dict[str, Any]:
-    """Return a pair with the updates as the library stores them, and their angles to retain exactly.
+def _described(pair: GradientPair) -> dict[str, Any]:
+    """Return a pair with the updates that the library stores and their exact angles to retain.
 
-    Cosines are given as the exact square (with the cosine's sign) and as decimals; None for a zero vector.
+    A cosine is given as its exact square (with the cosine's sign) and as a decimal; None for a zero vector.
     """
     updates = {
-        rule: reference.combine(pair.forget, pair.retain, rule, pair.alpha, pair.gamma, pair.groups or None)
-        for rule in _SHOWN
+        name: reference.combine(pair.forget, pair.retain, name, pair.alpha, pair.gamma, pair.groups or None)
+        for name in _SHOWN
     }
     angles = {
-        rule: Angle(reference.dot(u, pair.retain), reference.dot(u, u), pair.sums.retain_square)
-        for rule, u in updates.items()
+        name: Angle(reference.dot(u, pair.retain), reference.dot(u, u), pair.sums.retain_square)
+        for name, u in updates.items()
         if np.isfinite(u).all()
     }
     return {
@@ -66,9 +68,9 @@ def _described(pair: Pair) -> dict[str, Any]:
         "gamma": pair.gamma,
         "groups": [list(group) for group in pair.groups or [(0, len(pair.retain))]],
         "dtype": pair.retain.dtype.name,
-        "updates": {rule: _numbers(u) for rule, u in updates.items()},
-        "dot_products": {rule: str(angle.dot) for rule, angle in angles.items()},
-        "cosines": {rule: _cosine(angle) for rule, angle in angles.items()},
+        "updates": {name: _numbers(u) for name, u in updates.items()},
+        "dot_products": {name: str(angle.dot) for name, angle in angles.items()},
+        "cosines": {name: _cosine(angle) for name, angle in angles.items()},
     }
 
 

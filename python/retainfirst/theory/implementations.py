@@ -1,4 +1,4 @@
-"""Everything in this library that computes an update, in one form, so that all of it can be held against the statements."""
+"""All implementations of a combiner in one form: the Rust reference if there is one, and torch on every backend."""
 
 from __future__ import annotations
 
@@ -11,37 +11,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retainfirst import kernels, reference
-from retainfirst.combiners import available_combiners, make_combiner
+from retainfirst.combiners import make_combiner
 from retainfirst.theory.arrays import as_array, as_tensor
-from retainfirst.theory.sums import Pair
+from retainfirst.theory.sums import GradientPair
 
-__all__ = ["IMPLEMENTATIONS", "TOWARD_RETAIN", "Implementation"]
+__all__ = ["Implementation", "implementations", "toward_retain"]
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute a rule's update.
+    """One way to compute a combiner's update.
 
     Attributes:
-        name: For tables and texts.
-        backend: ``"rust"``: the reference on numpy arrays; ``"auto"`` or ``"eager"``: the torch combiners on that backend.
-        call: Makes the stored update of a pair.
+        name: Its name in tables and texts.
+        backend: ``"rust"``: the reference on numpy arrays; ``"auto"`` or ``"eager"``: torch on that backend.
+        call: Returns the stored update of a pair.
     """
 
     name: str
     backend: str
-    call: Callable[[Pair], NDArray[Any]]
+    call: Callable[[GradientPair], NDArray[Any]]
 
 
-def _reference(rule: str, pair: Pair) -> NDArray[Any]:
+def implementations(combiner: str) -> list[Implementation]:
+    """Return all implementations of a combiner, by its name. Only built-in combiners have a Rust reference."""
+    found = _torch(combiner)
+    if combiner in reference.RULES:
+        found.insert(0, Implementation(f"{combiner} (rust)", "rust", partial(_by_reference, combiner)))
+    return found
+
+
+def toward_retain() -> list[Implementation]:
+    """Return the implementations of PCGrad with the option that makes it keep X2."""
+    return _torch("pcgrad", round_toward_retain=True)
+
+
+def _torch(combiner: str, **options: Any) -> list[Implementation]:
+    extra = "".join(f", {name}" for name in options)
+    return [
+        Implementation(f"{combiner} (torch, {backend}{extra})", backend, partial(_by_torch, combiner, backend, options))
+        for backend in kernels.BACKENDS
+    ]
+
+
+def _by_reference(combiner: str, pair: GradientPair) -> NDArray[Any]:
     return reference.combine(
-        pair.forget, pair.retain, rule, alpha=pair.alpha, gamma=pair.gamma, groups=pair.groups or None
+        pair.forget, pair.retain, combiner, alpha=pair.alpha, gamma=pair.gamma, groups=pair.groups or None
     )
 
 
-def _torch(rule: str, backend: str, options: dict[str, Any], pair: Pair) -> NDArray[Any]:
-    """Give every group as two tensors, so that groups hold several."""
-    combiner = make_combiner(rule, alpha=pair.alpha, gamma=pair.gamma, **options)
+def _by_torch(name: str, backend: str, options: dict[str, Any], pair: GradientPair) -> NDArray[Any]:
+    """Combine with each group split into two tensors, so that a group has several."""
+    combiner = make_combiner(name, alpha=pair.alpha, gamma=pair.gamma, **options)
     ranges: list[slice] = []
     groups: list[list[int]] = []
     for start, stop in pair.groups or [(0, len(pair.retain))]:
@@ -55,21 +76,3 @@ def _torch(rule: str, backend: str, options: dict[str, Any], pair: Pair) -> NDAr
     for part, written in zip(ranges, retain, strict=True):
         update[part] = as_array(written)
     return update
-
-
-def _all(rule: str, **options: Any) -> list[Implementation]:
-    extra = "".join(f", {name}" for name in options)
-    return [
-        Implementation(f"{rule} (torch, {backend}{extra})", backend, partial(_torch, rule, backend, options))
-        for backend in kernels.BACKENDS
-    ]
-
-
-IMPLEMENTATIONS: dict[str, list[Implementation]] = {
-    rule: [Implementation(f"{rule} (rust)", "rust", partial(_reference, rule)), *_all(rule)]
-    for rule in available_combiners()
-}
-"""By rule: the reference, and the torch combiners on each backend."""
-
-TOWARD_RETAIN: list[Implementation] = _all("pcgrad", round_toward_retain=True)
-"""PCGrad with the option that keeps X2's guarantee."""

@@ -1,39 +1,39 @@
-"""Looking for a pair of gradients that breaks a statement, with hypothesis (extra ``verify``)."""
+"""Search for a pair of gradients that breaks a statement, with hypothesis (extra ``verify``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retainfirst.errors import RetainFirstError, StatementViolated, require
-from retainfirst.theory.arrays import as_tensor
-from retainfirst.theory.judges import Exact, Judge, Stored
+from retainfirst.theory.arrays import as_array, as_tensor
+from retainfirst.theory.cases import Case, ExactCase, StoredCase
 from retainfirst.theory.statements import Statement
-from retainfirst.theory.sums import Pair
+from retainfirst.theory.sums import GradientPair
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
+    from retainfirst.theory.draws import Source
 
 __all__ = ["Combine", "Found", "search"]
 
 _TRIES = 4
-"""How many pairs are drawn at most for each one that shall be judged."""
+"""How many pairs are drawn at most for each pair to be judged."""
 
-Combine = Callable[[Pair], NDArray[Any]]
-"""Makes the stored update of a pair."""
+Combine = Callable[[GradientPair], NDArray[Any]]
+"""Returns the stored update of a pair, and leaves the pair as it is."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        judged: Cases that met the statement's hypothesis, with neither gradient zero.
+        judged: The number of cases that met the statement's hypothesis, with neither gradient zero.
         violation: The simplest case that breaks the statement, if one was found.
     """
 
@@ -52,14 +52,14 @@ def search(
     seed: int = 0,
     name: str = "",
 ) -> Found:
-    """Judge a statement on drawn pairs until one breaks it or enough have met its hypothesis.
+    """Judge a statement on drawn pairs, until one breaks it or enough have met its hypothesis.
 
     Args:
-        statement: What to judge.
-        combine: Makes the stored update of a pair; None: the statement's rule is judged without any rounding.
+        statement: The statement.
+        combine: Returns the stored update of a pair; None: judge the formula of the statement's combiner, without rounding.
         dtype: The gradients' format.
-        max_examples: About how many cases to judge, in equal parts for each domain; fewer are, where a domain seldom meets the
-            hypothesis.
+        max_examples: The number of cases to judge, shared equally among the domains. A domain whose pairs seldom meet the
+            hypothesis gives fewer.
         weights: Alpha and gamma; None: drawn.
         raw: Draw any finite bits, not only numbers whose dot products cannot overflow.
         seed: The same seed gives the same pairs.
@@ -67,115 +67,117 @@ def search(
 
     Raises:
         MissingDependency: hypothesis is not installed.
-        RetainFirstError: The combiner gave two updates for one pair, or raised it.
+        RetainFirstError: The combiner gave two different updates for one pair, or raised it.
     """
     require("hypothesis", "verify")
     from retainfirst.theory import strategies
+    from retainfirst.theory.draws import Source
 
+    one = _Search(statement, combine, dtype, raw, name)
     domains = (None,) if raw else statement.domains or strategies.DOMAINS
-    judged = 0
-    # Short arrays first: what shows there is found there, and shrinks to something that can be read.
+    # Short arrays first: a violation that they show is easier to read.
     for long, share in ((False, 0.75), (True, 0.25)):
         for domain in domains:
-            cases = _cases(statement, dtype, weights, domain, long)
-            enough = math.ceil(max_examples * share / len(domains))
-            found = _search(statement, combine, dtype, enough, cases, raw, seed, name)
-            judged += found.judged
-            if found.violation is not None:
-                return Found(judged, found.violation)
-    return Found(judged)
+            source = Source(dtype, domain, long, seed, weights, statement.grouped)
+            violation = one.run(source, math.ceil(max_examples * share / len(domains)))
+            if violation is not None:
+                return Found(one.judged, violation)
+    return Found(one.judged)
 
 
-def _search(
-    statement: Statement,
-    combine: Combine | None,
-    dtype: str,
-    max_examples: int,
-    cases: SearchStrategy[Pair],
-    raw: bool,
-    seed: int,
-    name: str,
-) -> Found:
-    import hypothesis
+@dataclass
+class _Search:
+    """A search over several sources, and the number of cases that it has judged."""
 
-    judged, violated = 0, False
+    statement: Statement
+    combine: Combine | None
+    dtype: str
+    raw: bool
+    name: str
+    judged: int = field(default=0, init=False)
 
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=_TRIES * max_examples,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
-        suppress_health_check=list(hypothesis.HealthCheck),
-        verbosity=hypothesis.Verbosity.quiet,
-    )
-    @hypothesis.given(cases)
-    def check(pair: Pair) -> None:
-        nonlocal judged, violated
-        if judged >= max_examples and not violated:
-            return
-        judge: Judge = Exact(pair, statement.rule) if combine is None else Stored(pair, statement.rule, combine(pair))
-        if not statement.hypothesis(judge):
-            return
-        # A pair with a zero gradient is judged too, but says little.
-        judged += int((pair.forget != 0).any() and (pair.retain != 0).any())
-        objection = _not_finite(judge, raw) or statement.objection(judge)
-        if objection is not None:
-            violated = True
-            raise _violation(statement, judge, dtype, objection, name)
+    def run(self, source: Source, max_examples: int) -> StatementViolated | None:
+        """Judge pairs of one source, and return the simplest violation."""
+        from retainfirst.theory.draws import batches
 
-    try:
-        check()
-    except StatementViolated as violation:
-        return Found(judged, violation)
-    except hypothesis.errors.Flaky:
-        raise RetainFirstError(
-            f"{name}: gave different updates for the same two gradients; it must not be random"
-        ) from None
-    return Found(judged)
-
-
-def _not_finite(judge: Judge, raw: bool) -> str | None:
-    """NaN made of finite gradients is against every statement; so is infinity, unless bits or weights may make one."""
-    if not isinstance(judge, Stored) or judge.is_finite:
+        enough = self.judged + max_examples
+        for batch in batches(_TRIES * max_examples):
+            for pair in source.pairs(batch):
+                if self.judged >= enough:
+                    return None
+                violation = self._judge(pair)
+                if violation is not None:
+                    self._repeat(pair, violation)
+                    return self._shrunk(source, batch) or violation
         return None
-    # A projection's coefficient, about as large as |f| / |r|, may then leave float64, and shows that it did.
-    if judge.pair.sums.retain_square > 0 and judge.stretch > 1e300:
+
+    def _judge(self, pair: GradientPair) -> StatementViolated | None:
+        if self.combine is None:
+            case: Case = ExactCase(pair, self.statement.combiner)
+        else:
+            case = StoredCase(pair, self.statement.combiner, self.combine(pair))
+        if not self.statement.hypothesis(case):
+            return None
+        # A pair with a zero gradient is judged but not counted: most combiners do the same with it.
+        self.judged += int((pair.forget != 0).any() and (pair.retain != 0).any())
+        objection = _not_finite(case, self.raw) or self.statement.objection(case)
+        return None if objection is None else _violation(self.statement, case, self.dtype, objection, self.name)
+
+    def _shrunk(self, source: Source, batch: int) -> StatementViolated | None:
+        """Let hypothesis draw the batch again, find its violation and shrink it."""
+        import hypothesis
+
+        from retainfirst.theory.draws import settings
+
+        @hypothesis.seed(source.batch_seed(batch))
+        @settings(batch, hypothesis.Phase.shrink)
+        @hypothesis.given(source.strategy())
+        def check(pair: GradientPair) -> None:
+            violation = self._judge(pair)
+            if violation is not None:
+                raise violation
+
+        try:
+            check()
+        except StatementViolated as violation:
+            return violation
+        except hypothesis.errors.Flaky:
+            raise self._random() from None
+        return None  # hypothesis drew other pairs this time
+
+    def _repeat(self, pair: GradientPair, violation: StatementViolated) -> None:
+        """Raise an error if the combiner does not give the same update again."""
+        if self.combine is None or violation.update is None:
+            return
+        if self.combine(pair).tobytes() != as_array(violation.update).tobytes():
+            raise self._random()
+
+    def _random(self) -> RetainFirstError:
+        return RetainFirstError(
+            f"{self.name}: gave different updates for the same two gradients; it must not be random"
+        )
+
+
+def _not_finite(case: Case, raw: bool) -> str | None:
+    """Object to NaN from finite gradients, and to infinity unless raw bits or large weights may overflow."""
+    if not isinstance(case, StoredCase) or case.is_finite:
         return None
-    may_overflow = raw or max(judge.pair.alpha, judge.pair.gamma) > 1
-    bad = np.isnan(judge.update) if may_overflow else ~np.isfinite(judge.update)
+    # A projection's coefficient is about as large as |f| / |r|. Where it overflows float64, infinity is right.
+    if case.pair.sums.retain_square > 0 and case.stretch > 1e300:
+        return None
+    may_overflow = raw or max(case.pair.alpha, case.pair.gamma) > 1
+    bad = np.isnan(case.update) if may_overflow else ~np.isfinite(case.update)
     if not bad.any():
         return None
     i = int(bad.argmax())
-    return f"update[{i}] = {judge.update[i]}, though forget and retain are finite"
+    return f"update[{i}] = {case.update[i]}, though forget and retain are finite"
 
 
-def _cases(
-    statement: Statement, dtype: str, weights: tuple[float, float] | None, domain: str | None, long: bool
-) -> SearchStrategy[Pair]:
-    """Return a strategy of cases in one domain; None: of any finite bits."""
-    from hypothesis import strategies as st
-
-    from retainfirst.theory import strategies
-
-    pairs = strategies.raw_pairs(dtype, long) if domain is None else strategies.pairs(dtype, [domain], long)
-
-    @st.composite
-    def cases(draw: st.DrawFn) -> Pair:
-        f, r = draw(pairs)
-        alpha, gamma = weights or draw(strategies.weights())
-        groups = draw(st.one_of(st.just(()), strategies.groupings(len(r)))) if statement.grouped else ()
-        return Pair(f, r, alpha, gamma, groups)
-
-    return cases()
-
-
-def _violation(statement: Statement, judge: Judge, dtype: str, objection: str, name: str) -> StatementViolated:
-    pair = judge.pair
-    update = judge.update if isinstance(judge, Stored) else None
+def _violation(statement: Statement, case: Case, dtype: str, objection: str, name: str) -> StatementViolated:
+    pair = case.pair
+    update = case.update if isinstance(case, StoredCase) else None
     lines = [
-        f"{statement.id} ({statement.title}) does not hold for {name or judge.rule} in {dtype}: {objection}",
+        f"{statement.id} ({statement.title}) does not hold for {name or case.combiner} in {dtype}: {objection}",
         f"  forget = {_shown(pair.forget)}",
         f"  retain = {_shown(pair.retain)}",
         *([f"  update = {_shown(update)}"] if update is not None else []),

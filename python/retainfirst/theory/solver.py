@@ -17,17 +17,17 @@ __all__ = ["IEEE_FORMATS", "Proof", "counterexample", "prove", "prove_statement"
 Verdict = Literal["proved", "refuted", "vacuous", "undecided"]
 
 IEEE_FORMATS = {"float16": (5, 11), "bfloat16": (8, 8), "float32": (8, 24), "float64": (11, 53)}
-"""Bits of exponent and of significand (the implied one included)."""
+"""The number of bits of the exponent and of the significand, its implied bit included."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the solver said of one claim.
+    """The solver's answer to one claim.
 
     Attributes:
-        words: The claim.
-        verdict: ``"proved"``: no counterexample exists; ``"refuted"``: one was found; ``"vacuous"``: the assumptions cannot be
-            met, so that nothing is claimed; ``"undecided"``: the time ran out.
+        words: The claim in words.
+        verdict: ``"proved"``: no counterexample exists; ``"refuted"``: there is one; ``"vacuous"``: no numbers meet the
+            assumptions, so that the claim says nothing; ``"undecided"``: the time ran out.
         seconds: Wall time.
         model: The unknowns of the counterexample, as the solver prints them.
     """
@@ -39,18 +39,18 @@ class Proof:
 
 
 def prove(claim: Claim, timeout: float = 120.0) -> Proof:
-    """Let the solver look for numbers that meet the assumptions and break a conclusion.
+    """Let the solver search for numbers that meet the assumptions of a claim and break a conclusion.
 
     Args:
-        claim: Over the real numbers.
-        timeout: Seconds for each of the two questions (can the assumptions be met; can a conclusion fail).
+        claim: A claim over the real numbers.
+        timeout: Seconds for each of the two questions: can the assumptions be met, and can a conclusion fail then.
 
     Raises:
         MissingDependency: z3-solver is not installed.
     """
     z3 = require("z3", "verify")
     start = time.perf_counter()
-    # A context of its own: what was asked before would change how the solver goes about it, and how long it takes.
+    # A new context: earlier questions in the same context change the solver's way and its time.
     context = z3.Context()
     unknowns = Unknowns(**{name: z3.Real(name, context) for name in claim.unknowns.split()})
     assumptions = claim.assume(unknowns)
@@ -60,24 +60,24 @@ def prove(claim: Claim, timeout: float = 120.0) -> Proof:
 
 
 def prove_statement(statement: Statement, timeout: float = 120.0) -> Iterator[Proof]:
-    """Prove, or refute, one claim of a statement after the other; for T1 in IEEE arithmetic too."""
+    """Prove or refute each claim of a statement; T1 in IEEE arithmetic too."""
     for claim in statement.claims:
         yield prove(claim, timeout)
     if statement.id == "T1":
         for name in IEEE_FORMATS:
-            for rule in statement.promised_by:
-                yield prove_t1_in_ieee(rule, name, timeout)
+            for combiner in statement.promised_by:
+                yield prove_t1_in_ieee(combiner, name, timeout)
 
 
-def prove_t1_in_ieee(rule: str, dtype: str, timeout: float = 120.0) -> Proof:
+def prove_t1_in_ieee(combiner: str, dtype: str, timeout: float = 120.0) -> Proof:
     """Prove T1 for one coordinate with every operation rounded, for all finite inputs and weights of the format.
 
-    As the library computes: 16-bit formats in float32, rounded once at the end; weights are finite numbers of the format that is
-    computed in, ``alpha > 0``, ``gamma >= 0``. Beyond T1 it says that the update is never NaN; it may overflow to infinity, which
-    keeps the sign.
+    The arithmetic is the library's: 16-bit formats are computed in float32 and rounded once at the end. The weights are finite
+    numbers of the format of the computation, ``alpha > 0`` and ``gamma >= 0``. Beyond T1 the claim is that the update is never
+    NaN. It may overflow to infinity, which keeps the sign.
 
     Args:
-        rule: ``"sago"`` or ``"sago_keep_retain"``.
+        combiner: ``"sago"`` or ``"sago_keep_retain"``.
         dtype: One of :data:`IEEE_FORMATS`.
         timeout: Seconds for each of the two questions.
 
@@ -98,28 +98,28 @@ def prove_t1_in_ieee(rule: str, dtype: str, timeout: float = 120.0) -> Proof:
 
     kept = z3.fpMul(nearest, alpha, z3.fpToFP(nearest, r, wide))
     taken = z3.fpMul(nearest, gamma, z3.fpToFP(nearest, f, wide))
-    elsewhere = taken if rule == "sago" else z3.fpAdd(nearest, kept, taken)
+    elsewhere = taken if combiner == "sago" else z3.fpAdd(nearest, kept, taken)
     update = z3.fpToFP(nearest, z3.If(opposed(f, r), kept, elsewhere), narrow)
 
     finite = [z3.Not(z3.Or(z3.fpIsNaN(x), z3.fpIsInf(x))) for x in (f, r, alpha, gamma)]
     assumptions = [*finite, alpha > wide_zero, gamma >= wide_zero]
     failure = z3.Or(z3.fpIsNaN(update), opposed(update, r))
     verdict, model = _decide(z3, z3.Solver, assumptions, failure, timeout)
-    return Proof(f"{rule} rounded in {dtype}", verdict, time.perf_counter() - start, model)
+    return Proof(f"{combiner} rounded in {dtype}", verdict, time.perf_counter() - start, model)
 
 
 def counterexample(claim: Claim, timeout: float = 120.0) -> tuple[list[Fraction], list[Fraction]] | None:
     """Turn a refutation of a claim about a pair of gradients into explicit vectors.
 
-    The six numbers of the model are asked to be those of ``f = (-z, x) / 64`` and ``r = (1, 1)`` with small whole numbers, which
-    every floating-point format holds exactly.
+    The solver is asked for a model whose six numbers are those of ``f = (-z, x) / 64`` and ``r = (1, 1)``, with small integers x
+    and z. Every floating-point format represents these vectors exactly.
 
     Args:
-        claim: Over the unknowns :data:`retainfirst.theory.claims.PAIR`, at ``l = 1``.
+        claim: A claim over the unknowns :data:`retainfirst.theory.claims.PAIR`, at ``l = 1``.
         timeout: Seconds.
 
     Returns:
-        Forget and retain; None if the claim has other unknowns, if there are no such vectors, or if the time ran out.
+        Forget and retain; None if the claim has other unknowns, if no such vectors exist, or if the time ran out.
 
     Raises:
         MissingDependency: z3-solver is not installed.
@@ -144,11 +144,11 @@ def counterexample(claim: Claim, timeout: float = 120.0) -> tuple[list[Fraction]
 def _decide(
     z3: Any, make: Callable[[], Any], assumptions: list[Any], failure: Any, timeout: float
 ) -> tuple[Verdict, dict[str, str]]:
-    """Ask whether the assumptions can be met, and then whether they can be met with a failure."""
+    """Ask whether the assumptions can be met, and then whether they can be met together with the failure."""
     model: Any = None
     for question in ([], [failure]):
-        solver = make()  # a fresh one: a second check of the same solver works by other, weaker means
-        # Ctrl-C is for the program that asks: the solver would take it for the end of its time.
+        solver = make()  # a second check of the same solver would use a weaker method
+        # Leave Ctrl-C to the calling program: the solver would stop and answer "unknown".
         solver.set("timeout", int(timeout * 1000), "ctrl_c", False)
         solver.add(*assumptions, *question)
         answer = solver.check()

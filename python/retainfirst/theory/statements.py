@@ -1,8 +1,8 @@
-"""The theorem book: what is stated about the rules, what of it holds, and how each statement is judged.
+"""The theorem book: the statements about the combiners, whether they hold, and how each one is judged.
 
-One source for the documentation, the command's table and the tests. Names as in :mod:`retainfirst.theory.sums`: ``f`` and
-``r`` the forget and the retain gradient, ``u`` the update, S the coordinates where their signs do not oppose, C the others,
-``l = gamma / alpha``.
+The documentation, the command's table and the tests all read them from here. ``f`` and ``r`` are the forget and the retain
+gradient, ``u`` is the update, C are the coordinates where the signs of ``f`` and ``r`` oppose, S are the others, and
+``l = gamma / alpha``. The other names are those of :mod:`retainfirst.theory.sums`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.theory import _judgements, _proofs
+from retainfirst.theory.cases import Case
 from retainfirst.theory.claims import Claim
-from retainfirst.theory.judges import Judge
 
 __all__ = ["STATEMENTS", "Statement", "statement"]
 
@@ -25,25 +25,26 @@ _PROJECT = "this project"
 
 @dataclass(frozen=True)
 class Statement:
-    """Something stated about the rules, and what is needed to judge it.
+    """One statement about combiners, with the functions that judge it.
 
     Attributes:
-        id: Such as ``"T5"``; the X's do not hold as stated.
+        id: Its number, such as ``"T5"``. An X does not hold as stated.
         title: A few words.
         words: The statement in plain words.
         formula: The statement as a formula.
         source: Who states it.
-        status: What is known: it holds, holds under the conditions that are part of it, or is refuted.
-        rule: The rule that it speaks of: the one that keeps the promise or, if it is refuted, breaks it.
-        promised_by: Names of all combiners for which it holds.
-        hypothesis: Whether a case is one that it speaks of. For a stored update this leaves out the cases in which
-            rounding alone could turn the conclusion round.
-        objection: What speaks against the conclusion, in words; None where it holds. Judged without tolerance where it is
-            about a sign or an order.
-        claims: The statement over the real numbers, in every dimension; for a refuted one, what is refuted.
-        exact: Whether it can be judged on the rule's exact update too, not only on a stored one.
-        domains: Where to look for cases (:data:`retainfirst.theory.strategies.DOMAINS`); empty: everywhere.
-        grouped: Whether it speaks of PCGrad at every scope, not only of all coordinates as one group.
+        status: Whether it holds, holds under the conditions that it contains, or is refuted.
+        combiner: The combiner that it is about: one that keeps it or, if it is refuted, one that breaks it.
+        promised_by: The combiners whose stored updates keep it.
+        exact_only: Further combiners that keep it in exact arithmetic; rounding can break it.
+        hypothesis: Whether the statement applies to a case. For a stored update it also excludes the cases in which rounding
+            alone could reverse the conclusion.
+        objection: The reason why the conclusion is false, as text; None if it is true. It has no tolerance where the
+            conclusion is about a sign or an order.
+        claims: The statement over the real numbers, for every dimension; of a refuted statement, the claims that are refuted.
+        exact: Whether it can be judged on a combiner's formula too, and not only on stored updates.
+        domains: The domains to draw from (:data:`retainfirst.theory.strategies.DOMAINS`). Empty: all.
+        grouped: Whether it is about projections at every scope, and not only about all coordinates as one group.
     """
 
     id: str
@@ -52,29 +53,32 @@ class Statement:
     formula: str
     source: str
     status: Status
-    rule: str
+    combiner: str
     promised_by: tuple[str, ...]
-    hypothesis: Callable[[Judge], bool]
-    objection: Callable[[Judge], str | None]
+    hypothesis: Callable[[Case], bool]
+    objection: Callable[[Case], str | None]
     claims: tuple[Claim, ...] = ()
     exact: bool = True
+    exact_only: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
     grouped: bool = False
 
-    def conclusion(self, judge: Judge) -> bool:
-        """Whether the conclusion holds for a case, whatever the hypothesis says."""
-        return self.objection(judge) is None
+    def conclusion(self, case: Case) -> bool:
+        """Return whether the conclusion is true of a case; the hypothesis is not checked."""
+        return self.objection(case) is None
 
 
 STATEMENTS = (
     Statement(
         id="T1",
         title="No coordinate is opposed",
-        words="SAGO, in both forms, moves no coordinate against the retain gradient; exactly so in every floating-point format.",
+        words=(
+            "Both forms of SAGO move no coordinate against the retain gradient. This is exact in every floating-point format."
+        ),
         formula="u_i r_i >= 0 for all i",
         source=_PAPER,
         status="holds",
-        rule="sago",
+        combiner="sago",
         promised_by=("sago", "sago_keep_retain"),
         hypothesis=_judgements.always,
         objection=_judgements.opposed_coordinate,
@@ -85,14 +89,17 @@ STATEMENTS = (
         id="T2",
         title="Never against retention",
         words=(
-            "The update of SAGO, in both forms, and of PCGrad at every scope has no negative dot product with the retain "
-            "gradient. Of stored numbers this is asked where rounding and underflow cannot use up PCGrad's alpha |r|^2."
+            "The updates of both forms of SAGO, and those of PCGrad and of the orthogonal projection at every scope, have no "
+            "negative dot product with the retain gradient. Stored updates are judged only where rounding and underflow take "
+            "less than the alpha |r|^2 that these projections keep. GRU and A-GEM keep none of it: under conflict their dot "
+            "product is 0, so that any rounding error can make it negative. They keep the statement in exact arithmetic only."
         ),
-        formula="<u, r> >= 0; for PCGrad <u, r> >= alpha |r|^2",
+        formula="<u, r> >= 0; PCGrad: >= alpha |r|^2; orthogonal: = alpha |r|^2; GRU and A-GEM under conflict: = 0",
         source=_PAPER,
         status="holds",
-        rule="pcgrad",
-        promised_by=("sago", "sago_keep_retain", "pcgrad"),
+        combiner="pcgrad",
+        promised_by=("sago", "sago_keep_retain", "pcgrad", "orthogonal"),
+        exact_only=("gru", "agem"),
         hypothesis=_judgements.dot_outlasts_rounding,
         objection=_judgements.against_retention,
         claims=_proofs.NEVER_AGAINST_RETENTION,
@@ -103,12 +110,12 @@ STATEMENTS = (
         title="Disjoint supports",
         words=(
             "SAGO's update is the weighted retain gradient on the conflicting coordinates and the weighted forget gradient on "
-            "the others, and so the sum of two orthogonal parts."
+            "the others. It is the sum of two orthogonal parts."
         ),
         formula="u_C = alpha r_C, u_S = gamma f_S; <(f on S), (r on C)> = 0",
         source=_PAPER,
         status="holds",
-        rule="sago",
+        combiner="sago",
         promised_by=("sago",),
         hypothesis=_judgements.always,
         objection=_judgements.mixed_parts,
@@ -119,14 +126,14 @@ STATEMENTS = (
         id="T4",
         title="PCGrad's cosine",
         words=(
-            "Under global conflict and at the global scope PCGrad's cosine depends on nothing but the lengths of r and of the "
-            "projected forget gradient h, and tends to 0 as gamma grows."
+            "Under global conflict and at the global scope PCGrad's cosine depends only on the lengths of r and of the "
+            "projected forget gradient h, and tends to 0 as gamma grows. The orthogonal projection makes the same update there."
         ),
         formula="cos(u, r) = (1 + l^2 |h|^2 / |r|^2)^(-1/2)",
         source=_PAPER,
         status="holds",
-        rule="pcgrad",
-        promised_by=("pcgrad",),
+        combiner="pcgrad",
+        promised_by=("pcgrad", "orthogonal"),
         hypothesis=_judgements.conflict_with_angles,
         objection=_judgements.other_than_the_formula,
         claims=_proofs.COSINE_OF_PCGRAD,
@@ -136,13 +143,13 @@ STATEMENTS = (
         id="T5",
         title="SAGO is tighter where the forget signal is strong",
         words=(
-            "Under global conflict, if on the agreeing coordinates the weighted forget signal is at least as strong as the "
-            "retain signal that it replaces, SAGO's cosine with r is at least PCGrad's, and larger if there are such coordinates."
+            "Let the gradients conflict as a whole. If on S the weighted forget gradient is at least as strong as the retain "
+            "gradient that it replaces, then SAGO's cosine with r is at least PCGrad's. It is larger if r is not zero on S."
         ),
         formula="<f, r> < 0 and l p >= b imply cos(SAGO, r) >= cos(PCGrad, r), strictly if b > 0",
         source=_PROJECT,
         status="holds with conditions",
-        rule="sago",
+        combiner="sago",
         promised_by=("sago",),
         hypothesis=_judgements.strong_forget_signal,
         objection=_judgements.not_tighter_where_it_must_be,
@@ -153,12 +160,12 @@ STATEMENTS = (
         id="T6",
         title="Keeping the retain gradient makes it unconditional",
         words=(
-            "SAGO with keep_retain is at least as close to r as PCGrad at any scope, for all gradients and weights."
+            "SAGO with keep_retain is at least as close to r as PCGrad at any scope, for all gradients and all weights."
         ),
         formula="cos(SAGO keep_retain, r) >= cos(PCGrad, r)",
         source=_PROJECT,
         status="holds",
-        rule="sago_keep_retain",
+        combiner="sago_keep_retain",
         promised_by=("sago_keep_retain",),
         hypothesis=_judgements.larger_gap_than_rounding,
         objection=_judgements.looser_than_pcgrad,
@@ -169,13 +176,13 @@ STATEMENTS = (
         id="T7",
         title="Crossing point",
         words=(
-            "Under global conflict with p > 0 and h != 0 there is a finite l*, at most b / p, beyond which SAGO is strictly "
-            "tighter than PCGrad; below it SAGO is nowhere strictly tighter."
+            "Under global conflict with p > 0 and h != 0 there is a finite l*, at most b / p. Beyond l* SAGO is strictly "
+            "tighter than PCGrad; below l* it is not."
         ),
         formula="l > l* if and only if cos(SAGO, r) > cos(PCGrad, r)",
         source=_PROJECT,
         status="holds with conditions",
-        rule="sago",
+        combiner="sago",
         promised_by=("sago",),
         hypothesis=_judgements.away_from_the_crossing_point,
         objection=_judgements.wrong_side_of_the_crossing_point,
@@ -186,13 +193,13 @@ STATEMENTS = (
         id="T8",
         title="Floor",
         words=(
-            "SAGO's cosine never falls below the smaller of its two parts' cosines, whatever the weights; a part that is zero "
-            "leaves its term out. PCGrad has no such floor."
+            "At all weights SAGO's cosine is at least the smaller one of its two parts' cosines; a part that is zero "
+            "does not count. PCGrad has no such floor."
         ),
         formula="cos(SAGO, r) >= min(sqrt(a / R), p / sqrt(q R))",
         source=_PROJECT,
         status="holds",
-        rule="sago",
+        combiner="sago",
         promised_by=("sago",),
         hypothesis=_judgements.above_the_floor,
         objection=_judgements.below_the_floor,
@@ -201,11 +208,11 @@ STATEMENTS = (
     Statement(
         id="X1",
         title="SAGO is always tighter than PCGrad",
-        words="At equal weights, under global conflict, SAGO is strictly closer to r than PCGrad. False as stated: T5, T7.",
+        words="At equal weights, under global conflict, SAGO is strictly closer to r than PCGrad. False; see T5 and T7.",
         formula="<f, r> < 0 and alpha = gamma imply cos(SAGO, r) > cos(PCGrad, r)",
         source=_PAPER,
         status="refuted",
-        rule="sago",
+        combiner="sago",
         promised_by=(),
         hypothesis=_judgements.conflict_at_equal_weights,
         objection=_judgements.not_tighter_than_pcgrad,
@@ -216,13 +223,14 @@ STATEMENTS = (
         id="X2",
         title="PCGrad's guarantee survives rounding",
         words=(
-            "The stored update has no negative dot product with the retain gradient, however long the forget gradient is. "
-            "False for PCGrad; true for SAGO, in both forms, since nothing is subtracted."
+            "The stored update never has a negative dot product with the retain gradient, at any length of the forget gradient. "
+            "False for PCGrad and for every other projection that rounds to nearest. True for both forms of SAGO, which subtract "
+            "nothing."
         ),
         formula="<round(u), r> >= 0 at any |f| / |r|",
         source=_PROJECT,
         status="refuted",
-        rule="pcgrad",
+        combiner="pcgrad",
         promised_by=("sago", "sago_keep_retain"),
         hypothesis=_judgements.always,
         objection=_judgements.against_retention,
@@ -235,10 +243,10 @@ STATEMENTS = (
 
 
 def statement(name: str) -> Statement:
-    """Return a statement by its number, such as ``"T5"``, in upper or lower case.
+    """Return a statement by its number, such as ``"T5"``; upper and lower case are the same.
 
     Raises:
-        RetainFirstError: There is none of that number; the text lists them.
+        RetainFirstError: No statement has that number; the text lists them all.
     """
     for one in STATEMENTS:
         if one.id == str(name).upper():

@@ -1,7 +1,7 @@
 """Pairs of gradients for property tests with hypothesis (extra ``verify``): named domains, all four formats, any size.
 
-Numbers are bounded so that dot products of a pair overflow in no format, and most are simple, so that failures shrink to
-something that can be read. :func:`raw_pairs` is the exception: any finite bits.
+Numbers are bounded so that no dot product of a pair overflows in any format. Most are simple, so that failures shrink to
+readable numbers. :func:`raw_pairs` draws any finite bits instead.
 """
 
 from __future__ import annotations
@@ -35,17 +35,22 @@ DOMAINS = (
     "small",
     "subnormal",
 )
-"""``free``: no condition. ``conflicting``, ``aligned``, ``orthogonal``: ``<f, r>`` below, above or exactly 0. ``zeros``: many
-zero coordinates, of both signs. ``nearly_parallel``: forget is plus or minus retain but for last bits. ``strong``, ``weak``:
-forget is longer or shorter by a power of two. ``small``: both are scaled down together, as far as products stay normal
-numbers; a constant that was added against division by zero shows there. ``subnormal``: at least one of the two in multiples of
-the smallest number."""
+"""The domains:
+
+- ``free``: no condition.
+- ``conflicting``, ``aligned``, ``orthogonal``: ``<f, r>`` is negative, positive or exactly 0.
+- ``zeros``: many zero coordinates, of both signs.
+- ``nearly_parallel``: forget is retain or its negative, with some last bits flipped.
+- ``strong``, ``weak``: forget is longer or shorter than retain by a power of two.
+- ``small``: both are scaled down as far as products stay normal numbers. A constant added against division by zero shows here.
+- ``subnormal``: at least one of the two consists of multiples of the smallest number.
+"""
 
 SHORT = 24
-"""Up to this size every element is drawn, and shrinks by itself; longer arrays come from a drawn seed."""
+"""The largest size at which every element is drawn, and shrunk, separately. Longer arrays are made from a drawn seed."""
 
 LONG = (33, 64, 127, 256, 257, 1000, 1025, 2049, 4097)
-"""The sizes of long arrays: whole and broken blocks, of every kernel."""
+"""The sizes of long arrays: full and partial blocks of every kernel."""
 
 _SEEDS = st.integers(0, 2**32 - 1)
 
@@ -55,8 +60,8 @@ def pairs(dtype: str, domains: Sequence[str] = DOMAINS, long: bool = False) -> s
 
     Args:
         dtype: ``"float64"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        domains: Some of :data:`DOMAINS`.
-        long: Draw sizes from :data:`LONG` instead of from 1 to :data:`SHORT`.
+        domains: A selection of :data:`DOMAINS`.
+        long: Draw the size from :data:`LONG` instead of from 1 to :data:`SHORT`.
 
     Returns:
         Pairs of flat arrays of one size, every element finite.
@@ -66,7 +71,7 @@ def pairs(dtype: str, domains: Sequence[str] = DOMAINS, long: bool = False) -> s
 
 @st.composite
 def raw_pairs(draw: st.DrawFn, dtype: str, long: bool = False) -> tuple[Array, Array]:
-    """Draw a pair of any finite bits: every exponent, subnormals, both zeros, the largest numbers."""
+    """Draw a pair of any finite bits: all exponents, subnormals, both zeros, the largest numbers."""
     kind = FORMATS[dtype]
     size = 2 * kind.itemsize
     if long:
@@ -74,14 +79,14 @@ def raw_pairs(draw: st.DrawFn, dtype: str, long: bool = False) -> tuple[Array, A
     else:
         bits = b"".join(draw(st.lists(st.binary(min_size=size, max_size=size), min_size=1, max_size=SHORT)))
     x: Array = np.frombuffer(bits, kind)
-    with np.errstate(invalid="ignore"):  # ml_dtypes warns of the NaN that is looked for
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns about NaN
         x = np.where(np.isfinite(x), x, np.ones_like(x))
     return np.ascontiguousarray(x[::2]), np.ascontiguousarray(x[1::2])
 
 
 @st.composite
 def groupings(draw: st.DrawFn, n: int) -> list[tuple[int, int]]:
-    """Draw ``(start, stop)`` pairs that cover ``0..n`` without overlap, in any order; one of them may be empty."""
+    """Draw ``(start, stop)`` ranges that cover ``0..n`` without overlap, in any order; some may be empty."""
     cuts = sorted(draw(st.lists(st.integers(0, n), max_size=4)))
     edges = [0, *cuts, n]
     ranges = list(pairwise(edges))
@@ -126,14 +131,14 @@ def _pairs(draw: st.DrawFn, dtype: str, domain: str, long: bool) -> tuple[Array,
 
 
 def _short_values(draw: st.DrawFn) -> tuple[Array, Array]:
-    """Draw pairs of quarters up to 4, as a list, which shrinks by leaving elements out."""
+    """Draw pairs of multiples of 1/4 up to 4, as a list, which shrinks by dropping elements."""
     element = st.integers(-16, 16)
     drawn = np.array(draw(st.lists(st.tuples(element, element), min_size=1, max_size=SHORT))) / 4.0
     return drawn[:, 0], drawn[:, 1]
 
 
 def _long_values(draw: st.DrawFn) -> tuple[Array, Array]:
-    """Draw normal values up to 4, with zeros of both signs among them."""
+    """Draw normally distributed values up to 4, and some zeros of both signs."""
     random = np.random.default_rng(draw(_SEEDS))
     values = random.normal(size=(2, draw(st.sampled_from(LONG)))).clip(-4, 4)
     for zero in (0.0, -0.0):
@@ -143,7 +148,7 @@ def _long_values(draw: st.DrawFn) -> tuple[Array, Array]:
 
 @st.composite
 def _exponents(draw: st.DrawFn, dtype: str, domain: str, n: int) -> tuple[int, int]:
-    """Draw powers of two for forget and retain: no sum of n products of numbers up to 4 overflows, and quarters are normal."""
+    """Draw exponents for forget and retain: no sum of n products of numbers up to 4 overflows, and 1/4 stays normal."""
     info = ml_dtypes.finfo(FORMATS[dtype])
     top = (int(math.log2(float(info.max))) - 2 - math.ceil(math.log2(n)) - 4) // 2
     low = int(math.log2(float(info.smallest_normal))) + 2
@@ -155,14 +160,14 @@ def _exponents(draw: st.DrawFn, dtype: str, domain: str, n: int) -> tuple[int, i
     if domain not in ("strong", "weak"):
         near = st.integers(max(low, -3), min(top, 3))
         return draw(near), draw(near)
-    # Far enough apart that rounding one leaves nothing of the other.
+    # Far enough apart that the rounding error of one can exceed the other.
     apart = draw(st.integers(1, min(top - low, int(-1.5 * math.log2(float(info.eps))) + 6)))
     small = draw(st.integers(max(low, -apart - 3), min(top - apart, 3)))
     return (small + apart, small) if domain == "strong" else (small, small + apart)
 
 
 def _with_sign(f: Array, r: Array, sign: int) -> tuple[Array, Array]:
-    """Make ``<f, r>`` negative or positive: by turning forget round or, if it is zero, by taking retain for it."""
+    """Make ``<f, r>`` negative or positive: negate forget if necessary; if ``<f, r>`` is 0, use plus or minus retain."""
     if not r.any():
         r = np.ones_like(r)
     found = reference.dot_sign(f, r)
@@ -172,7 +177,7 @@ def _with_sign(f: Array, r: Array, sign: int) -> tuple[Array, Array]:
 
 
 def _orthogonal(draw: st.DrawFn, f: Array, r: Array) -> tuple[Array, Array]:
-    """Pair every product with its negative, somewhere else."""
+    """Give every product its negative at another place."""
     half = len(f) // 2
     x, y, rest = f[:half], r[:half], np.zeros(len(f) - 2 * half, f.dtype)
     order = np.random.default_rng(draw(st.integers(0, 255))).permutation(len(f))
@@ -194,7 +199,7 @@ def _near(draw: st.DrawFn, r: Array) -> Array:
 
 
 def _subnormal(draw: st.DrawFn, f: Array, r: Array, dtype: str) -> tuple[Array, Array]:
-    """Make quarters whole multiples of the smallest number, for one gradient or both."""
+    """Turn multiples of 1/4 into multiples of the smallest number, in one gradient or both."""
     tiny = float(ml_dtypes.finfo(FORMATS[dtype]).smallest_subnormal)
     f_tiny, r_tiny = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     f, r = (np.round(x * 4) * tiny if small else x for x, small in ((f, f_tiny), (r, r_tiny)))

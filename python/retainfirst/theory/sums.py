@@ -1,9 +1,9 @@
-"""Pairs of gradients without rounding: the six numbers that decide every cosine, as fractions."""
+"""Exact arithmetic on a pair of gradients: the six numbers that decide every cosine, as fractions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from retainfirst import reference
 
-__all__ = ["Angle", "Pair", "Sums", "as_float", "opposed", "root"]
+__all__ = ["Angle", "ExactSums", "GradientPair", "as_float", "opposed", "root"]
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Sums:
-    """The six numbers of a pair, or of one of its groups.
+class ExactSums:
+    """The six numbers of a pair of gradients, or of one of its groups.
 
     With C the coordinates where ``f`` and ``r`` have opposite signs, and S the others:
 
@@ -42,7 +42,7 @@ class Sums:
     t: Fraction
 
     @classmethod
-    def of(cls, forget: Array, retain: Array) -> Sums:
+    def of(cls, forget: Array, retain: Array) -> ExactSums:
         """Measure a pair of flat arrays of one dtype, every element finite."""
         conflict = opposed(forget, retain)
         zero = np.zeros((), forget.dtype)
@@ -54,7 +54,7 @@ class Sums:
         )
 
     @classmethod
-    def total(cls, parts: Iterable[Sums]) -> Sums:
+    def total(cls, parts: Iterable[ExactSums]) -> ExactSums:
         """Add the numbers of groups that share no coordinate."""
         rows = [(x.a, x.b, x.p, x.q, x.s, x.t) for x in parts]
         return cls(*(sum(column, Fraction()) for column in zip(*rows, strict=True)))
@@ -76,7 +76,7 @@ class Sums:
 
     @property
     def projected_square(self) -> Fraction:
-        """``|h|^2`` of PCGrad's ``h``: of ``f`` without its part along ``r`` under conflict, else of ``f``."""
+        """``|h|^2`` of PCGrad's ``h``: under conflict ``f`` without its component along ``r``, else ``f``."""
         if self.dot >= 0 or self.retain_square == 0:
             return self.forget_square
         return self.forget_square - self.dot**2 / self.retain_square
@@ -84,7 +84,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Angle:
-    """What an exact update's angle to the retain gradient consists of.
+    """The exact numbers that give the angle between an update and the retain gradient.
 
     Attributes:
         dot: ``<u, r>``.
@@ -98,7 +98,7 @@ class Angle:
 
     @property
     def squared_cosine(self) -> Fraction:
-        """The cosine's square with the cosine's sign, in [-1, 1]; neither vector may be zero."""
+        """The square of the cosine with the sign of the cosine, in [-1, 1]; neither vector may be zero."""
         return self.dot * abs(self.dot) / (self.square * self.retain_square)
 
     @property
@@ -109,15 +109,15 @@ class Angle:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """A forget and a retain gradient with the weights of a combination.
+class GradientPair:
+    """A forget and a retain gradient, with the weights and groups with which they are combined.
 
     Attributes:
         forget: Shape ``[n]``: float64, float32, float16 or bfloat16, every element finite.
         retain: Shape ``[n]``, same dtype, likewise.
         alpha: Weight of retain, above 0.
         gamma: Weight of forget, at least 0.
-        groups: ``(start, stop)`` pairs that cover the arrays: PCGrad decides for each by itself.
+        groups: ``(start, stop)`` ranges that cover the arrays; a projection is made in each of them. Empty: one group.
     """
 
     forget: Array
@@ -127,15 +127,15 @@ class Pair:
     groups: Sequence[tuple[int, int]] = ()
 
     @cached_property
-    def parts(self) -> list[Sums]:
+    def parts(self) -> list[ExactSums]:
         """The six numbers of each group."""
         ranges = self.groups or [(0, len(self.retain))]
-        return [Sums.of(self.forget[start:stop], self.retain[start:stop]) for start, stop in ranges]
+        return [ExactSums.of(self.forget[start:stop], self.retain[start:stop]) for start, stop in ranges]
 
     @cached_property
-    def sums(self) -> Sums:
+    def sums(self) -> ExactSums:
         """The six numbers of the whole."""
-        return Sums.total(self.parts)
+        return ExactSums.total(self.parts)
 
     @property
     def ratio(self) -> Fraction:
@@ -149,41 +149,64 @@ class Pair:
 
     @property
     def is_global(self) -> bool:
-        """Whether PCGrad sees all coordinates as one group."""
+        """Whether a projection takes all coordinates as one group."""
         return len(self.parts) == 1
 
-    def exact(self, rule: str) -> Angle:
-        """Return what a rule gives before any rounding, from its definition.
+    @cached_property
+    def _angles(self) -> dict[str, Angle]:
+        return {}
+
+    def exact(self, combiner: str) -> Angle:
+        """Return the angle of a combiner's update before any rounding, from its definition.
 
         Args:
-            rule: ``"sago"``, ``"sago_keep_retain"`` or ``"pcgrad"``.
+            combiner: ``"sago"``, ``"sago_keep_retain"``, ``"pcgrad"``, ``"orthogonal"``, ``"gru"`` or ``"agem"``.
         """
+        if combiner not in self._angles:
+            self._angles[combiner] = self._exact(combiner)
+        return self._angles[combiner]
+
+    def _exact(self, combiner: str) -> Angle:
         alpha, gamma = Fraction(self.alpha), Fraction(self.gamma)
         x = self.sums
-        if rule == "sago":
+        if combiner == "sago":
             return Angle(alpha * x.a + gamma * x.p, alpha**2 * x.a + gamma**2 * x.q, x.retain_square)
-        # Both other rules are alpha r + gamma h; they differ by <h, r> and |h|^2.
-        if rule == "sago_keep_retain":
-            along, square = x.p, x.q
-        else:
-            along = sum((max(part.dot, Fraction()) for part in self.parts), Fraction())
-            # In a group whose retain gradient is zero the dot product is 0 too.
-            square = sum((part.projected_square for part in self.parts), Fraction())
-        return Angle(
-            alpha * x.retain_square + gamma * along,
-            alpha**2 * x.retain_square + 2 * alpha * gamma * along + gamma**2 * square,
-            x.retain_square,
-        )
+        if combiner == "sago_keep_retain":
+            along, square = alpha * x.retain_square + gamma * x.p, alpha**2 * x.retain_square
+            return Angle(along, square + 2 * alpha * gamma * x.p + gamma**2 * x.q, x.retain_square)
+        dot = square = Fraction()
+        for part in self.parts:
+            rr, fr = part.retain_square, part.dot
+            c_r, c_f = _COEFFICIENTS[combiner](alpha, gamma, fr / rr if rr else Fraction())
+            dot += c_r * rr + c_f * fr
+            square += c_r**2 * rr + 2 * c_r * c_f * fr + c_f**2 * part.forget_square
+        return Angle(dot, square, x.retain_square)
+
+
+_Coefficients = Callable[[Fraction, Fraction, Fraction], tuple[Fraction, Fraction]]
+
+
+def _without_alpha(alpha: Fraction, gamma: Fraction, k: Fraction) -> tuple[Fraction, Fraction]:  # noqa: ARG001
+    return -gamma * min(k, Fraction()), gamma
+
+
+_COEFFICIENTS: dict[str, _Coefficients] = {
+    "pcgrad": lambda alpha, gamma, k: (alpha - gamma * min(k, Fraction()), gamma),
+    "orthogonal": lambda alpha, gamma, k: (alpha - gamma * k, gamma),
+    "gru": _without_alpha,
+    "agem": _without_alpha,
+}
+"""``c_r`` and ``c_f`` of ``u = c_r r + c_f f`` in one group, from the weights and ``k = <f, r> / |r|^2`` (0 for a zero r)."""
 
 
 def opposed(x: Array, y: Array) -> NDArray[np.bool_]:
-    """Return where two arrays have opposite signs; a zero opposes nothing."""
+    """Return a mask of the coordinates where two arrays have opposite signs; a zero opposes nothing."""
     mask: NDArray[np.bool_] = ((x < 0) & (y > 0)) | ((x > 0) & (y < 0))
     return mask
 
 
 def as_float(x: Fraction) -> float:
-    """Return a fraction rounded once; infinity where it is too large."""
+    """Return a fraction rounded once; infinity if it is too large."""
     try:
         return float(x)
     except OverflowError:
@@ -191,10 +214,10 @@ def as_float(x: Fraction) -> float:
 
 
 def root(x: Fraction) -> float:
-    """Return the square root of a fraction that is not negative, as a float; infinity where it is too large."""
+    """Return the square root of a fraction from 0 on as a float; infinity if it is too large."""
     if x == 0:
         return 0.0
-    # A power of four brings the fraction near 1, so that neither it nor its root leaves float64's range on the way.
+    # Scale the fraction near 1 by a power of four first: it may lie outside the range of float64 where its root does not.
     shift = (x.numerator.bit_length() - x.denominator.bit_length()) // 2
     try:
         return math.ldexp(math.sqrt(x / Fraction(4) ** shift), shift)

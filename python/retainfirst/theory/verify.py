@@ -1,4 +1,4 @@
-"""The verification: every statement by every means that applies to it, as jobs to be run and their results."""
+"""The verification: jobs that check each statement in every way that applies to it, and their results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Job", "Result", "plan", "run"]
 
 @dataclass(frozen=True)
 class Job:
-    """One check to be run.
+    """One check to run.
 
     Attributes:
-        statement: What is checked.
-        how: By which means, as :attr:`retainfirst.theory.checks.Check.how`.
+        statement: The statement.
+        how: The way to check it, as in :attr:`retainfirst.theory.checks.Check.how`.
         total: Units of work.
-        run: Runs it, and calls its argument with the units done since the last call.
+        run: Runs the check, and calls its argument with the number of units done since the last call.
     """
 
     statement: Statement
@@ -41,7 +41,7 @@ class Result:
 
     @property
     def as_expected(self) -> bool:
-        """Whether every check came to what the theorem book foresees."""
+        """Whether every check has the verdict that the theorem book expects."""
         return all(check.verdict == check.expected for check in self.checks)
 
     @property
@@ -52,7 +52,7 @@ class Result:
 
     @property
     def counterexample(self) -> dict[str, Any] | None:
-        """The first check's that has one, as in ``verification.json``."""
+        """The first counterexample of the checks, as in ``verification.json``; None if there is none."""
         return next((check.counterexample for check in self.checks if check.counterexample), None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def plan(
     """Return the jobs that check some statements.
 
     Args:
-        statements: Which.
-        examples: Pairs of gradients to judge for each statement, combiner, backend and format.
-        exhaustive: Also go through every pair of bfloat16 and of float16 numbers.
-        real: Gradients of a real run, to be judged too.
+        statements: The statements.
+        examples: Pairs of gradients to case for each statement, combiner, backend and format.
+        exhaustive: Also check every pair of bfloat16 and of float16 numbers.
+        real: Gradients of a real run, to judge their updates too.
         seed: The same seed gives the same pairs.
 
     Raises:
@@ -119,11 +119,11 @@ def run(jobs: Iterable[Job], tick: Callable[[Job, int], None] = _silent) -> list
     """Run jobs, one after the other.
 
     Args:
-        jobs: From :func:`plan`.
-        tick: Called with a job and the units that it has done since the last call.
+        jobs: The jobs of :func:`plan`.
+        tick: Callback: ``tick(job, units done since the last call)``.
 
     Returns:
-        One result a statement, in the order of the jobs.
+        One result for each statement, in the order of the jobs.
     """
     found: dict[str, Result] = {}
     for job in jobs:

@@ -7,12 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import retainfirst as rf
 from backends import BACKENDS
+from oracle import DTYPES, ELEMENTWISE, PROJECTIONS, assert_projection, elementwise, gradients, projection, same_bits
 from retainfirst import kernels
-from written_out import DTYPES, ELEMENTWISE, PROJECTIONS, elementwise, gradients, projection
 
 WEIGHTS = [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (0.3, 7.0)]
 
@@ -21,11 +20,6 @@ WEIGHTS = [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (0.3, 7.0)]
 def backend(request, default_device):
     with kernels.use_backend(request.param):
         yield request.param
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal with the sign of zero counted, which == leaves out."""
-    return torch.equal(a, b) and torch.equal(a.signbit(), b.signbit())
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), WEIGHTS)
@@ -49,18 +43,7 @@ def test_narrow_formats_are_computed_in_float32_and_rounded_once(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_projections_are_within_the_derived_bound(name, dtype, alpha, gamma):
     f, r = gradients(2049, dtype, seed=3, ratio=5.0)
-    exact = projection(name, f, r, alpha, gamma)
-    found = rf.combine(f, r, name, alpha=alpha, gamma=gamma).double()
-    # One rounding to the dtype: half a unit of the result; a whole one where torch rounds float64 to a 16-bit
-    # format by way of float32. The float64 arithmetic before it: at most 2n + 8 roundings of terms no larger than
-    # |c_r r| + |c_f f|, with both coefficients below alpha + gamma (1 + |f|/|r| + |r|/|f|).
-    most = (
-        alpha
-        + gamma * 2
-        + (alpha + gamma) * float(f.double().norm() / r.double().norm() + r.double().norm() / f.double().norm())
-    )
-    arithmetic = (2 * len(f) + 8) * 2.0**-53 * most * (f.double().abs() + r.double().abs())
-    assert ((found - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + arithmetic).all()
+    assert_projection(name, rf.combine(f, r, name, alpha=alpha, gamma=gamma), f, r, alpha, gamma)
 
 
 @pytest.mark.parametrize("name", rf.available_combiners())

@@ -8,9 +8,8 @@ from torch import Tensor
 
 import retainfirst as rf
 from backends import BACKENDS
-from raw_bits import same_bits
+from oracle import ELEMENTWISE, gradients, same_bits
 from retainfirst import kernels
-from written_out import ELEMENTWISE, gradients
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)

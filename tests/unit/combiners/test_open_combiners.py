@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import retainfirst as rf
+from oracle import DTYPES, gradients
 from retainfirst import combiners, kernels
 from retainfirst import moments as m
 from retainfirst.combiners import _registry
-from written_out import DTYPES, gradients
 
 SOFT = """
 from dataclasses import dataclass

@@ -16,8 +16,8 @@ from torchjd import aggregation
 
 import retainfirst as rf
 from backends import BACKENDS
+from oracle import DTYPES, gradients
 from retainfirst import kernels
-from written_out import DTYPES, gradients
 
 N = 513
 # The two Gramians differ by the rounding of sums of N products; the aggregators' own steps enlarge that by at most the

@@ -15,12 +15,11 @@ from torch import Tensor
 
 import retainfirst as rf
 from backends import BACKENDS
-from raw_bits import finite, same_bits
+from oracle import DTYPES, finite, gradients, same_bits
 from retainfirst import kernels, reference
 from retainfirst import moments as m
 from retainfirst.kernels import _eager
 from retainfirst.theory.arrays import as_array
-from written_out import DTYPES, gradients
 
 WEIGHTS = st.sampled_from([1.0, 0.3, 1e-30, 1e30, 5e-324, 1e300])
 SAFE = rf.PCGrad(round_toward_retain=True)

@@ -13,9 +13,8 @@ from torch import Tensor
 
 import retainfirst as rf
 from backends import BACKENDS
-from raw_bits import BITS, finite, raw_bits, same_bits
+from oracle import BITS, DTYPES, finite, gradients, projection, raw_bits, same_bits
 from retainfirst import kernels
-from written_out import DTYPES, gradients, projection
 
 SAFE = rf.PCGrad(round_toward_retain=True)
 COEFFICIENTS = st.one_of(st.floats(-4, 4), st.floats(allow_nan=False, allow_infinity=False))

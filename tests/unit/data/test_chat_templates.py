@@ -102,7 +102,9 @@ def test_reasoning_that_the_template_drops_is_refused():
     row = {"question": QUESTION, "answer": "<think>It purrs.</think>" + ANSWER}
     with pytest.raises(RetainFirstError) as caught:
         data.encode_rows([{"question": QUESTION, "answer": ANSWER}, row], tokenizer_of("DeepSeek R1"), 999)
-    assert "rows, row 2: the chat template changes the answer '<think>It purrs.</think>Ann, a cat.'" in str(caught.value)
+    assert "rows, row 2: the chat template changes the answer '<think>It purrs.</think>Ann, a cat.'" in str(
+        caught.value
+    )
     assert f"It writes '{ANSWER}<|end_of_sentence|>'" in str(caught.value)
     assert "--chat-template never" in str(caught.value)
 
@@ -170,9 +172,11 @@ def test_marks_in_list_content_for_one_side_only():
 @pytest.mark.parametrize("scaffold", ["<think></think>", "[THINK]\n[/THINK]", "<|channel|>final: ", "Let me see. "])
 def test_text_between_prompt_and_answer_is_not_labelled(scaffold):
     tokenizer = tiny.tiny_tokenizer()
-    tokenizer.chat_template = ended("{{ '" + scaffold.replace("\n", "\\n") + "' if m['role'] == 'assistant' else '' }}{{ m['content'] }}")
+    tokenizer.chat_template = ended(
+        "{{ '" + scaffold.replace("\n", "\\n") + "' if m['role'] == 'assistant' else '' }}{{ m['content'] }}"
+    )
     before, labelled = parts(tokenizer, {"question": QUESTION, "answer": ANSWER})
-    assert before.endswith(scaffold.rstrip()) or before.endswith(scaffold)
+    assert before.endswith((scaffold, scaffold.rstrip()))
     assert labelled.strip() == f"{ANSWER}<eos>"
 
 

@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import retainfirst as rf
-from raw_bits import BITS, finite, same_bits
+from oracle import BITS, ELEMENTWISE, finite, gradients, same_bits
 from retainfirst import kernels, reference
 from retainfirst import moments as m
 from retainfirst.kernels import _backend, _dispatch
-from written_out import ELEMENTWISE, gradients
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")

@@ -17,7 +17,7 @@ from retainfirst.theory import crossing_point
 from retainfirst.theory.arrays import FORMATS
 from retainfirst.theory.crossing import crossing_bracket
 from retainfirst.theory.strategies import pairs
-from retainfirst.theory.sums import Pair
+from retainfirst.theory.sums import GradientPair
 
 
 def is_tighter(pair, ratio):
@@ -35,7 +35,7 @@ conflicting = st.sampled_from(list(FORMATS)).flatmap(
 @settings(suppress_health_check=[HealthCheck.filter_too_much])  # short pairs often have no agreeing coordinate
 @given(conflicting, st.integers(1, 40))
 def test_tighter_beyond_and_not_before(arrays, k):
-    pair = Pair(*arrays)
+    pair = GradientPair(*arrays)
     sums = pair.sums
     assume(pair.conflicts and sums.p > 0 and sums.projected_square > 0)
     low, high = crossing_bracket(pair)
@@ -52,7 +52,7 @@ def test_without_agreement(arrays):
     """With p = 0 SAGO keeps the conflicting part of retain alone, and may or may not become tighter."""
     f, r = arrays
     f = np.where((f.astype(float) * r.astype(float)) > 0, np.zeros_like(f), f)
-    pair = Pair(f, r)
+    pair = GradientPair(f, r)
     assume(pair.conflicts and pair.sums.p == 0)
     found = crossing_point(f, r)
     big = Fraction(2) ** 200
@@ -107,9 +107,9 @@ def test_a_multiple_never_becomes_tighter():
         (np.array([-1.0, np.nan]), np.ones(2), "the forget gradient holds NaN"),
         (np.array([-1.0]), np.ones(2), "forget is float64 of shape .1,. and retain is float64 of shape .2,."),
         (np.array([-1.0], np.float32), np.ones(1), "float32"),
-        ("forget", np.ones(1), "gradient: a str; give tensors"),
+        ("forget", np.ones(1), "gradient: a str; give two tensors"),
         ([-np.ones(1), np.ones(1, np.float32)], [np.ones(1), np.ones(1, np.float32)], "are float32, float64"),
-        ([-np.ones(2)], np.ones(2), "gradient: a list; give tensors"),
+        ([-np.ones(2)], np.ones(2), "gradient: a list; give two tensors"),
         ([-np.ones(2)], [np.ones(2), np.ones(1)], "1 forget gradients but 2"),
         ({"a": -np.ones(2)}, {"b": np.ones(2)}, "only one of them has a, b"),
         (-np.ones((1, 2)), np.ones((2, 1)), "forget is float64 of shape"),

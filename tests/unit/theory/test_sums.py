@@ -14,7 +14,7 @@ from retainfirst.theory import STATEMENTS
 from retainfirst.theory.arrays import FORMATS, as_array, as_tensor
 from retainfirst.theory.claims import PAIR, Unknowns
 from retainfirst.theory.strategies import groupings, pairs, raw_pairs, weights
-from retainfirst.theory.sums import Pair, Sums, root
+from retainfirst.theory.sums import ExactSums, GradientPair, root
 
 RULES = ("sago", "sago_keep_retain", "pcgrad")
 
@@ -23,7 +23,7 @@ RULES = ("sago", "sago_keep_retain", "pcgrad")
 def any_pair(draw):
     dtype = draw(st.sampled_from(list(FORMATS)))
     f, r = draw(st.one_of(pairs(dtype), raw_pairs(dtype)))
-    return Pair(f, r, *draw(weights()), groups=draw(st.one_of(st.just(()), groupings(len(r)))))
+    return GradientPair(f, r, *draw(weights()), groups=draw(st.one_of(st.just(()), groupings(len(r)))))
 
 
 def fractions(x):
@@ -78,7 +78,7 @@ def test_the_aggregate_form_of_tighter_is_the_order_of_the_cosines(pair):
     """The polynomials that the solver sees say the same as the cosines, for pairs of one group in conflict."""
     from retainfirst.theory._proofs import _tighter
 
-    whole = Pair(pair.forget, pair.retain, pair.alpha, pair.gamma)
+    whole = GradientPair(pair.forget, pair.retain, pair.alpha, pair.gamma)
     x = whole.sums
     sago, pcgrad = whole.exact("sago"), whole.exact("pcgrad")
     if x.dot < 0 and sago.square > 0:
@@ -88,7 +88,7 @@ def test_the_aggregate_form_of_tighter_is_the_order_of_the_cosines(pair):
 
 @given(any_pair())
 def test_groups_add_up(pair):
-    assert pair.sums == Sums.of(pair.forget, pair.retain)
+    assert pair.sums == ExactSums.of(pair.forget, pair.retain)
 
 
 @given(st.fractions(min_value=0), st.integers(-3000, 3000))
