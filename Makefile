@@ -1,12 +1,16 @@
-# Every target makes the environment in .venv first, if it is not there, and may be called again at any time.
+# Every target first makes the environment in .venv, unless it is there.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-memory test-oldest test-deepspeed check reproduce verify bench clean
+.PHONY: help demo test test-all test-memory test-oldest test-deepspeed check reproduce verify bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 OUTPUT ?= outputs/demo
-# How many pairs the property tests draw: quick, ci or deep.
+# The number of pairs that the property tests draw: quick (20), ci (60) or deep (2000).
 PROFILE ?= quick
+# The number of processes that share the Python tests: at most one a core, and about 1 GiB of memory each.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
+  --hypothesis-profile=$(PROFILE)
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name '*.toml') Cargo.toml Cargo.lock
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -23,27 +27,33 @@ help: ## Show the targets
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	@touch $@
 
-demo: .venv/.built ## The paper's 3x3 table on the built-in facts, in minutes; report in outputs/demo
+demo: .venv/.built ## Reproduce the paper's 3x3 table on the built-in facts, in minutes; report in outputs/demo
 	@echo "== Reproducing the paper's table on a small model (the first run trains it, some seconds)"
 	$(BIN)/retainfirst reproduce --output $(OUTPUT)
 
-test: .venv/.built ## Run the Rust and the Python tests
+test: .venv/.built ## Run the Rust tests and the quick Python tests, within 5 minutes on two cores
+	@echo "== Rust tests"
+	cargo test --workspace --quiet
+	@echo "== Python tests, without those marked slow"
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/.built ## Run all Rust and Python tests
 	@echo "== Rust tests"
 	cargo test --workspace --quiet
 	@echo "== Python tests"
-	$(BIN)/python -m pytest --hypothesis-profile=$(PROFILE)
+	$(PYTEST)
 
-# The kernels with AVX2: valgrind has no AVX-512, for which the same tests in `make test` have pages that may not be touched.
+# valgrind runs the kernels with AVX2, since it has no AVX-512. For AVX-512 the Rust tests put guard pages around the arrays.
 VALGRIND := valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
 
-test-memory: .venv/.built ## Run the code that is unsafe under valgrind, in two minutes
+test-memory: .venv/.built ## Run the unsafe code under valgrind, in two minutes
 	@command -v valgrind >/dev/null || { echo "valgrind was not found: install it, for example with apt-get install valgrind"; exit 1; }
 	@echo "== The kernels under valgrind"
 	cargo test --quiet --package retainfirst-core --all-features --test memory --config 'target."cfg(unix)".runner = "$(VALGRIND)"'
 	@echo "== The binding under valgrind"
 	$(BIN)/python tests/under_valgrind.py
 
-# transformers 4.45 is the oldest version that the trainer supports; these are the newest libraries that it goes with.
+# transformers 4.45 is the oldest version that the trainer supports. The others are the newest versions that work with it.
 .venv-oldest/.installed: .venv/.built
 	@echo "== Installing transformers 4.45.1 and its companions beside the environment"
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv-oldest transformers==4.45.1 accelerate==0.34.2 \
@@ -51,17 +61,17 @@ test-memory: .venv/.built ## Run the code that is unsafe under valgrind, in two 
 	@touch $@
 
 test-oldest: .venv-oldest/.installed ## Run the trainer's tests on the oldest supported transformers
-	PYTHONPATH=.venv-oldest $(BIN)/python -m pytest -p no:cacheprovider tests/unit/test_hf.py tests/unit/test_objectives.py \
-	  tests/unit/test_data.py tests/end_to_end/test_unlearn.py
+	PYTHONPATH=.venv-oldest $(PYTEST) -p no:cacheprovider tests/unit/hf tests/unit/objectives tests/unit/data \
+	  tests/end_to_end/test_unlearn.py
 
-# DeepSpeed on the CPU: nothing of it is compiled, and none of its other dependencies is needed.
+# DeepSpeed on the CPU: nothing of it is compiled, and its other dependencies are not needed.
 .venv-deepspeed/.installed: .venv/.built
 	@echo "== Installing DeepSpeed beside the environment"
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --upgrade \
 	  --target .venv-deepspeed deepspeed==0.19.8 einops hjson msgpack ninja py-cpuinfo
 	@touch $@
 
-test-deepspeed: .venv-deepspeed/.installed ## Run the tests of the DeepSpeed engine, on two processes
+test-deepspeed: .venv-deepspeed/.installed ## Run the tests of the DeepSpeed engine
 	PYTHONPATH=.venv-deepspeed DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -p no:cacheprovider \
 	  tests/distributed/test_deepspeed.py
 
@@ -74,19 +84,19 @@ check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest retainfirst._rust
 
-reproduce: .venv/.built ## All rules, sweeps and seeds, in less than 45 minutes on two cores; report in outputs/full
+reproduce: .venv/.built ## Reproduce with all combiners, sweeps and seeds, within 45 minutes on two cores; report in outputs/full
 	$(BIN)/retainfirst reproduce --tier full --output outputs/full
 
-verify: .venv/.built ## Check the theorem book, every pair of 16-bit numbers included; results in outputs
+verify: .venv/.built ## Check the theorem book, also on every pair of 16-bit numbers; results in outputs
 	mkdir -p outputs
 	$(BIN)/retainfirst verify --exhaustive --output outputs
 
-bench: .venv/.built ## What the rules, a step, its memory, the import and the verification cost, in some ten minutes; results in outputs/bench
+bench: .venv/.built ## Run all benchmarks, in about ten minutes; results in outputs/bench
 	$(BIN)/retainfirst bench combine --output outputs/bench
 	$(BIN)/retainfirst bench step --output outputs/bench
 	$(BIN)/retainfirst bench memory --output outputs/bench
 	$(BIN)/retainfirst bench imports --output outputs/bench
 	$(BIN)/retainfirst bench verify --output outputs/bench
 
-clean: ## Remove the environments and what was built
+clean: ## Remove the environments and all build products
 	rm -rf .venv .venv-oldest .venv-deepspeed target outputs
