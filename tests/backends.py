@@ -1,4 +1,4 @@
-"""Which backends the tests of the rules take: ``RETAINFIRST_TEST_BACKENDS=auto,compile pytest tests/unit/test_combiners.py``."""
+"""The backends of the combiners' tests: all, or those of ``RETAINFIRST_TEST_BACKENDS=auto,eager pytest tests/unit/combiners``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Chat templates of public model families, shortened, and tokenizers for them.
 
-Each keeps what decides where the answer stands: turn marks, spaces, the place of the system prompt, reasoning marks. Left out are tools,
-images and checks that only raise.
+Each keeps what decides where the answer stands: turn marks, spaces, the place of the system prompt, reasoning marks.
+Left out are tools, images and checks that only raise.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ GPT_OSS = """\
 {%- for m in messages %}
     {%- if m.role == "system" %}{{- "<|start|>developer<|message|># Instructions\\n\\n" + m.content + "<|end|>" }}
     {%- elif m.role == "user" %}{{- "<|start|>user<|message|>" + m.content + "<|end|>" }}
-    {%- elif loop.last and not add_generation_prompt %}{{- "<|start|>assistant<|channel|>final<|message|>" + m.content + "<|return|>" }}
-    {%- else %}{{- "<|start|>assistant<|channel|>final<|message|>" + m.content + "<|end|>" }}
+    {%- else %}{{- "<|start|>assistant<|channel|>final<|message|>" + m.content }}
+        {%- if loop.last and not add_generation_prompt %}{{- "<|return|>" }}{%- else %}{{- "<|end|>" }}{%- endif %}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- "<|start|>assistant" }}{%- endif %}"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Two threads on small tensors cost more than they save, and `make test` has a worker for each core.
+torch.set_num_threads(1)
+
 # How many pairs the property tests draw: `pytest --hypothesis-profile=ci`.
 for profile, examples in (("quick", 20), ("ci", 60), ("deep", 2000)):
     settings.register_profile(
@@ -25,11 +29,37 @@ for profile, examples in (("quick", 20), ("ci", 60), ("deep", 2000)):
     )
 settings.load_profile("quick")
 
-# Where the tests of the rules keep their tensors: `RETAINFIRST_TEST_DEVICE=cuda pytest tests/unit/test_combiners.py`.
+# The device of the combiners' tests: `RETAINFIRST_TEST_DEVICE=cuda pytest tests/unit/combiners`.
 DEVICE = os.environ.get("RETAINFIRST_TEST_DEVICE", "cpu")
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+# Folders whose files take longest. Workers take whole files, so a long one must not be the last.
+LONG = ("end_to_end", "distributed", "meta", "property", "plugin")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the facts model between runs in pytest's own cache, where it is not in the user's way."""
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        os.environ.setdefault("RETAINFIRST_CACHE", str(config.cache.mkdir("retainfirst")))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the long files where several workers share the tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: LONG.index(name) if (name := item.path.parent.name) in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was imported from garbage collection: each trainer collects at its end, for some tenths of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries report at exit what is left in memory
 
 
 @pytest.fixture

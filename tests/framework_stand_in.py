@@ -1,6 +1,6 @@
-"""What the plugin relies on in open-unlearning, in the smallest form: a registry, a loader, and trainers of each kind.
+"""A small stand-in for open-unlearning: a registry and one trainer of each kind that the plugin must handle or refuse.
 
-The losses are ours; the shape of the classes (who calls what, with which names) is the framework's.
+The losses are ours. The names and the calls between the classes are the framework's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GradDiff(FinetuneTrainer):
 
 
 class Referenced(GradDiff):
-    """With a reference model and an option of its own, as NPO has."""
+    """Has a reference model and an option of its own, like NPO."""
 
     def __init__(self, beta=0.1, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -63,7 +63,7 @@ class Referenced(GradDiff):
 
 
 class Dual(GradDiff):
-    """Weighs its losses by preferences that move at each micro-batch, as PDU does."""
+    """Weighs its losses by preferences that change at each micro-batch, like PDU."""
 
     def __init__(self, step_size=0.5, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -80,23 +80,8 @@ class Dual(GradDiff):
         return self.final_loss_value([forget_loss, retain_loss])
 
 
-class OwnRetain(FinetuneTrainer):
-    """Cannot be split: it computes both losses itself."""
-
-    def compute_loss(self, model, inputs, return_outputs=False):
-        return model(**model_inputs(inputs["retain"])).loss - model(**model_inputs(inputs["forget"])).loss
-
-
-class Unweighted(GradDiff):
-    """Cannot be split: the forget loss has another weight than gamma."""
-
-    def compute_loss(self, model, inputs, return_outputs=False):
-        retain_loss = self.compute_retain_loss(model=model, retain_inputs=model_inputs(inputs["retain"]))
-        return 3.0 * -model(**model_inputs(inputs["forget"])).loss + retain_loss
-
-
 class Renamed(GradDiff):
-    """As in later versions of the framework, which moved the loss to a method of its own."""
+    """Has its loss in another method, like the trainers of later versions of the framework."""
 
     def compute_unlearn_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         forget_loss = -model(**model_inputs(inputs["forget"])).loss
@@ -108,14 +93,14 @@ class Renamed(GradDiff):
 
 
 class Extended(Referenced):
-    """Leaves its loss to the class that it extends, as a method of one's own may."""
+    """Uses the loss of the class that it extends."""
 
     def compute_loss(self, model, inputs, return_outputs=False):
         return super().compute_loss(model, inputs)
 
 
 class Helped(GradDiff):
-    """Does part of its work in a method of its own."""
+    """Computes part of its loss in another method, and takes an option from its keyword arguments."""
 
     def __init__(self, *args, **kwargs):
         self.sharpness = kwargs.pop("sharpness", 1.0)
@@ -129,38 +114,146 @@ class Helped(GradDiff):
 
 
 class Overridden(Renamed):
-    """Goes back to the older way: its own loss counts, not the one that it inherits under the later name."""
+    """Goes back to the earlier method's name: its own loss counts, not the one that it inherits under the later name."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         forget_loss = model(**model_inputs(inputs["forget"])).logits.square().mean()
         return self.gamma * forget_loss + self.alpha * self.compute_retain_loss(model, model_inputs(inputs["retain"]))
 
 
+class ByRow(GradDiff):
+    """Weighs the forget loss of each row, and adds the losses by a matrix product."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        by_row = self.gamma * model(**model_inputs(inputs["forget"])).logits.square().mean((1, 2))
+        retain_loss = self.compute_retain_loss(model, model_inputs(inputs["retain"]))
+        return torch.stack([by_row.mean(), retain_loss]) @ torch.tensor([1.0, self.alpha]).to(by_row)
+
+
+class Logger(GradDiff):
+    """Logs in a training_step of its own."""
+
+    def training_step(self, *arguments, **options):
+        return super().training_step(*arguments, **options)
+
+
+class LoggerByInstance(GradDiff):
+    """Sets its training_step in the constructor."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.training_step = lambda *arguments: Trainer.training_step(self, *arguments)
+
+
+class Finetune(FinetuneTrainer):
+    """Has a loss of its own, but forgets nothing."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return model(**model_inputs(inputs)).loss
+
+
+class OwnRetain(FinetuneTrainer):
+    """Computes both losses itself."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return model(**model_inputs(inputs["retain"])).loss - model(**model_inputs(inputs["forget"])).loss
+
+
+class OwnRetainBeside(GradDiff):
+    """Computes both losses itself, though it inherits compute_retain_loss."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        retain_loss = model(**model_inputs(inputs["retain"])).loss
+        return -self.gamma * model(**model_inputs(inputs["forget"])).loss + self.alpha * retain_loss
+
+
+class PulledAround(GradDiff):
+    """Has its loss in compute_unlearn_loss, and adds a pull to the starting weights in compute_loss."""
+
+    def compute_unlearn_loss(self, model, inputs):
+        return GradDiff.compute_loss(self, model, inputs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return self.compute_unlearn_loss(model, inputs) + _distance(self, model)
+
+
+class PulledDual(Dual):
+    """Adds to what final_loss_value returns a pull to the starting weights."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return super().compute_loss(model, inputs) + _distance(self, model)
+
+
+class ThreeDual(Dual):
+    """Gives final_loss_value a third loss."""
+
+    def final_loss_value(self, losses):
+        return super().final_loss_value(losses[:2]) + losses[2]
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        forget_loss = -model(**model_inputs(inputs["forget"])).loss
+        retain_loss = self.compute_retain_loss(model=model, retain_inputs=model_inputs(inputs["retain"]))
+        return self.final_loss_value([forget_loss, retain_loss, _distance(self, model)])
+
+
+def _distance(trainer, model):
+    """Return the squared distance from the starting weights; it is 0 at the first batch, and so is its gradient."""
+    if not hasattr(trainer, "start"):
+        trainer.start = [p.detach().clone() for p in model.parameters()]
+    return sum((p - start).square().sum() for p, start in zip(model.parameters(), trainer.start, strict=True))
+
+
 def _odd(name, combine):
-    """A trainer whose code looks as if it could be split, and whose loss cannot."""
+    """Make a trainer whose loss is almost the sum of two."""
 
     def compute_loss(self, model, inputs, return_outputs=False):
         retain = lambda: self.compute_retain_loss(model, model_inputs(inputs["retain"]))  # noqa: E731
-        return combine(self.gamma, self.alpha, -model(**model_inputs(inputs["forget"])).loss, retain)
+        forget = -model(**model_inputs(inputs["forget"])).loss
+        return combine(self.gamma, self.alpha, forget, retain, lambda: _distance(self, model), self.state.global_step)
 
     return type(name, (GradDiff,), {"compute_loss": compute_loss, "__module__": __name__})
 
 
+def _hidden(gamma, alpha, forget, retain, distance, step):
+    """Add the third part in the same operation that weighs the forget loss, so that the graph does not show it."""
+    weights = torch.stack([torch.as_tensor(one).double() for one in (gamma, alpha, 1e3)])
+    return torch.stack([forget.double(), retain().double(), distance().double()]) @ weights
+
+
 ODD = {
-    "Twice": ("more than once", lambda gamma, alpha, forget, retain: gamma * forget + alpha * (retain() + retain())),
-    "Tenfold": ("the retain loss by", lambda gamma, alpha, forget, retain: gamma * forget + 10 * alpha * retain()),
-    "Squared": ("the forget loss by", lambda gamma, alpha, forget, retain: gamma**2 * forget + alpha * retain()),
-    "Third": ("a third part", lambda gamma, alpha, forget, retain: gamma * forget + alpha * retain() + forget**2),
+    "Twice": ("more than once", lambda g, a, forget, retain, *_: g * forget + a * (retain() + retain())),
+    "Tenfold": ("the retain loss by", lambda g, a, forget, retain, *_: g * forget + 10 * a * retain()),
+    "Squared": ("the forget loss by", lambda g, a, forget, retain, *_: g**2 * forget + a * retain()),
+    "Unweighted": ("the forget loss by", lambda g, a, forget, retain, *_: 3.0 * forget + a * retain()),
+    "Unused": ("does not add", lambda g, a, forget, retain, *_: g * forget + a * retain().item()),
+    "Third": ("a third part", lambda g, a, forget, retain, *_: g * forget + a * retain() + forget**2),
+    "Pulled": ("a third part", lambda g, a, forget, retain, distance, _: g * forget + a * retain() + distance()),
+    "PulledByAlpha": (
+        "a third part",
+        lambda g, a, forget, retain, distance, _: g * forget + a * (retain() + distance()),
+    ),
 }
-ODD_TRAINERS = [_odd(name, combine) for name, (_, combine) in ODD.items()]
+"""Trainers that are refused at the first batch: the reason, and the loss."""
+
+ODD_LATER = {
+    "PulledLater": (
+        "a third part",
+        lambda g, a, forget, retain, distance, step: g * forget + a * retain() + (distance() if step else 0.0),
+    ),
+    "PulledInHiding": ("a third part", _hidden),
+    "Ramped": ("the retain loss by", lambda g, a, forget, retain, _, step: g * forget + (1 + step) * a * retain()),
+}
+"""Trainers whose loss is the sum at the first batch, and is refused at the second step."""
+
+ODD_TRAINERS = [_odd(name, combine) for name, (_, combine) in (ODD | ODD_LATER).items()]
 
 
 def install(monkeypatch) -> ModuleType:
     """Put a module ``trainer`` with a registry where the plugin looks for the framework's."""
     module = ModuleType("trainer")
     classes = [
-        Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, OwnRetain, Unweighted, Renamed, Extended, Helped,
-        Overridden, *ODD_TRAINERS,
+        Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, Renamed, Extended, Helped, Overridden, ByRow, Logger,
+        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, *ODD_TRAINERS,
     ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}
     monkeypatch.setitem(sys.modules, "trainer", module)

@@ -1,4 +1,4 @@
-"""Small files in RWKU's form, for tests that import this as ``from rwku_files import ...``."""
+"""Small files in RWKU's format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("prefix injection", "incontext learning", "affirmative suffix")
 
 
 def probes_of(subject: str, probe: str) -> list[dict[str, Any]]:
-    """One probe of each kind that the level has; the answer is "in <subject>"."""
+    """Return one probe of each kind that the level has; the answer is "in <subject>"."""
     level = probe[-1]
     query = f"{subject} was born in ___." if level == "1" else f"Where was {subject} born?"
     kinds = KINDS if level == "3" else ("cloze" if level == "1" else "simple question",)
@@ -23,7 +23,7 @@ def probes_of(subject: str, probe: str) -> list[dict[str, Any]]:
 
 
 def write_by_subject(root: Path) -> Path:
-    """A folder for each subject, as RWKU's preparation script writes them."""
+    """Write a folder for each subject, like RWKU's preparation script."""
     for number, subject in SUBJECTS.items():
         folder = root / f"{number}_{subject.replace(' ', '_')}"
         folder.mkdir(parents=True)
@@ -35,7 +35,7 @@ def write_by_subject(root: Path) -> Path:
 
 
 def write_flat(root: Path) -> Path:
-    """One file for all subjects."""
+    """Write one file for each set of probes, with all subjects."""
     root.mkdir()
     for probe in PROBES:
         rows = [row for subject in SUBJECTS.values() for row in probes_of(subject, probe)]

@@ -1,4 +1,4 @@
-"""Hugging Face models and tokenizers, from a folder or the hub, on transformers 4.45 to 5.x (extra ``hf``)."""
+"""Loading Hugging Face models and tokenizers, with transformers 4.45 to 5.x (extra ``hf``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_tokenizer(model: str) -> Any:
     """Load a tokenizer from a folder or the hub.
 
     Raises:
-        RetainFirstError: There is none; the text carries the library's reason.
+        RetainFirstError: It cannot be loaded; the text has transformers' reason.
     """
     transformers = require("transformers", "hf")
     try:
@@ -30,7 +30,7 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     """Load a causal language model in a dtype, from a folder or the hub.
 
     Raises:
-        RetainFirstError: There is none; the text carries the library's reason.
+        RetainFirstError: It cannot be loaded; the text has transformers' reason.
     """
     transformers = require("transformers", "hf")
     # transformers 5 renamed the argument and will drop the old name.
@@ -38,19 +38,19 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     name = "dtype" if version >= (4, 56) else "torch_dtype"
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
-    except Exception as error:  # a damaged weights file raises its own library's errors
+    except Exception as error:  # a damaged weights file raises errors of the library that reads it
         raise RetainFirstError(
             f"no causal language model could be loaded from {model!r}: {_first_line(error)}"
         ) from error
 
 
 def keep_rope_theta(folder: Path) -> None:
-    """Write the rotary base into a saved model's ``config.json`` where transformers 4 looks for it too.
+    """Copy the rotary base in a saved model's ``config.json`` to the place where transformers 4 reads it.
 
-    Transformers 5 saves it inside ``rope_parameters`` only, and transformers 4 would silently take 10000 instead.
+    transformers 5 saves it in ``rope_parameters`` only, and transformers 4 would silently use 10000.
 
     Args:
-        folder: Where ``save_pretrained`` has just written a model.
+        folder: A folder that ``save_pretrained`` has written.
     """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

@@ -1,8 +1,7 @@
-"""The state of a training in one file, for runs that take too long to begin again."""
+"""Checkpoints of a training in one file."""
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,36 +9,34 @@ from typing import Any
 import torch
 from torch import nn
 
+from retainfirst.files import whole_file
+
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-    """Replace the file by the present state; it is whole at any moment.
+    """Save the present state; an earlier checkpoint is replaced at once.
 
     Args:
-        file: Where.
-        model: Its weights are kept.
-        optimizer: Its state is kept.
-        progress: Numbers, texts, tensors and containers of them.
+        file: The checkpoint.
+        model: Its weights are saved.
+        optimizer: Its state is saved.
+        progress: Further state: numbers, texts, tensors and containers of them.
     """
-    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    with whole_file(file) as draft:
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": progress}, draft)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def load_checkpoint(file: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Put the state of a file back.
+    """Load a checkpoint into a model and an optimizer.
 
     Args:
-        file: What :func:`save_checkpoint` wrote; None, absent or damaged: nothing happens.
+        file: A checkpoint of :func:`save_checkpoint`. If it is None, absent or damaged, nothing is loaded.
         model: Gets the weights.
         optimizer: Gets its state.
 
     Returns:
-        The progress, or None if there was nothing to go on from.
+        The progress, or None if nothing was loaded.
     """
     if file is None or not file.exists():
         return None

@@ -1,4 +1,4 @@
-"""Real gradients: those of the small facts model while it unlearns (extra ``hf``)."""
+"""Real gradients: those of the facts model while it unlearns (extra ``hf``)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from retainfirst.combiners import combine
 __all__ = ["FORGET_WEIGHT", "facts_gradients"]
 
 FORGET_WEIGHT = 4.0
-"""Gamma of the run: as ``retainfirst unlearn`` uses without a model."""
+"""Gamma of the run; ``retainfirst unlearn`` without a model uses the same."""
 
 _BATCH, _LEARNING_RATE, _CLIP = 32, 3e-4, 1.0
 
 
 def facts_gradients(steps: int, seed: int = 0) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Unlearn the built-in facts with SAGO and gradient ascent, and give both gradients of every step.
+    """Unlearn the built-in facts with SAGO and gradient ascent, and yield both gradients of every step.
 
     Args:
         steps: Optimiser steps.
         seed: Draws the batches of each step.
 
     Yields:
-        Parameter names to the forget and the retain gradient, before the step is taken.
+        The forget and the retain gradient by parameter name, before the step is taken.
 
     Raises:
         MissingDependency: transformers is not installed (extra ``hf``).

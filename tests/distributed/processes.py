@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -59,6 +60,7 @@ class Forked:
 
 def _run(command: list[str], variables: dict[str, str], folder: Path, log: Path) -> None:
     """Do in a forked process what starting the command would do."""
+    gc.freeze()  # the garbage collector need not go through all that was imported
     output = os.open(log, os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -7,7 +7,7 @@ import pytest
 import ddp_cases
 import processes
 
-WORLDS = (2, 3)
+WORLDS = (2, pytest.param(3, marks=pytest.mark.slow))
 NAMES = {
     kind: [name for name in ddp_cases.CASES if name.startswith(kind)] for kind in ("equal", "wrong", "refused", "sent")
 }

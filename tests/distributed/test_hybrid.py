@@ -7,17 +7,15 @@ import pytest
 import hybrid_cases
 import processes
 
-WORLDS = (2, 4)
+WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize(
     ("world", "name"),
     [
-        (world, name)
-        for world in WORLDS
-        for name in hybrid_cases.CASES
         # FSDP 1 with a single shard is NO_SHARD.
-        if name.startswith("equal, fully_shard" if world == 2 else "equal")
+        *((2, name) for name in hybrid_cases.CASES if name.startswith("equal, fully_shard")),
+        *(pytest.param(4, name, marks=pytest.mark.slow) for name in hybrid_cases.CASES if name.startswith("equal")),
     ],
 )
 def test_equal_to_one_process(world, name):

@@ -14,10 +14,11 @@ import torch
 import retainfirst_lab.reproduce.run as run_module
 from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
+from retainfirst.files import write_json
 from retainfirst_lab.reproduce import QUICK, SmolTier, path, reproduce, workers
 from retainfirst_lab.reproduce.design import Cell, Sizes
 from retainfirst_lab.reproduce.path import run_cell
-from retainfirst_lab.reproduce.store import Store, write_whole
+from retainfirst_lab.reproduce.store import Store
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")
@@ -31,7 +32,7 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETAINFIRST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-    workers._bench.cache_clear()
+    workers._testbed.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +77,17 @@ def test_the_files_are_complete(finished, results):
 
 
 def test_forgetting_is_reached_and_results_are_compared_there(results):
-    cells = {(cell["objective"], cell["rule"]): cell for cell in results["cells"]}
-    for rule in ("sum", "pcgrad", "sago"):
-        cell = cells["ga", rule]
+    cells = {(cell["objective"], cell["variant"]): cell for cell in results["cells"]}
+    for combiner in ("sum", "pcgrad", "sago"):
+        cell = cells["ga", combiner]
         assert cell["reached"]
         assert cell["forget_accuracy"] == pytest.approx(0.30)
         assert cell["path"][-1]["forget"] <= 0.30
-    naive, sago = (cells["ga", rule]["retain_accuracy"]["covered"] for rule in ("sum", "sago"))
+    naive, sago = (cells["ga", combiner]["retain_accuracy"]["covered"] for combiner in ("sum", "sago"))
     assert sago >= naive - 0.05
 
 
-def test_the_paths_own_scores_are_lm_evals(results):
+def test_the_scores_of_a_path_equal_lm_evals(results):
     assert results["lm_eval_difference"] == 0.0
     for cell in results["cells"]:
         assert len(cell["lm_eval"]["end"]) == 5
@@ -102,7 +103,7 @@ def test_the_reports_show_every_method_and_need_nothing_else(finished, results):
     assert page.count("<svg") == 3
     for outside in ("<script", "<link", "src=", "@import"):
         assert outside not in page
-    covered = next(cell for cell in results["cells"] if (cell["objective"], cell["rule"]) == ("ga", "sum"))
+    covered = next(cell for cell in results["cells"] if (cell["objective"], cell["variant"]) == ("ga", "sum"))
     assert f"| {covered['retain_accuracy']['covered']:.3f} |" in text
 
 
@@ -111,13 +112,13 @@ def test_results_depend_on_seed_and_settings_alone(finished, results, tmp_path):
     again = reproduce(SMALL, tmp_path / "again", jobs=1, only=ONE)
     assert torch.get_num_threads() == threads
     [cell] = again["cells"]
-    [before] = [one for one in results["cells"] if (one["objective"], one["rule"]) == ONE]
+    [before] = [one for one in results["cells"] if (one["objective"], one["variant"]) == ONE]
     assert cell["cosines"]["same_state"] is None, "the naive cell, from which these come, was not run again"
     assert strip_times(cell["path"]) == strip_times(before["path"])
     assert cell["relearning"] == before["relearning"]
 
 
-def test_a_run_goes_on_where_it_stopped(finished, results, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(finished, results, tmp_path, monkeypatch):
     """Ctrl-C in the second cell: the first one is kept, nothing half written stays, and only the rest is run later."""
     done = []
 
@@ -163,20 +164,20 @@ def test_a_damaged_cell_is_run_again(tmp_path):
     assert store.read(cell) is None, "another cell's file"
 
 
-def test_a_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_a_cell_resumes_from_its_checkpoint(tmp_path, monkeypatch):
     cell, sizes = Cell("facts", "npo", "sum", 4.0, 3e-4, 0), replace(SMALL.sizes, max_steps=8)
-    bench, train = SMALL.bench("facts", 0, tmp_path), path._train
-    monkeypatch.setattr(bench, "judge", lambda _: {})
-    whole = run_cell(cell, bench, sizes)
+    testbed, train = SMALL.testbed("facts", 0, tmp_path), path._train
+    monkeypatch.setattr(testbed, "judge", lambda _: {})
+    whole = run_cell(cell, testbed, sizes)
 
-    run_cell(cell, bench, replace(sizes, max_steps=4), tmp_path / "state.pt")
+    run_cell(cell, testbed, replace(sizes, max_steps=4), tmp_path / "state.pt")
     steps = []
     monkeypatch.setattr(path, "_train", lambda *found: steps.append(1) or train(*found))
-    assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole)
+    assert strip_times(run_cell(cell, testbed, sizes, tmp_path / "state.pt")) == strip_times(whole)
     assert len(steps) == 4, "only the rest"
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:5000])
-    assert strip_times(run_cell(cell, bench, sizes, tmp_path / "state.pt")) == strip_times(whole), (
+    assert strip_times(run_cell(cell, testbed, sizes, tmp_path / "state.pt")) == strip_times(whole), (
         "damaged: from the start"
     )
 
@@ -230,7 +231,7 @@ def test_output_folders_of_something_else_are_refused(monkeypatch, capsys, tmp_p
     assert "holds other files" in refused(monkeypatch, capsys, "--output", tmp_path / "mine")
     (tmp_path / "file").touch()
     assert "is a file" in refused(monkeypatch, capsys, "--output", tmp_path / "file")
-    write_whole(tmp_path / "run.json", {"tier": "full"})
+    write_json(tmp_path / "run.json", {"tier": "full"})
     assert "is of another run: " in refused(monkeypatch, capsys, "--output", tmp_path)
     (tmp_path / "run.json").write_text("{")
     assert "is damaged" in refused(monkeypatch, capsys, "--output", tmp_path)
@@ -245,18 +246,21 @@ def test_a_missing_library_is_named_before_anything_is_run(monkeypatch, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path, monkeypatch):
+def test_a_full_disk_raises_and_leaves_no_partial_file(tmp_path, monkeypatch):
+    store = Store(tmp_path / "out", {"tier": "quick"})
+    cell = Cell("facts", "ga", "sum", 4.0, 3e-4, 100)
+
     def full(self, *_, **__):
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RetainFirstError, match="No space left on device"):
-        write_whole(tmp_path / "results.json", {})
-    assert list(tmp_path.iterdir()) == []
+        store.write(cell, {})
+    assert not list((tmp_path / "out" / "cells").iterdir())
 
 
-def test_a_killed_process_is_told(tmp_path, monkeypatch):
+def test_a_killed_process_raises(tmp_path, monkeypatch):
     class Broken:
         def __init__(self, *_, **__):
             pass
@@ -272,7 +276,7 @@ def test_a_killed_process_is_told(tmp_path, monkeypatch):
         reproduce(SMALL, tmp_path / "out", jobs=2)
 
 
-def test_more_seeds_go_into_the_same_folder_and_other_sizes_do_not(finished, tmp_path):
+def test_a_folder_takes_more_seeds_but_no_other_sizes(finished, tmp_path):
     identity = json.loads((finished / "run.json").read_text())
     versions = identity.pop("versions")
     assert SMALL.with_seeds([7, 8]).identity() == identity

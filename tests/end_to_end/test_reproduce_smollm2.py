@@ -11,9 +11,9 @@ import pytest
 from retainfirst.errors import RetainFirstError
 from retainfirst.models import load_model, load_tokenizer
 from retainfirst_lab.reproduce import SmolTier, reproduce, workers
-from retainfirst_lab.reproduce import smollm2_bench as module
-from retainfirst_lab.reproduce.smollm2_bench import SmolBench, SmolSizes
+from retainfirst_lab.reproduce import smollm2_testbed as module
 from retainfirst_lab.reproduce.smollm2_rows import read_rows
+from retainfirst_lab.reproduce.smollm2_testbed import SmolSizes, SmolTestbed
 from retainfirst_lab.tasks.multiple_choice import answered_right, score
 
 pytest.importorskip("lm_eval")
@@ -48,7 +48,7 @@ def test_a_whole_run(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(SmolTier, "sizes", replace(SmolTier(minutes=20.0).sizes, max_steps=6))
     tier = SmolTier(minutes=20.0, model=str(tiny_model_dir), data_dir=data_dir)
     results = reproduce(tier, tmp_path / "out", only=["npo", "sum", "sago"])
-    workers._bench.cache_clear()
+    workers._testbed.cache_clear()
     assert (len(results["cells"]), results["planned"]) == (2, 2)
     for cell in results["cells"]:
         assert set(cell["path"][0]) == {"step", "seconds", "forget", "covered", "unrelated", "held_out"}
@@ -61,7 +61,7 @@ def test_a_whole_run(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     assert "NPO + GD" in text
 
 
-def test_what_is_taught_and_asked(tiny_model_dir, data_dir, tmp_path, monkeypatch):
+def test_the_taught_rows_and_the_questions(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     taught = []
     monkeypatch.setattr(module, "implant_rows", lambda model, data, *_, **__: taught.append(Path(data[0]).read_text()))
     monkeypatch.setattr(module, "load_tokenizer", lambda name: name.endswith("taught") and pytest.fail("far enough"))
@@ -71,9 +71,9 @@ def test_what_is_taught_and_asked(tiny_model_dir, data_dir, tmp_path, monkeypatc
         asked.extend((task, row["question"]) for row in rows)
         return [row["question"].count("?") % 3 == 0 for row in rows]
 
-    monkeypatch.setattr(SmolBench, "_right", right)
+    monkeypatch.setattr(SmolTestbed, "_right", right)
     with pytest.raises(pytest.fail.Exception, match="far enough"):
-        SmolBench(tmp_path, SmolSizes(forget_rows=6, questions=3, more_questions=2), 2, str(tiny_model_dir), data_dir)
+        SmolTestbed(tmp_path, SmolSizes(forget_rows=6, questions=3, more_questions=2), 2, str(tiny_model_dir), data_dir)
     rows = [json.loads(line) for line in taught[0].splitlines()]
     assert len(rows) == 6 + 12 + 6
     assert len({row["question"] for row in rows}) == len(rows)
@@ -101,17 +101,17 @@ def test_what_is_taught_and_asked(tiny_model_dir, data_dir, tmp_path, monkeypatc
 
 
 def test_the_choice_is_made_once(tiny_model_dir, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(SmolBench, "_right", lambda *arguments: [False] * len(arguments[-1]))
-    first = SmolBench(tmp_path, SmolSizes(forget_rows=3, epochs=1), 1, str(tiny_model_dir), data_dir)
-    monkeypatch.setattr(SmolBench, "_right", lambda *_: pytest.fail("asked again"))
-    second = SmolBench(tmp_path, SmolSizes(forget_rows=3, epochs=1), 1, str(tiny_model_dir), data_dir)
+    monkeypatch.setattr(SmolTestbed, "_right", lambda *arguments: [False] * len(arguments[-1]))
+    first = SmolTestbed(tmp_path, SmolSizes(forget_rows=3, epochs=1), 1, str(tiny_model_dir), data_dir)
+    monkeypatch.setattr(SmolTestbed, "_right", lambda *_: pytest.fail("asked again"))
+    second = SmolTestbed(tmp_path, SmolSizes(forget_rows=3, epochs=1), 1, str(tiny_model_dir), data_dir)
     assert first.forget[0] == second.forget[0]
 
 
 def test_a_model_that_knows_too_much_is_refused(tiny_model_dir, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(SmolBench, "_right", lambda *arguments: [True] * len(arguments[-1]))
+    monkeypatch.setattr(SmolTestbed, "_right", lambda *arguments: [True] * len(arguments[-1]))
     with pytest.raises(RetainFirstError, match="forget10_perturbed has only 0 rows"):
-        SmolBench(tmp_path, SmolSizes(), 2, str(tiny_model_dir), data_dir)
+        SmolTestbed(tmp_path, SmolSizes(), 2, str(tiny_model_dir), data_dir)
 
 
 def test_the_rows_asked_are_answered_one_by_one(tiny_model_dir, data_dir):

@@ -25,6 +25,18 @@ def _old_checkpoints_can_be_read(monkeypatch):
 
 
 @pytest.fixture
+def curves() -> None:
+    """Asks for the figure of a run."""
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request, monkeypatch):
+    """Draws no figure unless a test asks for it: drawing takes longer than training a tiny model."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("retainfirst.unlearning._run.write_curves", lambda *_: None)
+
+
+@pytest.fixture
 def files(tmp_path):
     rows = {
         "forget": [{"question": f"who is {i}", "answer": f"the {'abcd'[i]} one"} for i in range(4)],
@@ -55,7 +67,7 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_what_a_run_leaves_behind(config):
+def test_what_a_run_leaves_behind(config, curves):
     settings = config(combiner="pcgrad", scope="block", gamma=0.5)
     report = unlearn(settings)
     out = Path(settings.output)
@@ -132,8 +144,11 @@ class InterruptsAt:
         return 0.5
 
 
-def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tmp_path):
-    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+@pytest.mark.parametrize(
+    "combiner", [{}, {"combiner": "gru", "combiner_options": {"average": 0.9}}], ids=["sago", "gru"]
+)
+def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tmp_path, combiner):
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1, **combiner}
     whole = unlearn(config(output=str(tmp_path / "whole"), **options), measure=lambda _: InterruptsAt(-1))
     settings = config(output=str(tmp_path / "part"), **options)
     with pytest.raises(Interrupted, match="--resume"):

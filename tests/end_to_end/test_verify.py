@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from retainfirst import cli, reference
@@ -194,3 +195,23 @@ def test_without_transformers_real_gradients_are_left_out_and_it_says_so(monkeyp
     assert "Real gradients were left out" in result.stdout
     [entry] = json.loads((tmp_path / "verification.json").read_text())["statements"]
     assert "real" not in [check["how"] for check in entry["checks"]]
+
+
+def test_real_gradients_are_computed_only_for_statements_that_need_them(monkeypatch, tmp_path):
+    from retainfirst_lab import real_gradients
+
+    asked = []
+
+    def gradients(steps, seed):
+        asked.append((steps, seed))
+        yield from real_steps
+
+    real_steps = [{"weight": (torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0]))}] * 2
+    monkeypatch.setattr(real_gradients, "facts_gradients", gradients)
+    for name, expected in (("X1", []), ("T3", [(2, 7)])):
+        result = CliRunner().invoke(
+            cli.app,
+            ["verify", "--statement", name, "--examples", "3", "--real-steps", "2", "--seed", "7", "--output", str(tmp_path)],
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert asked == expected

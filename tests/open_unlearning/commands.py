@@ -1,6 +1,6 @@
-"""The framework's training command, cut down to a tiny model and a few rows on a CPU: the overrides, for Hydra.
+"""Hydra overrides that run the framework's training command on a CPU, with a tiny model and a few rows.
 
-Runs in the framework's environment too (``inside.py``), which need not have what the project's tests have.
+``inside.py`` imports this in the framework's environment, which need not have the packages of the project's tests.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ON_A_CPU = (
     "trainer.args.logging_steps=1", "++trainer.args.max_steps=2", "task_name=test",
 )  # fmt: skip
 
-# What the method needs beyond its defaults: the tiny model has two layers; PDU's bound on the retain loss has no default, and its
-# usual steps blow such a model up; the forget gradients of SimNPO and SatImp vanish at their own beta on facts never learned.
+# The tiny model has two layers. PDU's bound on the retain loss has no default, and with its usual steps such a model diverges.
+# With the usual beta the forget gradients of SimNPO and SatImp vanish on facts that the model never learned.
 OF_THE_METHOD = {
     "SatImp": ("trainer.method_args.beta1=1.0",),
     "SimNPO": ("trainer.method_args.beta=0.5",),
@@ -34,7 +34,7 @@ OF_THE_METHOD = {
     ),
 }
 
-# From transformers 5 on the framework does not start without these: an argument is gone, and a tokenizer returns another type.
+# With transformers 5 the framework needs these to start: an argument is gone, and a tokenizer returns another type.
 ON_TRANSFORMERS_5 = ("~trainer.args.logging_dir", "model.template_args.apply_chat_template=false")
 
 
@@ -43,9 +43,9 @@ def overrides(trainer: str, workspace: Path, output: Path | str, transformers: s
 
     Args:
         trainer: A trainer config's name.
-        workspace: What :func:`write_rows` filled; the model in it is ``model``.
-        output: Where the run writes.
-        transformers: Its version in the framework's environment.
+        workspace: The folder that :func:`write_rows` filled, with the model in ``model``.
+        output: The run's output folder.
+        transformers: The version in the framework's environment.
     """
     method = trainer.removeprefix("RetainFirst").removesuffix("WithSurgery")  # as the authors' fork calls theirs
     experiment, forget = ("idk", "TOFU_QA_forget_idk") if method == "DPO" else ("default", "TOFU_QA_forget")
@@ -68,7 +68,7 @@ def _from_file(dataset: str, path: Path) -> tuple[str, ...]:
 
 
 def write_rows(workspace: Path, tofu: Path | None, count: int = 24) -> None:
-    """Write the forget and the retain rows: the first of TOFU's files where a folder is given, made-up ones otherwise."""
+    """Write forget and retain rows: the first ones of TOFU's files, or made-up ones without a folder of them."""
     for name, source in (("forget", "forget10.jsonl"), ("retain", "retain90.jsonl")):
         if tofu is None:
             rows = [{"question": f"Where does {name} {i} live?", "answer": f"In house {i * i}."} for i in range(count)]

@@ -1,4 +1,4 @@
-"""The real framework, where the environment says where it lies; without it these tests are skipped.
+"""The real framework, if environment variables name a checkout of it; without one these tests are skipped.
 
 OPEN_UNLEARNING_HOME    an unedited checkout of open-unlearning
 OPEN_UNLEARNING_PYTHON  the Python that has what the framework needs (default: the one that runs the tests)
@@ -18,6 +18,8 @@ from pathlib import Path
 import commands
 import pytest
 
+import strangers
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 Done = subprocess.CompletedProcess[str]
@@ -25,7 +27,7 @@ Done = subprocess.CompletedProcess[str]
 
 @dataclass(frozen=True)
 class Framework:
-    """A checkout, the Python to run it with, and files for it."""
+    """A checkout, the Python that runs it, and files for it."""
 
     home: Path
     python: str
@@ -34,7 +36,7 @@ class Framework:
     accelerate: str = ""
 
     def train(self, trainer: str, output: Path, *more: str, launch: Sequence[str] = (), sweep: bool = False) -> Done:
-        """Run the framework's own command in its folder; a sweep runs a job for each of the values that an override lists."""
+        """Run the framework's own command in its folder. A sweep runs one job for each value that an override lists."""
         overrides = commands.overrides(trainer, self.workspace, output, self.transformers)
         flags = ["--multirun", f"hydra.sweep.dir={self.workspace}/sweep"] if sweep else []
         return self.call(*launch, "src/train.py", "--config-name=unlearn.yaml", *flags, *overrides, *more)
@@ -48,11 +50,11 @@ class Framework:
 
     @property
     def programs(self) -> str:
-        """Where programs are looked for: beside that Python first."""
+        """PATH with the folder of that Python first."""
         return f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
 
     def call(self, *arguments: str) -> Done:
-        paths = [ROOT / "plugin/src", ROOT / "python", HERE.parent]
+        paths = [ROOT / "plugin/src", ROOT / "python", HERE.parent, self.workspace / "packages"]
         environment = os.environ | {
             "PATH": self.programs, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1",
             "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.workspace / "cache"),
@@ -74,6 +76,8 @@ def framework(tmp_path_factory):
     tofu = os.environ.get("TOFU_HOME")
     workspace = tmp_path_factory.mktemp("open_unlearning")
     commands.write_rows(workspace, Path(tofu).resolve() if tofu else None)
+    (workspace / "packages").mkdir()
+    strangers.write_package(workspace / "packages", "in_a_package")
     home = Path(given).resolve()
     made = Framework(home, os.environ.get("OPEN_UNLEARNING_PYTHON", sys.executable), workspace)
     done = made.call(str(HERE / "make_model.py"), str(workspace / "model"))

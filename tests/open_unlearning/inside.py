@@ -1,7 +1,8 @@
-"""Questions about our trainers beside the framework's own, asked inside the framework, in float64; the answer is a JSON file.
+"""Compares our trainers with the framework's own, inside the framework, in float64; writes a JSON file.
 
-``python inside.py CHECKOUT WORKSPACE ANSWER QUESTION CASE...`` in the framework's environment; a case is the question's arguments
-with colons between them. The answer has an entry a case; one that fails has the traceback in it and does not stop the others.
+``python inside.py CHECKOUT WORKSPACE ANSWER QUESTION CASE...`` in the framework's environment. A question is a function of this
+file, and a case its arguments, with colons between them. The answer has one entry for each case; if a case fails, its entry has
+the traceback, and the others go on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ PLAIN = (
 SETTINGS = {
     "accumulated": ("trainer.args.gradient_accumulation_steps=3", "++trainer.args.max_grad_norm=0"),
     "plain": ("trainer.args.gradient_accumulation_steps=1", "++trainer.args.max_grad_norm=0"),
-    # Six micro-batches an epoch: a window and a half, then none.
+    "unweighted": (
+        "trainer.args.gradient_accumulation_steps=1",
+        "++trainer.args.max_grad_norm=0",
+        "trainer.method_args.alpha=1.0",
+        "trainer.method_args.gamma=1.0",
+    ),
+    # An epoch has six microbatches: one and a half accumulation windows here, and less than one below.
     "clipped": ("trainer.args.gradient_accumulation_steps=4", "++trainer.args.max_grad_norm=0.001"),
     "short": ("trainer.args.gradient_accumulation_steps=8", "++trainer.args.max_grad_norm=0.001"),
     "few": (
@@ -42,8 +49,8 @@ SETTINGS = {
 
 
 def build(name: str, output: str, *more: str):
-    """Make a trainer as the framework's ``train.py`` does, of a model in float64."""
-    # The authors' fork has no configs for TOFU; the framework's serve.
+    """Make a trainer as the framework's ``train.py`` does, with a model in float64."""
+    # The authors' fork has no configs for TOFU, so the framework's are used.
     more = (*more, f"hydra.searchpath=[file://{os.environ['OPEN_UNLEARNING_HOME']}/configs]")
     with initialize_config_dir(str(HOME / "configs"), version_base=None):
         overrides = commands.overrides(name, WORKSPACE, WORKSPACE / output, transformers.__version__)
@@ -72,12 +79,12 @@ def apart(first, second) -> float:
 
 
 def gradients(method: str, retain_loss: str) -> dict:
-    """Our two gradients of a batch, and those of the framework's own ``compute_loss`` with one of its weights at 0."""
+    """Compare our two gradients of a batch with those of the framework's ``compute_loss`` with one of its weights at 0."""
     more = (f"trainer.method_args.retain_loss_type={retain_loss}",)
     ours = build(f"RetainFirst{method}", "gradients", *more)
     batch = next(iter(ours.get_train_dataloader()))
     parameters = list(ours.model.train().parameters())
-    # A model that equals its reference has no KL gradient, and RMU's activations would have no distance.
+    # In a model that equals its reference, the KL gradient and the distance of RMU's activations are 0.
     changed = [
         0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=p.dtype) for p in parameters
     ]
@@ -115,7 +122,7 @@ def take(parameters) -> list:
 
 
 def sum_beside_own(method: str, setting: str) -> dict:
-    """Train with the framework's trainer and with ours and ``combiner=sum``; how far apart, how far from the start."""
+    """Train with the framework's trainer and with ours and ``combiner=sum``; return their distance, and that from the start."""
     own = build(method, "own", *SETTINGS[setting])
     start = [p.detach().clone() for p in own.model.parameters()]
     own.train()
@@ -125,13 +132,13 @@ def sum_beside_own(method: str, setting: str) -> dict:
     return {
         "difference": apart(theirs, ours.model.parameters()), "moved": apart(theirs, start),
         "steps": [own.state.global_step, ours.state.global_step],
-        # transformers 4.51 leaves the mean over micro-batches to trainers of models that know num_items_in_batch.
+        # transformers 4.51 leaves the mean over microbatches to trainers of models that know num_items_in_batch.
         "undivided": getattr(own, "model_accepts_loss_kwargs", False) and not hasattr(own, "current_gradient_accumulation_steps"),
     }  # fmt: skip
 
 
 def preferences(update: str) -> dict:
-    """PDU's dual variable after each of its moves, in the framework's trainer and in ours."""
+    """Return PDU's dual variable after each change, in the framework's trainer and in ours."""
     moves = {}
     for name, more in (("PDU", ()), ("RetainFirstPDU", ("trainer.method_args.combiner=sum",))):
         trainer = build(
@@ -143,7 +150,7 @@ def preferences(update: str) -> dict:
 
 
 def resume(method: str) -> dict:
-    """Train with ours in one go, and once more from the checkpoint in the middle of it."""
+    """Train with ours without interruption, and once more from the checkpoint in the middle."""
     saving = ("++trainer.args.max_steps=6", "trainer.args.save_strategy=steps", "++trainer.args.save_steps=3",
               "trainer.args.save_only_model=false", "trainer.args.optim=adamw_torch")  # fmt: skip
     whole = build(f"RetainFirst{method}", "whole", *saving)
@@ -166,13 +173,13 @@ AUTHORS = {
 
 
 def beside_authors(method: str, strategy: str) -> dict:
-    """In the paper authors' fork: train with their trainer and with ours; how far apart, how far from the start."""
+    """Train with the fork's trainer and with ours, in the authors' fork; return their distance, and that from the start."""
     combiner, scope = AUTHORS.get(strategy, (strategy, None))
     more = ("trainer.method_args.alpha=0.5", "trainer.method_args.gamma=2.0", "++trainer.args.max_grad_norm=0.5",
             "trainer.args.gradient_accumulation_steps=2")  # fmt: skip
     theirs = build(f"{method}WithSurgery", "theirs", f"trainer.method_args.surgery_strategy={strategy}", *more)
     start = [p.detach().clone() for p in theirs.model.parameters()]
-    # The fork gives a way to log to the first model in a process only.
+    # The fork gives only the first model of a process a method that logs.
     theirs.model.report_metrics = lambda **_: None
     theirs.train()
     scopes = (f"trainer.method_args.scope={scope}",) if scope else ()
@@ -184,7 +191,7 @@ def beside_authors(method: str, strategy: str) -> dict:
 
 
 def later(wanted: str) -> dict:
-    """A trainer that the framework does not have yet, registered as the framework registers its own."""
+    """Train with a trainer that the framework does not have, registered as the framework registers its own."""
     from hydra.core.config_store import ConfigStore
 
     class Later(framework.GradDiff):

@@ -1,4 +1,4 @@
-"""Save a tiny model in the framework's environment, as its transformers reads it, and print the libraries' versions."""
+"""Save a tiny model with the transformers of the framework's environment, and print the libraries' versions."""
 
 import sys
 

@@ -1,8 +1,8 @@
 """Training in the paper authors' fork of the framework, with their trainers and with ours on the same rows.
 
-SAGO_HOME names a checkout of sustech-nlp/SAGO; without it this is skipped. All is in float64, so that their sums by element and
-ours differ by rounding alone; their global dot products are summed in float32, whose unit roundoff is 6e-8, and all their
-projections divide by the squared norm plus 1e-10, which tells where gradients are small.
+SAGO_HOME names a checkout of sustech-nlp/SAGO; without it these tests are skipped. Models are in float64, so element-wise sums
+differ only by rounding. The fork sums global dot products in float32, whose unit roundoff is 6e-8, and divides projections by
+the squared norm plus 1e-10, which matters for small gradients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The framework's own command, in an unedited checkout: every trainer, every combiner, and what a user meets around them."""
+"""The framework's own command in an unedited checkout: trainers, combiners, launchers, logs, checkpoints and errors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import commands
 import pytest
 from safetensors.torch import load_file
 
+import strangers
 from rwku_files import write_by_subject
 
 LOGGED = {
@@ -26,7 +27,7 @@ def logs(folder):
 
 @pytest.mark.parametrize("method", commands.TRAINERS)
 def test_every_trainer_with_every_combiner(framework, method, tmp_path):
-    """By Hydra's own sweep: one process, one job a combiner."""
+    """Hydra's sweep runs one job for each combiner in one process."""
     done = framework.train(
         f"RetainFirst{method}", tmp_path / "${trainer.method_args.combiner}",
         f"trainer.method_args.combiner={','.join(commands.COMBINERS)}", sweep=True,
@@ -38,7 +39,7 @@ def test_every_trainer_with_every_combiner(framework, method, tmp_path):
         for log in logs(tmp_path / combiner):
             assert set(log) >= LOGGED
             if method == "RMU" and log["norm_retain"] == 0:
-                continue  # its first retain loss is a distance of 0, and a cosine with a zero gradient is not a number
+                continue  # its first retain loss is a distance of 0, so the gradient is 0 and a cosine with it is NaN
             assert all(math.isfinite(log[key]) for key in LOGGED)
             if combiner in ("sago", "sago_keep_retain", "pcgrad"):  # T2
                 assert log["cos_update_retain"] >= 0
@@ -53,6 +54,25 @@ def test_every_scope(framework, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(len(logs(tmp_path / scope)) == 2 for scope in ("tensor", "module", "block", "global"))
+
+
+OPTIONS = {
+    "pcgrad": ["trainer.method_args.combiner_options={round_toward_retain: true, scope: block}"],
+    "gru": ["+trainer.method_args.combiner_options.average=0.9"],
+    "in_a_package": ["trainer.method_args.combiner_options={share: 0.25}"],
+}
+
+
+@pytest.mark.parametrize("combiner", [*OPTIONS, "in_a_file", "torchjd:UPGrad"])
+def test_combiners_and_their_options(framework, combiner, tmp_path):
+    """Built-in ones, a stranger's from a package and from a file, and one of another library."""
+    if combiner == "torchjd:UPGrad" and framework.call("-c", "import torchjd, quadprog").returncode:
+        pytest.skip("the framework's environment has no torchjd")
+    name = strangers.write_file(tmp_path, combiner) if combiner == "in_a_file" else combiner
+    more = [f"trainer.method_args.combiner={name}", *OPTIONS.get(combiner, [])]
+    done = framework.train("RetainFirstNPO", tmp_path / "out", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(logs(tmp_path / "out")) == 2
 
 
 def test_ways_to_save_memory_end_at_the_same_model(framework, tmp_path):
@@ -75,7 +95,7 @@ def test_our_handler_in_the_frameworks_own_config(framework, tmp_path):
     assert len(logs(tmp_path)) == 2
 
 
-def test_what_is_logged_goes_where_report_to_says(framework, tmp_path):
+def test_logs_go_to_the_reporter(framework, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     done = framework.train("RetainFirstSimNPO", tmp_path, "trainer.args.report_to=tensorboard")
@@ -147,8 +167,10 @@ def test_deepspeed_as_the_framework_configures_it(framework, method, tmp_path):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["trainer.method_args.combiner=sagoo"], "trainer.method_args.combiner: unknown combiner 'sagoo'"),
+        (["trainer.method_args.combiner=sagoo"], "trainer.method_args.combiner: Unknown combiner 'sagoo'"),
         (["trainer.method_args.combiner=pcgrad", "trainer.method_args.scope=layer"], "trainer.method_args.scope: "),
+        (["+trainer.method_args.combiner_options.sharp=1"], "combiner_options: sago has no option 'sharp'"),
+        (["+trainer.method_args.combiner_options.alpha=1"], "set alpha by trainer.method_args.alpha"),
         (["+trainer.method_args.betta=1"], "RetainFirstNPO has no option trainer.method_args.betta"),
         (["trainer.args.optim=adalomo"], "updates parameters inside the backward pass"),
         (["trainer.handler=RetainFirstNPOO"], "open-unlearning has no trainer 'NPOO'"),
@@ -162,8 +184,8 @@ def test_bad_input_is_refused_before_the_first_step(framework, more, says, tmp_p
 
 
 def test_the_checkout_is_left_as_it_was(framework):
-    """Last in the file; nothing above may have written into the framework's folder."""
+    """The last test of the file: no test before it may have written into the framework's folder."""
     if not (framework.home / ".git").exists():
-        pytest.skip(f"{framework.home} is no git checkout, so edits to it cannot be seen")
+        pytest.skip(f"{framework.home} is not a git checkout, so edits to it cannot be seen")
     status = subprocess.run(["git", "-C", str(framework.home), "status", "--porcelain"], capture_output=True, text=True)
     assert status.stdout == ""

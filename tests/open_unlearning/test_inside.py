@@ -1,8 +1,8 @@
-"""Exactness, inside the real framework: gradients, training by sum, PDU's dual variable, resume, trainers to come.
+"""Exactness inside the real framework: gradients, training with ``sum``, PDU's dual variable, resume, unknown trainers.
 
-The models are in float64, but transformers takes norms in float32, whose unit roundoff is 6e-8. The two gradients come from
-the same operations with weights of 1, so they are equal bit by bit. In training the framework rounds weighted gradients at each
-operation, and ours are weighted once at the end: that is worth 6e-8 of what a step moves, over 12 steps.
+The models are in float64, but transformers computes norms in float32, whose unit roundoff is 6e-8. The two gradients come from
+the same operations with weights of 1, so they are equal bit by bit, and so is training with weights of 1 and one microbatch a
+step. With other weights the framework rounds at each operation and we round once at the end: 6e-8 of a step, over 12 steps.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ ROUNDING = 12 * 6e-8
 EXACT = ("GradDiff", "NPO", "SimNPO", "DPO", "RMU", "WGA", "SatImp", "UNDIAL")
 APART = [f"{method}:{retain}" for method in EXACT for retain in ("NLL", "KL")] + ["RMU:EMBED_DIFF"]
 SUMS = [f"{method}:{setting}" for method in (*EXACT, "PDU") for setting in ("plain", "clipped", "short")]
+SUMS += [f"{method}:unweighted" for method in ("GradDiff", "NPO", "SimNPO", "RMU")]
 SUMS += ["RMU:few", "GradDiff:accumulated", "PDU:accumulated"]
 
-RESUMED = ["NPO", "UNDIAL"]  # RMU draws its control vector anew, in the framework as well
+RESUMED = ["NPO", "UNDIAL"]  # RMU draws its control vector anew, as in the framework
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_sum_trains_as_the_framework_does(sums, case):
         pytest.skip("this transformers with this framework takes no mean over micro-batches; only clipping hides that")
     assert found["steps"][0] == found["steps"][1]
     assert found["moved"] > 1e-6
-    assert found["difference"] <= ROUNDING * found["moved"]
+    assert found["difference"] <= (0 if "unweighted" in case else ROUNDING * found["moved"])
 
 
 def test_pdu_moves_its_dual_variable_as_the_framework_does(framework):
@@ -68,9 +69,9 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(resumed, method):
     assert found["difference"] == 0
 
 
-def test_a_trainer_to_come_needs_no_change_here(framework):
+def test_a_trainer_that_the_framework_adds_later(framework):
     found = framework.inside("later", ["Later", "Odd"])
     assert found["Later"]["combiner"] == "sago"
     assert any("cos_update_retain" in log for log in found["Later"]["logs"])
-    assert "the loss of Odd cannot be split" in found["Odd"]["error"]
-    assert "is not seen to call compute_retain_loss" in found["Odd"]["error"]
+    assert "RetainFirstOdd: the loss cannot be split" in found["Odd"]["error"]
+    assert "it does not call compute_retain_loss" in found["Odd"]["error"]

@@ -1,4 +1,4 @@
-"""The RWKU evaluator: prompts, answers of a tiny model, resuming, and what is said of bad options."""
+"""The RWKU evaluator: prompts, answers of a tiny model, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_instructions_are_the_benchmarks():
     assert [wants_cue(one, "forget_level3") for one in (row, in_context, suffix)] == [True, True, False]
 
 
-def test_where_the_cue_stands(chat):
+def test_place_of_the_cue(chat):
     row = {"query": "Q", "answer": "a"}
     template = {"apply_chat_template": True, "system_prompt": "S", "date_string": "today"}
     before = "<bos>S<eos><user>Please briefly answer the following question.\nQuestion: Q\n"
@@ -87,12 +87,12 @@ def test_without_a_chat_template(tokenizer):
         ((), " Rome\n", "Rome"),
     ],
 )
-def test_where_an_answer_ends(stop, answer, cut):
+def test_end_of_an_answer(stop, answer, cut):
     assert Asking(stop=stop).cut(answer) == cut
 
 
 class Knows(torch.nn.Module):
-    """Goes on with what it was taught for a prompt that holds a text; a stand-in for a model that knows some answers."""
+    """A stand-in for a model that knows some answers: gives the answer of the first text that the prompt contains."""
 
     def __init__(self, tokenizer, answers):
         super().__init__()
@@ -109,7 +109,7 @@ class Knows(torch.nn.Module):
         return torch.cat([input_ids, torch.tensor(rows)], dim=1)
 
 
-TEMPLATE = {"apply_chat_template": True, "system_prompt": "S"}  # a turn that this template begins with <bos>
+TEMPLATE = {"apply_chat_template": True, "system_prompt": "S"}  # the template begins this turn with <bos>
 
 
 def test_numbers_of_a_model_that_knows_one_subject(rwku_folder, tmp_path, chat):
@@ -133,7 +133,7 @@ def test_numbers_of_a_model_that_knows_one_subject(rwku_folder, tmp_path, chat):
         "ground_truth": "in Ada Hart",
         "generation": "In Ada Hart, I think",
     }
-    assert model.training, "the training goes on in training mode"
+    assert model.training, "the model is in training mode again"
     assert chat.padding_side == side
     assert not any(training for *_, training in model.calls)
     assert all(not options["do_sample"] for _, _, options, _ in model.calls)
@@ -142,14 +142,14 @@ def test_numbers_of_a_model_that_knows_one_subject(rwku_folder, tmp_path, chat):
         assert ((ids == chat.bos_token_id).sum(1) == 1).all(), "one beginning of text"
 
 
-def test_without_a_chat_template_the_tokenizer_begins_the_text(rwku_folder, tmp_path, chat):
+def test_without_a_chat_template_the_tokenizer_adds_the_beginning_of_text(rwku_folder, tmp_path, chat):
     model = Knows(chat, {})
     evaluator = RWKUEvaluator(config(rwku_folder, tmp_path, probes=["neighbor_level2"]))
     evaluator.evaluate(model, tokenizer=chat, template_args={"apply_chat_template": False})
     assert all(((ids == chat.bos_token_id).sum(1) == 1).all() for ids, *_ in model.calls)
 
 
-def test_a_real_model_answers_the_same_in_any_batch(rwku_folder, tmp_path, chat):
+def test_answers_do_not_depend_on_the_batch_size(rwku_folder, tmp_path, chat):
     model = tiny.tiny_llama()
     logs = []
     for size in (1, 4):
@@ -159,7 +159,7 @@ def test_a_real_model_answers_the_same_in_any_batch(rwku_folder, tmp_path, chat)
     assert logs[0] == logs[1]
 
 
-def test_an_evaluation_goes_on_where_it_stopped(rwku_folder, tmp_path, chat):
+def test_resuming_an_evaluation(rwku_folder, tmp_path, chat):
     out = tmp_path / "out"
     model = Knows(chat, {"Ada Hart": "in Ada Hart"})
     RWKUEvaluator(config(rwku_folder, out, probes=["forget_level1"])).evaluate(
@@ -176,7 +176,7 @@ def test_an_evaluation_goes_on_where_it_stopped(rwku_folder, tmp_path, chat):
     assert again["forget_level1_rouge"] == again["forget_level2_rouge"]
 
 
-def test_another_question_is_no_old_answer(rwku_folder, tmp_path, chat):
+def test_other_prompts_are_asked_again(rwku_folder, tmp_path, chat):
     out = tmp_path / "out"
     for options in ({}, {"answer_cue": "user"}, {"subjects": "Ada Hart"}, {"max_new_tokens": 9}, {"stop": []}):
         model = Knows(chat, {})
@@ -186,7 +186,7 @@ def test_another_question_is_no_old_answer(rwku_folder, tmp_path, chat):
         assert model.calls, options
 
 
-def test_subjects_can_be_left_out_of_the_numbers(rwku_folder, tmp_path, chat):
+def test_summary_without_subjects(rwku_folder, tmp_path, chat):
     evaluator = RWKUEvaluator(config(rwku_folder, tmp_path / "elsewhere", per_subject=False))
     summary = evaluator.evaluate(
         Knows(chat, {}), output_dir=str(tmp_path / "out"), tokenizer=chat, template_args=TEMPLATE
@@ -208,7 +208,7 @@ def test_subjects_can_be_left_out_of_the_numbers(rwku_folder, tmp_path, chat):
         ({"subjects": ["Nobody"]}, "nothing on 'Nobody'"),
     ],
 )
-def test_bad_options_are_told_before_the_training(rwku_folder, tmp_path, options, text):
+def test_bad_options_are_refused_at_construction(rwku_folder, tmp_path, options, text):
     with pytest.raises(RetainFirstError, match=text):
         RWKUEvaluator(config(rwku_folder, tmp_path, **options))
 
@@ -229,7 +229,7 @@ def test_without_rouge_score(monkeypatch):
         rwku._scorer()
 
 
-def test_registry_makes_it_and_tells_of_others(caplog):
+def test_names_in_the_registry(caplog):
     registry = _Registry({"TOFUEvaluator": object}, _make_evaluator)
     assert registry.get("RetainFirstRWKU") is RWKUEvaluator is make_evaluator("RetainFirstRWKU", {})
     assert registry.get("Other") is None

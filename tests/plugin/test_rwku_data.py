@@ -1,4 +1,4 @@
-"""Reading RWKU from folders and the hub, choosing subjects, and the framework's data sets made of it."""
+"""RWKU from folders and from the hub, choice of subjects, and the framework's data sets with its rows."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_hub_out_of_reach(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(
-        RetainFirstError, match=r"'data/rwku' is no folder here.*ConnectionError: no network.*jinzhuoran/RWKU"
+        RetainFirstError, match=r"'data/rwku' is not a folder here.*ConnectionError: no network.*jinzhuoran/RWKU"
     ):
         load_rows("forget_level1", "data/rwku")
     with pytest.raises(RetainFirstError, match="no part 'forget_level9'.*Did you mean 'forget_level"):
         load_rows("forget_level9", "data/rwku")
 
 
-def test_bad_data_is_told(rwku_folder):
+def test_bad_data_is_refused(rwku_folder):
     first = rwku_folder / "3_Ada_Hart"
     with pytest.raises(RetainFirstError, match=r"nothing on 'Bo Lin'\. Did you mean 'Bo Lind'\?"):
         load_rows("forget_level1", str(rwku_folder), "Bo Lin")
@@ -121,7 +121,7 @@ def test_empty_folder_and_empty_file(tmp_path):
 
 
 class PretrainingDataset:
-    """Takes what the framework's handler takes, and keeps the texts."""
+    """Takes the arguments of the framework's handler, and keeps the texts."""
 
     def __init__(self, hf_args, template_args, tokenizer, text_key="text", max_length=2048):
         self.file = hf_args["data_files"]
@@ -150,7 +150,7 @@ def test_passages_of_some_subjects(handlers, rwku_folder):
     )
     assert made.texts == [f"{subject} wrote {count}." for subject in ("Ada Hart", "Cy Noor") for count in range(2)]
     assert made.max_length == 7
-    assert not Path(made.file).exists(), "the file in between is gone"
+    assert not Path(made.file).exists(), "the temporary file is removed"
 
 
 def test_probes_with_their_prompts(handlers, rwku_folder):

@@ -1,7 +1,8 @@
-"""Every kind of trainer with every combiner, against a stand-in for the framework's contract; names, configs, refusals."""
+"""Each kind of trainer with each combiner, on a stand-in for the framework; names, configs, options and refusals."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -12,14 +13,21 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import framework_stand_in as framework
 import retainfirst as rf
+import strangers
 import tiny
+from retainfirst.combiners import combiner_options
 from retainfirst.errors import RetainFirstError
 from retainfirst_open_unlearning.register import PREFIX, register
 
-SPLITTABLE = ("GradDiff", "Referenced", "Dual", "GradAscent", "Renamed", "Extended", "Helped", "Overridden")
+SPLITTABLE = ("GradDiff", "Referenced", "Dual", "GradAscent", "Renamed", "Extended", "Helped", "Overridden", "ByRow")
+FORGET_LOSS_ABOVE_0 = ("Referenced", "Extended", "Overridden", "ByRow")
+COMBINERS = ("sum", "sago", "sago_keep_retain", "pcgrad", "blur")
+CASES = [(name, combiner) for name in SPLITTABLE for combiner in COMBINERS]
+CASES += [("GradDiff", combiner) for combiner in rf.available_combiners() if combiner not in COMBINERS]
 
 
 class SearchPath(ConfigSearchPath):
@@ -72,8 +80,7 @@ def make(registry, name, folder, data=None, model=None, training=None, **options
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("combiner", rf.available_combiners())
-@pytest.mark.parametrize("name", SPLITTABLE)
+@pytest.mark.parametrize(("name", "combiner"), CASES)
 def test_every_trainer_with_every_combiner(registry, name, combiner, tmp_path):
     trainer = make(registry, PREFIX + name, tmp_path, combiner=combiner)
     before = [p.detach().clone() for p in trainer.model.parameters()]
@@ -82,20 +89,17 @@ def test_every_trainer_with_every_combiner(registry, name, combiner, tmp_path):
     logs = [log for log in trainer.state.log_history if "forget_loss" in log and "loss" in log]
     assert len(logs) == 2
     for log in logs:
-        assert {
-            *rf.Geometry(torch.zeros(1, 11).double(), torch.zeros(1).long(), ["x"]).as_dict(),
-            "retain_loss",
-        } <= set(log)
+        assert {*trainer.last_geometry.as_dict(), "retain_loss"} <= set(log)
         assert log["retain_loss"] > 0
-        assert (log["forget_loss"] < 0) == (name not in ("Referenced", "Extended", "Overridden"))
+        assert (log["forget_loss"] < 0) == (name not in FORGET_LOSS_ABOVE_0)
     assert trainer.combiner.name == combiner
 
 
 @pytest.mark.parametrize("name", ["GradDiff", "Referenced"])
 def test_the_two_gradients_are_those_of_the_whole_loss(registry, name, tmp_path):
-    """Gamma times the one and alpha times the other are the gradient of the trainer's own loss, to rounding.
+    """Their weighted sum is the gradient of the trainer's own loss.
 
-    Llama computes norms and loss in float32 whatever its weights are: a few hundred roundings of 2^-24 of the largest element.
+    Llama computes norms and the loss in float32 in any case: a few hundred roundings of 2^-24 of the largest element.
     """
     trainer = make(registry, PREFIX + name, tmp_path, alpha=0.3, gamma=2.0)
     model, batch = trainer.model.eval(), collate([Pairs()[i] for i in range(4)])
@@ -109,7 +113,7 @@ def test_the_two_gradients_are_those_of_the_whole_loss(registry, name, tmp_path)
 
 @pytest.mark.parametrize("name", ["GradDiff", "Referenced", "Dual"])
 def test_sum_trains_as_the_framework_does(registry, name, tmp_path, monkeypatch):
-    """Two steps of plain SGD with clipping to 1 and learning rate 0.1, with the roundings of the test above."""
+    """Two steps of SGD, clipped to 1, at learning rate 0.1; with the roundings of the test above."""
     own = framework.__dict__[name]
     # transformers from 4.46 on hands the loss an argument that the framework's main branch does not take, and scales by it.
     monkeypatch.setattr(own, "compute_loss", _tolerant(own.compute_loss))
@@ -136,7 +140,7 @@ def _tolerant(compute_loss):
     return compute
 
 
-def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
+def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha=0.0)
     assert trainer.alpha == 0
     assert 0 < trainer.combiner.alpha < 1e-20
@@ -148,7 +152,7 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
         (
             "RetainFirstGradDiff",
             {"combiner": "sagoo"},
-            "method_args.combiner: unknown combiner 'sagoo'. Did you mean 'sago'",
+            "method_args.combiner: Unknown combiner 'sagoo'. Did you mean 'sago'",
         ),
         ("RetainFirstGradDiff", {"combiner": "pcgrad", "scope": "blok"}, "method_args.scope: Unknown scope 'blok'"),
         ("RetainFirstReferenced", {"betta": 1.0}, "no option trainer.method_args.betta. Did you mean 'beta'"),
@@ -169,11 +173,30 @@ def test_a_weight_of_zero_steers_but_adds_nothing(registry, tmp_path):
         ("RetainFirstGradDiff", {"alpha": -1.0}, "alpha must be a finite number above 0, not -1.0"),
         ("RetainFirstGradDiff", {"alpha": "0.5"}, "trainer.method_args.alpha: '0.5' is not a number"),
         ("RetainFirstGradDiff", {"gamma": None}, "trainer.method_args.gamma: None is not a number"),
-        ("RetainFirstGradDiff", {"combiner_options": {"alpha": 3.0}}, "no option trainer.method_args.combiner_options"),
+        ("RetainFirstGradDiff", {"combiner_options": {"alpha": 3.0}}, "set alpha by trainer.method_args.alpha"),
+        ("RetainFirstGradDiff", {"combiner_options": {"gamma": 3.0}}, "set gamma by trainer.method_args.gamma"),
+        (
+            "RetainFirstGradDiff",
+            {"combiner": "pcgrad", "combiner_options": {"round_to_retain": True}},
+            "method_args.combiner_options: pcgrad has no option 'round_to_retain'. Did you mean 'round_toward_retain'",
+        ),
+        ("RetainFirstGradDiff", {"combiner_options": "average"}, "combiner_options: 'average' is not a mapping"),
+        (
+            "RetainFirstGradDiff",
+            {"combiner": "pcgrad", "scope": "block", "combiner_options": {"scope": "global"}},
+            "method_args.scope is 'block', but trainer.method_args.combiner_options.scope is 'global'",
+        ),
+        ("RetainFirstGradDiff", {"combiner": "torchjd"}, "method_args.combiner: torchjd: aggregator is missing"),
+        (
+            "RetainFirstGradDiff",
+            {"combiner": "torchjd:UPGradd"},
+            "method_args.combiner: .*UPGradd.*Did you mean 'UPGrad'",
+        ),
+        ("RetainFirstGradDiff", {"combiner": "nowhere.py:mine"}, "method_args.combiner: .*nowhere.py does not exist"),
         ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
-        ("RetainFirstOwnRetain", {}, "computes a retain loss itself"),
-        ("RetainFirstUnweighted", {}, "weighs the forget loss by something else"),
-        ("RetainFirstFinetuneTrainer", {}, "no unlearning trainer"),
+        ("RetainFirstFinetuneTrainer", {}, "RetainFirstFinetuneTrainer: .*not an unlearning trainer"),
+        ("RetainFirstLogger", {}, "Logger has a training_step of its own .Logger.training_step."),
+        ("RetainFirstLoggerByInstance", {}, "RetainFirstLoggerByInstance: .*training_step of its own"),
     ],
 )
 def test_refusals_at_construction(registry, name, options, text, tmp_path):
@@ -181,20 +204,86 @@ def test_refusals_at_construction(registry, name, options, text, tmp_path):
         make(registry, name, tmp_path, **options)
 
 
-@pytest.mark.parametrize("name", framework.ODD)
-def test_a_loss_that_only_looks_like_the_sum_is_refused_at_the_first_batch(registry, name, tmp_path):
+FIRST_BATCH = {name: reason for name, (reason, _) in framework.ODD.items()} | {
+    "OwnRetain": "computes a retain loss itself",
+    "OwnRetainBeside": "does not call compute_retain_loss",
+    "Finetune": "not an unlearning trainer",
+    "PulledAround": "a third part",
+    "PulledDual": "a third part",
+    "ThreeDual": "no third",
+}
+
+
+@pytest.mark.parametrize("name", FIRST_BATCH)
+def test_refusals_at_the_first_batch(registry, name, tmp_path):
     trainer = make(registry, PREFIX + name, tmp_path)
-    with pytest.raises(RetainFirstError, match=f"{PREFIX}{name}: the loss cannot be split.*{framework.ODD[name][0]}"):
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    with pytest.raises(RetainFirstError, match=f"{PREFIX}{name}: the loss cannot be split.*{FIRST_BATCH[name]}"):
         trainer.train()
     assert trainer.state.global_step == 0
     assert (trainer.gamma, trainer.alpha) == (1.0, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
-def test_an_option_that_a_trainer_takes_by_name_alone(registry, tmp_path):
+@pytest.mark.parametrize("name", framework.ODD_LATER)
+def test_refusals_of_a_loss_that_changes_its_form(registry, name, tmp_path):
+    trainer = make(registry, PREFIX + name, tmp_path)
+    reason = framework.ODD_LATER[name][0]
+    with pytest.raises(RetainFirstError, match=f"{PREFIX}{name}: the loss cannot be split.*{reason}"):
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_an_option_that_a_constructor_takes_from_its_keyword_arguments(registry, tmp_path):
     assert make(registry, "RetainFirstHelped", tmp_path, sharpness=2.0).sharpness == 2.0
 
 
-def test_weights_that_change_during_training_count_from_the_next_step_on(registry, tmp_path):
+@pytest.mark.parametrize("options", [{"round_toward_retain": True}, OmegaConf.create({"round_toward_retain": True})])
+def test_options_of_a_combiner(registry, options, tmp_path):
+    trainer = make(
+        registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", alpha=0.5, scope="block", combiner_options=options
+    )
+    assert trainer.combiner == rf.PCGrad(alpha=0.5, scope="block", round_toward_retain=True)
+    trainer.train()
+    assert trainer._two_task_step.combiner is trainer.combiner
+
+
+def test_every_option_of_every_combiner_can_be_given(registry, tmp_path):
+    for name in rf.available_combiners():
+        known = combiner_options(name)
+        options = {key: one.default for key, one in known.items() if key not in ("alpha", "gamma")}
+        trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner=name, combiner_options=options)
+        assert trainer.combiner == rf.make_combiner(name)
+
+
+def test_a_combiner_of_torchjd(registry, tmp_path):
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="torchjd:UPGrad", scope="tensor")
+    trainer.train()
+    assert (trainer.combiner.name, trainer.combiner.scope) == ("torchjd", "tensor")
+    assert type(trainer.combiner.aggregator).__name__ == "UPGrad"
+
+
+def test_a_combiner_in_a_file(registry, tmp_path):
+    name = strangers.write_file(tmp_path, "in_a_file")
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner=name, combiner_options={"share": 0.25})
+    trainer.train()
+    assert (trainer.combiner.name, trainer.combiner.share) == ("in_a_file", 0.25)
+
+
+def test_a_combiner_of_an_installed_package(tmp_path):
+    """In a process of its own: entry points are read once."""
+    strangers.write_package(tmp_path, "in_a_package")
+    code = (
+        "from retainfirst_open_unlearning.trainers import _make_combiner as make\n"
+        "print(make('in_a_package', {'share': 0.25}, None))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": path}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "Mine(alpha=1.0, gamma=1.0, share=0.25)" in found.stdout, found.stderr
+
+
+def test_changed_weights_are_used_from_the_next_step_on(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block")
 
     class Stronger(transformers.TrainerCallback):
@@ -219,8 +308,8 @@ def test_a_stream_of_pairs(registry, tmp_path):
     assert trainer.state.global_step == 2
 
 
-def test_what_the_optimiser_does_not_hold_has_no_say_in_a_group(registry, tmp_path, monkeypatch):
-    """As in RMU, which makes its optimiser of a few parameters and then lets all of them have gradients."""
+def test_parameters_outside_the_optimizer_take_no_part_in_groups(registry, tmp_path, monkeypatch):
+    """RMU makes its optimizer with a few parameters, and then gives all of them gradients."""
 
     def of_a_few(trainer):
         few = [p for name, p in trainer.model.named_parameters() if "down_proj" in name]
@@ -242,15 +331,15 @@ def test_what_the_optimiser_does_not_hold_has_no_say_in_a_group(registry, tmp_pa
     assert found["global"][1] == len(list(trainer.model.parameters()))
 
 
-def test_a_scope_that_changes_nothing_is_taken_and_said(registry, tmp_path, caplog):
+def test_a_scope_for_an_element_wise_combiner_is_logged_and_ignored(registry, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sago", scope="global")
-    assert "changes nothing" in caplog.text
+    assert "has no effect" in caplog.text
     assert trainer.combiner == rf.SAGO()
     assert make(registry, "RetainFirstGradDiff", tmp_path, combiner="pcgrad", scope="block").combiner.scope == "block"
 
 
-def test_other_names_are_the_registrys_own(registry):
+def test_other_names_are_looked_up_as_before(registry):
     assert registry.get("GradDiff") is framework.GradDiff
     assert registry.get("Nothing") is None
     assert registry.get("RetainFirstGradDiff") is registry["RetainFirstGradDiff"]
@@ -267,7 +356,7 @@ def test_registering_again_changes_nothing(registry):
     assert not any(key.startswith(PREFIX * 2) for key in ConfigStore.instance().repo["trainer"])
 
 
-def test_configs_take_the_frameworks_defaults(registry, tmp_path):
+def test_configs_have_the_frameworks_defaults(registry, tmp_path):
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "GradDiff.yaml").write_text(
         "handler: GradDiff\nmethod_args:\n  gamma: 0.25\n  alpha: 2.0\n"
@@ -277,7 +366,8 @@ def test_configs_take_the_frameworks_defaults(registry, tmp_path):
     with initialize_config_dir(str(tmp_path), version_base=None):
         found = compose("config", ["trainer=RetainFirstGradDiff", "trainer.method_args.combiner=pcgrad"])
     assert found.trainer.handler == "RetainFirstGradDiff"
-    assert dict(found.trainer.method_args) == {"gamma": 0.25, "alpha": 2.0, "combiner": "pcgrad", "scope": None}
+    assert dict(found.trainer.method_args) == {"gamma": 0.25, "alpha": 2.0, "combiner": "pcgrad", "combiner_options": None,
+                                               "scope": None}  # fmt: skip
     names = {key.removesuffix(".yaml") for key in ConfigStore.instance().repo["trainer"]}
     assert {PREFIX + name for name in SPLITTABLE} <= names
     assert "RetainFirstFinetuneTrainer" not in names

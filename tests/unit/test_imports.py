@@ -40,6 +40,10 @@ LAYERS = (
     "retainfirst.theory",
     "retainfirst.testing",
     "retainfirst.cli",
+    "retainfirst._moved",
+    "retainfirst.bench",  # these three warn of their new names, in the laboratory
+    "retainfirst.reproduce",
+    "retainfirst.tasks",
 )
 
 
@@ -179,9 +183,10 @@ def test_no_circles(found, package):
     assert not problems, told(problems)
 
 
-def test_every_layer_exists():
-    missing = set(LAYERS) - set(modules(SOURCE))
-    assert not missing, f"take out of LAYERS: {missing}"
+def test_every_module_has_a_layer():
+    rooms = {room(name) for name in modules(SOURCE) if name.split(".")[0] == LIBRARY}
+    assert not rooms - set(LAYERS), f"give a place in LAYERS: {rooms - set(LAYERS)}"
+    assert not set(LAYERS) - rooms, f"take out of LAYERS: {set(LAYERS) - rooms}"
 
 
 PLANTED = {

@@ -1,4 +1,4 @@
-"""Names for the framework's registries and configs. Nothing heavy is imported until one of them is asked for."""
+"""Adds our names to the framework's registries and configs. Heavy modules are imported when a name is first looked up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 __all__ = ["PREFIX", "register"]
 
 PREFIX = "RetainFirst"
-"""What stands before the name of the framework's own trainer."""
+"""Our name for a trainer is this prefix and the framework's name."""
 
 _NOT_UNLEARNING = ("Trainer", "FinetuneTrainer")
 
@@ -21,11 +21,11 @@ _logger = logging.getLogger(__name__)
 
 
 def register(framework: Any, search_path: ConfigSearchPath) -> None:
-    """Make trainers, evaluators, data sets and configs known to a running open-unlearning.
+    """Add trainers, evaluators, data sets and configs to a running open-unlearning.
 
     Args:
-        framework: Its module ``trainer``; ``evals`` and ``data`` are found beside it.
-        search_path: Where Hydra looks for configs; the framework's own come first.
+        framework: Its module ``trainer``. Its modules ``evals`` and ``data`` are used if they are loaded.
+        search_path: Hydra's search path for configs; the framework's own come first.
     """
     search_path.append("retainfirst", "pkg://retainfirst_open_unlearning.conf")
     for name, trainer in framework.TRAINER_REGISTRY.items():
@@ -37,14 +37,14 @@ def register(framework: Any, search_path: ConfigSearchPath) -> None:
 
 
 def _extend(module: Any, registry: str, make: Callable[[str, dict[str, Any]], Any]) -> None:
-    """Replace a registry by one that makes our entries too, unless it does already: a process may read configs twice."""
+    """Replace a registry by one that also makes our entries. Done once: a process may read configs twice."""
     entries = getattr(module, registry, None)
     if isinstance(entries, dict) and not isinstance(entries, _Registry):
         setattr(module, registry, _Registry(entries, make))
 
 
 class _Registry(dict[str, Any]):
-    """A registry of the framework that makes our entries when they are asked for, and says why if one cannot be made."""
+    """A registry of the framework that makes our entries at the first look-up, and logs the reason if it cannot."""
 
     def __init__(self, entries: dict[str, Any], make: Callable[[str, dict[str, Any]], Any]) -> None:
         super().__init__(entries)
@@ -56,13 +56,13 @@ class _Registry(dict[str, Any]):
         try:
             self[name] = self._make(name, self)
         except Exception:
-            # The framework's own words for an absent entry would be "not implemented or not registered".
+            # The framework would only say "not implemented or not registered".
             _logger.exception("retainfirst cannot provide %s", name)
             raise
         return self[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As a dict's, with our entries in it."""
+        """Do what a dict does, with our entries."""
         try:
             return self[name]
         except KeyError:
@@ -70,10 +70,10 @@ class _Registry(dict[str, Any]):
 
 
 def _config(name: str, trainer: type) -> dict[str, Any]:
-    """Return the config of ``trainer=RetainFirst<name>``: the framework's own, our handler, and our options."""
-    options: dict[str, Any] = {"combiner": "sago", "scope": None}
+    """Return the config of ``trainer=RetainFirst<name>``: the framework's, with our handler and our options."""
+    options: dict[str, Any] = {"combiner": "sago", "combiner_options": None, "scope": None}
     if not hasattr(trainer, "compute_retain_loss"):
-        # It only forgets; the retain loss is borrowed, and so are its options.
+        # It only forgets: GradDiff's retain loss is added, with its options.
         options |= {"alpha": 1.0, "gamma": 1.0, "retain_loss_type": "NLL"}
     return {"defaults": [name, "_self_"], "handler": PREFIX + name, "method_args": options}
 

@@ -1,18 +1,18 @@
-"""RWKU's probes as an evaluator of the framework: how much of the true answers a model still gives.
+"""An evaluator for the framework: ROUGE-L recall of a model's answers to RWKU's probes.
 
 Sources: Jin et al. 2024 (arXiv 2406.10890); its evaluation, ``eval_forget.py`` and ``eval_neighbor.py`` of jinzhuoran/RWKU; and
 that of the paper's authors, ``src/data/qa.py`` and ``configs/eval/rwku_metrics`` of sustech-nlp/SAGO.
 
-The same as in both: the words of the instruction for each level, greedy answers, ROUGE-L recall, its mean over a set's probes.
-They differ from each other, and an option chooses:
+Like both: the instruction for each level, greedy answers, ROUGE-L recall, and its mean over the probes of a set. Where the two
+differ, an option chooses:
 
 - ``answer_cue``: RWKU begins the model's own turn with ``Answer:`` (``assistant``); SAGO ends the question with it (``user``).
-- ``max_new_tokens`` and ``stop``: 30 and the end of the line for RWKU; 32 and an empty line or a further question for SAGO.
+- ``max_new_tokens`` and ``stop``: 30 and the end of the line in RWKU; 32 and an empty line or another question in SAGO.
 
-As in SAGO and the framework, not as in RWKU: ``rouge_score`` compares words, with stemming, in lower case, ASCII letters and
-digits only (RWKU's ``rouge`` splits at spaces and minds case and punctuation, so its numbers are mostly lower); and the prompt
-begins with one beginning-of-text token (RWKU's has two, one of the template and one of the tokenizer). An empty answer counts
-0; RWKU writes ``NOANSWER`` there, which comes to the same.
+Like SAGO and the framework, unlike RWKU: ``rouge_score`` stems words, lowers their case and keeps only ASCII letters and digits
+(RWKU's ``rouge`` splits at spaces and compares case and punctuation, so most of its numbers are lower); and the prompt begins
+with one beginning-of-text token (RWKU's begins with two: the template's and the tokenizer's). An empty answer scores 0, as in
+RWKU, which replaces it by ``NOANSWER``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
+from retainfirst.files import write_json
 from retainfirst_open_unlearning.rwku_data import HUB, PROBES, Row, instruction, load_rows, wants_cue
 
 __all__ = ["RWKUEvaluator", "make_evaluator"]
@@ -58,12 +59,12 @@ def make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
 
 @dataclass(frozen=True)
 class Asking:
-    """How probes are put and answers are cut.
+    """How probes are asked and answers are cut off.
 
     Attributes:
-        answer_cue: Where ``Answer:`` stands, ``assistant`` or ``user``.
-        max_new_tokens: Length of an answer.
-        stop: Texts before which an answer ends.
+        answer_cue: The turn that has ``Answer:`` in it, ``assistant`` or ``user``.
+        max_new_tokens: Maximum length of an answer.
+        stop: An answer ends before the first of these texts.
     """
 
     answer_cue: str = "assistant"
@@ -71,12 +72,12 @@ class Asking:
     stop: tuple[str, ...] = ("\n",)
 
     def prompt(self, row: Row, part: str, tokenizer: Any, template: Mapping[str, Any]) -> str:
-        """Return the whole text that the model goes on from.
+        """Return the whole prompt.
 
         Args:
             row: A probe.
-            part: The set that it is of.
-            tokenizer: Its chat template is used if ``template["apply_chat_template"]``.
+            part: The set of probes that it belongs to.
+            tokenizer: The model's. Its chat template is used if ``template["apply_chat_template"]``.
             template: The framework's ``model.template_args``.
         """
         cue = "Answer:" if wants_cue(row, part) else ""
@@ -84,22 +85,22 @@ class Asking:
         return _turns(instruction(row, part) + in_question, tokenizer, template) + ("" if in_question else cue)
 
     def cut(self, answer: str) -> str:
-        """Return an answer up to where it ends."""
+        """Return an answer without the text from its end on."""
         for text in self.stop:
             answer = answer.split(text, 1)[0]
         return answer.strip()
 
 
 class RWKUEvaluator:
-    """Asks a model RWKU's probes. In the form of the framework's evaluators.
+    """Asks a model RWKU's probes. It has the interface of the framework's evaluators.
 
     Args:
         eval_cfg: ``output_dir``, ``overwrite``, ``path``, ``subjects``, ``probes``, ``per_subject``, ``batch_size``,
             ``answer_cue``, ``max_new_tokens``, ``stop``; see ``conf/eval/retainfirst_rwku.yaml``.
-        **kwargs: What else the framework gives evaluators; not used.
+        **kwargs: Other arguments of the framework; not used.
 
     Raises:
-        RetainFirstError: An option is out of range, or the data cannot be read: now, not after the training.
+        RetainFirstError: An option is out of range, or the data cannot be read.
         MissingDependency: rouge-score is not installed.
     """
 
@@ -131,21 +132,21 @@ class RWKUEvaluator:
         template_args: Any = None,
         **kwargs: Any,
     ) -> dict[str, float]:
-        """Ask the probes and write ``RWKU_EVAL.json``, every answer in it, and ``RWKU_SUMMARY.json``.
+        """Ask the probes. Write ``RWKU_EVAL.json``, with every answer, and ``RWKU_SUMMARY.json``.
 
-        What an earlier evaluation in the same folder has finished is taken from there, if it asked the same in the same way.
+        Sets of probes that an earlier evaluation in the same folder has finished with the same prompts are not asked again.
 
         Args:
             model: A causal language model.
-            output_dir: Where to write; None: ``eval.rwku.output_dir``.
-            overwrite: Ask again what is in the folder already; None: ``eval.rwku.overwrite``.
+            output_dir: The folder for both files; None: ``eval.rwku.output_dir``.
+            overwrite: Ask all probes again; None: ``eval.rwku.overwrite``.
             tokenizer: The model's.
             template_args: ``model.template_args`` of the framework.
-            **kwargs: What else the framework gives; not used.
+            **kwargs: Other arguments of the framework; not used.
 
         Returns:
-            ``<set>_rouge`` by set of probes, the mean over its probes; ``<set>_rouge/<subject>``; and ``forget_rouge`` and
-            ``neighbor_rouge``, the mean over the levels of each, whatever their numbers of probes.
+            ``<set>_rouge``, the mean over the probes of a set; ``<set>_rouge/<subject>``; and ``forget_rouge`` and
+            ``neighbor_rouge``, the mean over their levels, each level with the same weight.
 
         Raises:
             RetainFirstError: There is no tokenizer or no chat template, or the folder has a file that cannot be read.
@@ -169,7 +170,7 @@ class RWKUEvaluator:
                 if logs.get(f"{probe}_rouge", {}).get("asked") == asked:
                     _logger.info("RWKU: %s is in %s already; overwrite=true asks it again", probe, file)
                     continue
-                # A rendered chat has its beginning-of-text token in it; the framework lets the tokenizer add it otherwise.
+                # A rendered chat begins with the beginning-of-text token; otherwise the tokenizer adds it, as in the framework.
                 special = not template.get("apply_chat_template", False)
                 answers = self._generate(prompts, model, tokenizer, special=special, title=probe)
                 logs[f"{probe}_rouge"] = {**self._score(probe, prompts, answers), "asked": asked}
@@ -182,7 +183,7 @@ class RWKUEvaluator:
         return summary
 
     def summarize(self, logs: Logs) -> dict[str, float]:
-        """Return the numbers of an evaluation; see :meth:`evaluate`."""
+        """Return the summary of an evaluation; see :meth:`evaluate`."""
         done = {probe: logs[f"{probe}_rouge"] for probe in self.probes if f"{probe}_rouge" in logs}
         summary = {f"{probe}_rouge": float(log["agg_value"]) for probe, log in done.items()}
         for group in ("forget", "neighbor"):
@@ -195,12 +196,12 @@ class RWKUEvaluator:
         return summary
 
     def _digest(self, probe: str, prompts: list[str]) -> str:
-        """Return a hash of all that the answers' scores depend on but the model."""
+        """Return a hash of the prompts, the true answers and the options; the model is not in it."""
         answers = [row["answer"] for row in self.rows[probe]]
         return sha256(json.dumps([prompts, answers, asdict(self.asking)]).encode()).hexdigest()
 
     def _score(self, probe: str, prompts: list[str], answers: list[str]) -> dict[str, Any]:
-        """Return a log of one set of probes, in the form of the framework's logs."""
+        """Return the log of one set of probes, in the framework's format."""
         values: dict[str, dict[str, Any]] = {}
         by_subject: dict[str, list[float]] = {}
         for index, (row, prompt, answer) in enumerate(zip(self.rows[probe], prompts, answers, strict=True)):
@@ -217,7 +218,7 @@ class RWKUEvaluator:
         from tqdm import tqdm
 
         device = next(model.parameters()).device
-        # The longest first: little padding, and a lack of memory shows at once.
+        # The longest first: there is little padding, and running out of memory happens at once.
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers = [""] * len(prompts)
         side, tokenizer.padding_side = tokenizer.padding_side, "left"
@@ -247,7 +248,7 @@ class RWKUEvaluator:
 
 
 def _turns(question: str, tokenizer: Any, template: Mapping[str, Any]) -> str:
-    """Return the conversation up to where the model's turn begins, by the framework's rules."""
+    """Return the conversation up to the model's turn, rendered as the framework does."""
     if template.get("apply_chat_template", False):
         if not tokenizer.chat_template:
             raise RetainFirstError(
@@ -268,7 +269,7 @@ def _scorer() -> Any:
         from rouge_score import rouge_scorer
     except ModuleNotFoundError as error:
         raise MissingDependency("the RWKU evaluator needs rouge-score: pip install rouge-score") from error
-    logging.getLogger("absl").setLevel(logging.WARNING)  # it reports its tokenizer at every use
+    logging.getLogger("absl").setLevel(logging.WARNING)  # it logs its tokenizer at every use
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
 
@@ -289,12 +290,10 @@ def _earlier(file: Path) -> Logs:
             f"{file} of an earlier evaluation cannot be read ({error}); set eval.rwku.overwrite=true"
         ) from error
     if not isinstance(logs, dict):
-        raise RetainFirstError(f"{file} holds {type(logs).__name__}, no evaluation; set eval.rwku.overwrite=true")
+        raise RetainFirstError(f"{file} holds {type(logs).__name__}, not an evaluation; set eval.rwku.overwrite=true")
     return logs
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all: a broken off evaluation goes on from it."""
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(dict(sorted(content.items())), indent=4), encoding="utf-8")
-    new.replace(file)
+    """Write sorted JSON. It appears at once: an interrupted evaluation resumes from it."""
+    write_json(file, dict(sorted(content.items())), indent=4)

@@ -1,7 +1,7 @@
-"""RWKU's passages and probes, from the hub or from local files, and the data sets of the framework that are made of them.
+"""Reads RWKU's passages and probes from the hub or from local files, and makes data sets of the framework of them.
 
-The framework's own handlers load what ``datasets.load_dataset`` gives for some arguments, which cannot choose subjects out of the
-hub's files; so the rows are read and chosen here, and handed on to those handlers.
+The framework's handlers pass their arguments to ``datasets.load_dataset``, which cannot select subjects. This module selects the
+rows and gives them to those handlers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HUB = "jinzhuoran/RWKU"
 """Name of the data on the Hugging Face hub (CC BY 4.0)."""
 
 PROBES = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
-"""Cloze probes, questions, and adversarial questions; of the subject, and of what is near to it."""
+"""Level 1 has cloze probes, level 2 questions, level 3 adversarial questions; ``neighbor`` asks about related subjects."""
 
 _ON_HUB = {probe: (probe, "test") for probe in PROBES} | {"passage": ("train_original_passage", "train")}
 
@@ -40,13 +40,13 @@ def load_rows(part: str, path: str = HUB, subjects: Any = None) -> list[Row]:
         part: ``"passage"`` or one of :data:`PROBES`; locally the name of any file, without ``.json``.
         path: The hub's name, or a local folder that has ``<part>.json`` in it or in one folder for each subject
             (``12_Genghis_Khan/forget_level1.json``), as RWKU's and SAGO's preparation scripts write them.
-        subjects: None for all; or one or a list of names and of RWKU's numbers, ``"12"`` or ``"1-50"``.
+        subjects: None for all; or a name, one of RWKU's numbers (``12``, ``"1-50"``), or a list of these.
 
     Returns:
-        The rows in the order of the files, each with all its columns.
+        The rows in the order of the files, with all columns.
 
     Raises:
-        RetainFirstError: Nothing is there, a file is no list of objects, a column is missing, or a subject has no rows.
+        RetainFirstError: There are no rows, a file is not a list of objects, a column is missing, or a subject has no rows.
     """
     root = Path(path)
     if root.is_dir():
@@ -61,21 +61,21 @@ def load_rows(part: str, path: str = HUB, subjects: Any = None) -> list[Row]:
 
 
 def instruction(row: Row, part: str) -> str:
-    """Return what RWKU's evaluation asks for a probe, before the chat template and without the cue ``Answer:``.
+    """Return the instruction of RWKU's evaluation for a probe, without the chat template and the cue ``Answer:``.
 
     Source: ``LLaMA-Factory/src/llmtuner/eval/eval_forget.py`` and ``eval_neighbor.py`` of jinzhuoran/RWKU.
     """
     if part.endswith("level1"):
         return f"Please complete the blank in the following question.\nQuestion: {row['query']}\n"
     kind = row["type"] if part.endswith("level3") else None
-    # In-context probes hold questions and answers of their own; the others of level 3 are questions.
+    # In-context probes contain several questions and answers; the other probes of level 3 are one question.
     question = str(row["query"]) if kind == "incontext learning" else f"Question: {row['query']}"
     end = "" if kind == "affirmative suffix" else "\n"
     return f"Please briefly answer the following question.\n{question}{end}"
 
 
 def wants_cue(row: Row, part: str) -> bool:
-    """Return whether ``Answer:`` follows; it does not where the probe itself ends in how an answer would begin."""
+    """Return whether ``Answer:`` follows. It does not after a probe that ends with the beginning of an answer."""
     return not (part.endswith("level3") and row["type"] == "affirmative suffix")
 
 
@@ -103,7 +103,7 @@ def make_dataset(name: str, registry: Mapping[str, Any]) -> type:
 
 
 class _Rows:
-    """Before a handler of the framework: hands it rows through a file, the one form that all its versions take."""
+    """Goes before a handler of the framework, and gives it the rows in a file, which all its versions read."""
 
     def __init__(self, *, part: str, path: str = HUB, subjects: Any = None, **kwargs: Any) -> None:
         with TemporaryDirectory() as folder:
@@ -132,7 +132,7 @@ class _Probes(_Rows):
 
 
 def _local(root: Path, part: str) -> tuple[list[Row], dict[int, str]]:
-    """Return the rows and, where folders are numbered, the subjects by number."""
+    """Return the rows, and the subjects by the numbers of their folders."""
     if (root / f"{part}.json").is_file():
         return _read(root / f"{part}.json"), {}
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and any(folder.glob("*.json")))
@@ -181,13 +181,13 @@ def _hub_rows(path: str, name: str, split: str) -> list[Row]:
         return list(load_dataset(path, name, split=split))
     except Exception as error:
         raise RetainFirstError(
-            f"RWKU: {path!r} is no folder here, and loading {name!r} of it from the hub failed: "
+            f"RWKU: {path!r} is not a folder here, and loading {name!r} of it from the hub failed: "
             f"{type(error).__name__}: {error}. Give a local folder, or the hub's name {HUB}"
         ) from error
 
 
 def _choose(rows: list[Row], subjects: Any, part: str, path: str, numbered: dict[int, str] | None) -> list[Row]:
-    """Return the rows of the chosen subjects; ``numbered`` is None for the hub, whose list gives the numbers."""
+    """Return the rows of the chosen subjects. ``numbered`` is None for the hub, where the order of its list gives the numbers."""
     if subjects is None:
         return rows
     wanted = [subjects] if isinstance(subjects, str | int) else list(subjects)
@@ -226,7 +226,7 @@ def _by_number(asked: str, first: int, last: int, part: str, path: str, numbered
 
 
 def _few(names: Iterable[str]) -> list[str]:
-    """RWKU has 200 subjects: an error needs not list them all."""
+    """Shorten a list for an error: RWKU has 200 subjects."""
     names = list(names)
     return names if len(names) <= 20 else [*names[:20], f"and {len(names) - 20} more"]
 

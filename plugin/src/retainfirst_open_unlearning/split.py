@@ -1,158 +1,296 @@
-"""A trainer's own loss, taken apart into its forget and its retain loss, without a line for any one method.
+"""Splits a trainer's own loss into its forget loss and its retain loss, whatever the method.
 
 The framework's trainers compute ``gamma * forget_loss + alpha * self.compute_retain_loss(...)`` in one ``compute_loss``. With
-``compute_retain_loss`` giving 0 and ``gamma`` being 1 that is the forget loss alone; and what ``compute_retain_loss`` was asked
-for is kept, so that the retain loss can be computed afterwards, on its own graph.
+``gamma = 1`` and a ``compute_retain_loss`` that returns 0, this is the forget loss. The arguments of ``compute_retain_loss`` are
+kept, and the retain loss is computed from them afterwards, on a graph of its own.
+
+The derivatives and the graph of each training batch's loss show whether it is such a sum. No source code is read.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping
-from types import CodeType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.hf import transformers
 
-__all__ = ["CANNOT_BE_SPLIT", "SplitLoss", "loss_hook", "reason_against"]
+__all__ = ["BorrowedRetainLoss", "PreferenceLoss", "SplitLoss", "split_class"]
 
-CANNOT_BE_SPLIT = "cannot be split into a forget and a retain loss"
+TOLERANCE = 0.02
+"""Relative error of a check. A loss in bfloat16 has 8 bits."""
 
 
 class SplitLoss:
-    """Goes before a trainer of the framework in a class's bases."""
+    """Splits ``gamma * forget_loss + alpha * compute_retain_loss(...)``; goes before the framework's trainer in the bases."""
 
-    _split_is_known = False
-    """Whether the loss is known to be ``gamma * forget_loss + alpha * compute_retain_loss(...)``; else the first one is asked."""
-
-    _alone: Tensor | None = None  # what stands for the retain loss while the forget loss is taken alone
-    _asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    _retain_stand_in: Tensor | None = None  # what compute_retain_loss returns while the forget loss is computed
+    _retain_arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    _checked = False  # whether a batch with a finite loss has shown the two weights
+    _largest = 0.0  # absolute value of the losses so far
+    _unchecked: Tensor | None = None  # the last batch's loss and its derivatives, on the device
 
     def forget_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the forget loss of a batch, unweighted, and keep what the retain loss would have been asked for.
+        """Return the unweighted forget loss of a batch, and keep the arguments of ``compute_retain_loss``.
 
         Raises:
-            RetainFirstError: The loss is no such sum. The first batch of a training shows it.
+            RetainFirstError: The loss is not the sum that this class splits.
         """
-        me: Any = self
-        self._asked = None
-        ask = not self._split_is_known and torch.is_grad_enabled()
+        training = torch.is_grad_enabled()
         device = next(model.parameters()).device
-        weight = torch.ones((), device=device, requires_grad=True) if ask else 1.0
-        gamma, me.gamma, self._alone = me.gamma, weight, torch.zeros((), device=device, requires_grad=ask)
-        try:
-            loss: Tensor = getattr(me, loss_hook(type(me)))(model, inputs)
-            if isinstance(weight, Tensor):
-                self._check_split(loss, weight, self._alone)
-        finally:
-            me.gamma, self._alone = gamma, None
+        gamma = torch.ones((), device=device, requires_grad=True) if training else None
+        retain = torch.zeros((), device=device, requires_grad=training)
+        with self._forget_alone(1.0 if gamma is None else gamma, retain):
+            loss = self._whole_loss(model, inputs)
+            if gamma is not None:
+                self._check(loss, gamma, retain)
         return loss
 
     def retain_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the retain loss of the same batch, unweighted."""
+        """Return the unweighted retain loss of the batch that :meth:`forget_loss` had."""
         me: Any = self
-        arguments, options = self._asked or ((), {"model": model, "retain_inputs": _model_inputs(inputs["retain"])})
-        self._asked = None  # which holds the batch
+        arguments, options = self._retain_arguments or (
+            (),
+            {"model": model, "retain_inputs": _model_inputs(inputs["retain"])},
+        )
+        self._retain_arguments = None  # it holds the batch
         loss: Tensor = me.compute_retain_loss(*arguments, **options)
         return loss
 
     def compute_retain_loss(self, *arguments: Any, **options: Any) -> Any:
-        """As the trainer does; 0 while the forget loss is taken alone."""
-        if self._alone is None:
+        """Do what the trainer does; return 0 while the forget loss is computed."""
+        if self._retain_stand_in is None:
             return super().compute_retain_loss(*arguments, **options)  # type: ignore[misc]
-        if self._asked is not None:
+        if self._retain_arguments is not None:
             raise self._refusal("it calls compute_retain_loss more than once")
-        self._asked = arguments, options
-        return self._alone
+        self._retain_arguments = arguments, options
+        return self._retain_stand_in
 
-    def _check_split(self, loss: Tensor, gamma: Tensor, retain: Tensor) -> None:
-        """Compare the loss's derivatives to both weights' places with what they are in the sum; they cost no backward pass."""
-        of_gamma, of_retain = torch.autograd.grad(loss, (gamma, retain), retain_graph=True, allow_unused=True)
-        if of_retain is None:
-            raise self._refusal("it does not call compute_retain_loss, so the retain loss cannot be taken out of it")
-        if of_gamma is None:
-            raise self._refusal("it does not weigh the forget loss by self.gamma")
-        value, of_forget, weight = loss.item(), of_gamma.item(), of_retain.item()
-        if not math.isfinite(value):
-            return  # and nothing can be told from it
-        # Loose enough for a loss in bfloat16.
-        if not math.isclose(of_forget, value, rel_tol=0.02):
+    def check_last_batch(self) -> None:
+        """Compare the last batch's derivatives with those of the sum; call it before the optimizer steps.
+
+        It waits for the device, so it is done after the backward passes; only the first batch is checked at once.
+
+        Raises:
+            RetainFirstError: The loss is not the sum that this class splits.
+        """
+        found, self._unchecked = self._unchecked, None
+        if found is None:
+            return
+        loss, of_gamma, of_retain = found.tolist()
+        if not math.isfinite(loss):
+            return  # a comparison with NaN or infinity tells nothing
+        self._largest = max(self._largest, abs(loss))
+        # An error relative to the largest loss: one that is near 0 may be a sum of large terms.
+        if not math.isclose(of_gamma, loss, rel_tol=0, abs_tol=TOLERANCE * self._largest):
             raise self._refusal("it weighs the forget loss by something else than self.gamma, or has a third part")
-        if not math.isclose(weight, getattr(self, "alpha"), rel_tol=0.02):  # noqa: B009
+        if not math.isclose(of_retain, getattr(self, "alpha"), rel_tol=TOLERANCE):  # noqa: B009
             raise self._refusal("it weighs the retain loss by something else than self.alpha")
-        self._split_is_known = True
+        self._checked = True
+
+    def _whole_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        # While a model trains, later versions' compute_loss calls compute_unlearn_loss; otherwise it computes another loss.
+        hook = "compute_loss" if model.training else _loss_hook(type(self))[1]
+        loss: Tensor = getattr(self, hook)(model, inputs)
+        return loss
+
+    @contextmanager
+    def _forget_alone(self, gamma: float | Tensor, retain: Tensor) -> Iterator[None]:
+        me: Any = self
+        usual, self._retain_arguments = me.gamma, None
+        me.gamma, self._retain_stand_in = gamma, retain
+        try:
+            yield
+        finally:
+            me.gamma, self._retain_stand_in = usual, None
+
+    def _check(self, loss: Tensor, gamma: Tensor, retain: Tensor, /) -> None:
+        """Check the graph of a loss, and keep its derivatives for :meth:`check_last_batch`; this costs no backward pass."""
+        if self._retain_arguments is None:
+            raise self._refusal("it does not call compute_retain_loss, so the retain loss cannot be taken out of it")
+        of_gamma, of_retain = torch.autograd.grad(loss, (gamma, retain), retain_graph=True, allow_unused=True)
+        if of_gamma is None:
+            raise self._refusal("it weighs the forget loss by something else than self.gamma")
+        if of_retain is None:
+            raise self._refusal("it does not add what compute_retain_loss returns")
+        if _has_third_part(loss, gamma, retain):
+            raise self._refusal("it has a third part, which neither self.gamma weighs nor compute_retain_loss returns")
+        self._unchecked = torch.stack([loss.detach().float(), of_gamma.float(), of_retain.float()])
+        if not self._checked:
+            self.check_last_batch()
 
     def _refusal(self, reason: str) -> RetainFirstError:
-        return RetainFirstError(f"{type(self).__name__}: the loss {CANNOT_BE_SPLIT}: {reason}")
+        return RetainFirstError(
+            f"{type(self).__name__}: the loss cannot be split into a forget and a retain loss: {reason}"
+        )
 
 
-def loss_hook(trainer: type) -> str:
-    """Return the name of the method that computes an unlearning trainer's loss; later versions of the framework renamed it."""
+class BorrowedRetainLoss(SplitLoss):
+    """For trainers that only forget (GradAscent, CEU): their loss is the forget loss, and GradDiff's retain loss is added."""
+
+    def _whole_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        batch = _ForgetBatch(inputs)
+        try:
+            loss = super()._whole_loss(model, batch)
+        except Exception as error:
+            if "retain" in batch.read:
+                raise self._refusal(
+                    "it computes a retain loss itself instead of calling compute_retain_loss"
+                ) from error
+            if "forget" not in batch.read:
+                raise self._no_unlearning() from error
+            raise
+        if "forget" not in batch.read:
+            raise self._no_unlearning()
+        return loss
+
+    def _check(self, *_: Tensor) -> None:
+        """All of the loss is the forget loss."""
+
+    def _no_unlearning(self) -> RetainFirstError:
+        return self._refusal("it does not read inputs['forget']: it is not an unlearning trainer")
+
+
+class PreferenceLoss(SplitLoss):
+    """For trainers that weigh their losses by preferences in ``final_loss_value``, and change them during the run (PDU).
+
+    Each microbatch's preferences multiply its two losses, and the combiner's weights are 1.
+    """
+
+    preferences: list[float]
+    _losses: tuple[Tensor, ...] = ()  # the forget loss
+
+    def _current_weights(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
+    def final_loss_value(self, losses: list[Tensor]) -> Tensor:
+        """Do what the trainer does; return the forget loss while that is computed."""
+        if self._retain_stand_in is None:
+            whole: Tensor = super().final_loss_value(losses)  # type: ignore[misc]
+            return whole
+        if len(losses) != 2 or losses[1] is not self._retain_stand_in:
+            raise self._refusal("final_loss_value must be given the forget loss and the retain loss, and no third one")
+        self._losses = (losses[0],)
+        return losses[0]
+
+    def forget_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the forget loss, with a gradient that its preference multiplies."""
+        self._losses = ()
+        loss = super().forget_loss(model, inputs)
+        self._losses = (loss.detach(),)
+        return _weigh_gradient(loss, self.preferences[0])
+
+    def retain_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the retain loss, likewise; the trainer then changes its preferences, once a microbatch as usual."""
+        me: Any = self
+        loss = super().retain_loss(model, inputs)
+        preference = self.preferences[1]
+        if torch.is_grad_enabled():
+            me.final_loss_value([*self._losses, loss.detach()])
+        return _weigh_gradient(loss, preference)
+
+    def _check(self, loss: Tensor, *_: Tensor) -> None:
+        """Check that the loss is exactly what ``final_loss_value`` returned."""
+        if not self._losses:
+            raise self._refusal("it does not call final_loss_value")
+        if loss is not self._losses[0]:
+            raise self._refusal("it has a third part beside what final_loss_value returns")
+
+
+def split_class(trainer: type) -> type[SplitLoss]:
+    """Return the class that splits the loss of a trainer of the framework.
+
+    Raises:
+        RetainFirstError: It has no loss of its own, or a ``training_step`` of its own, which would never be called.
+    """
+    owner, hook = _loss_hook(trainer)
+    if owner is transformers.Trainer:
+        raise RetainFirstError(f"{trainer.__name__} has transformers' own {hook}: it is not an unlearning trainer")
+    for base in trainer.__mro__:
+        if base is transformers.Trainer:
+            break
+        if "training_step" in vars(base):
+            raise RetainFirstError(
+                f"{trainer.__name__} has a training_step of its own ({base.__name__}.training_step), which would never be"
+                " called: retainfirst takes its place. Move what it does to a callback or into compute_loss"
+            )
+    if not hasattr(trainer, "compute_retain_loss"):
+        return BorrowedRetainLoss
+    return PreferenceLoss if hasattr(trainer, "final_loss_value") else SplitLoss
+
+
+class _ForgetBatch(dict[str, Any]):
+    """A batch without its retain part, which records the keys that were read."""
+
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        super().__init__({key: part for key, part in batch.items() if key != "retain"})
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Do what a dict does."""
+        self.read.add(key)
+        return super().get(key, default)
+
+
+def _loss_hook(trainer: type) -> tuple[type, str]:
+    """Return the class and the name of the method with a trainer's loss; later versions of the framework renamed it."""
     for base in trainer.__mro__:
         for name in ("compute_unlearn_loss", "compute_loss"):
             if name in vars(base):
-                return name
-    raise RetainFirstError(f"{trainer.__name__} has no compute_loss: it is no trainer")
+                return base, name
+    raise RetainFirstError(f"{trainer.__name__} has no compute_loss: it is not a trainer")
 
 
-def reason_against(trainer: type) -> str | None:
-    """Return why a trainer's loss cannot be taken apart, as far as its code tells; None if nothing speaks against it.
+def _has_third_part(loss: Tensor, gamma: Tensor, retain: Tensor) -> bool:
+    """Return whether the graph has a path from the loss to a parameter that no product with gamma lies on.
 
-    Args:
-        trainer: A class of the framework's registry.
+    The search ends at each product with gamma, so in a loss that can be split it visits a few nodes.
     """
-    hook = loss_hook(trainer)
-    names, constants = _seen(trainer, hook)
-    if hasattr(trainer, "compute_retain_loss"):
-        if "compute_retain_loss" not in names:
-            return f"its {hook} is not seen to call compute_retain_loss, so the retain loss cannot be taken out of it"
-        if not ("gamma" in names or "final_loss_value" in names):
-            return f"its {hook} weighs the forget loss by something else than self.gamma"
-        return None
-    if "forget" not in constants:
-        return f"its {hook} does not read inputs['forget']: it is no unlearning trainer"
-    if "retain" in constants:
-        return f"its {hook} computes a retain loss itself instead of calling compute_retain_loss"
-    return None
+    if loss.grad_fn is None:
+        return False
+    of_gamma, of_retain = get_gradient_edge(gamma).node, get_gradient_edge(retain).node
+    seen: set[Node] = set()
+    nodes: list[Node] = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        inputs = [one for one, _ in node.next_functions if one is not None]
+        if any(_source(one) is of_gamma for one in inputs):
+            continue
+        if not inputs and node is not of_retain:
+            return True
+        nodes += inputs
+    return False
 
 
-def _seen(trainer: type, hook: str) -> tuple[set[str], set[str]]:
-    """Return the names and texts in a method, in what it extends, and in the trainer's own methods that it calls."""
-    names: set[str] = set()
-    constants: set[str] = set()
-    wanted, looked = [hook], set()
-    while wanted:
-        method = wanted.pop()
-        looked.add(method)
-        for base in trainer.__mro__:
-            code = getattr(inspect.unwrap(vars(base).get(method, None)), "__code__", None)
-            if code is None:
-                continue
-            found, texts = _mentioned(code)
-            names, constants = names | found, constants | texts
-            if "super" not in found:
-                break
-        own = {name for base in trainer.__mro__ if base.__module__ == trainer.__module__ for name in vars(base)}
-        wanted += [name for name in names & own if name not in looked and name not in wanted]
-    return names, constants
+def _source(node: Node) -> Node:
+    """Return the node at the end of a chain of nodes with one input each."""
+    while True:
+        inputs = [one for one, _ in node.next_functions if one is not None]
+        if len(inputs) != 1:
+            return node
+        (node,) = inputs
 
 
-def _mentioned(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the names and texts of a function and of what is defined inside it."""
-    names, constants = set(code.co_names), {one for one in code.co_consts if isinstance(one, str)}
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            more_names, more_constants = _mentioned(inner)
-            names, constants = names | more_names, constants | more_constants
-    return names, constants
+def _weigh_gradient(loss: Tensor, weight: float) -> Tensor:
+    """Return a loss of the same value, for the log, with a gradient that the weight multiplies."""
+    return weight * loss + (1 - weight) * loss.detach()
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the framework gives a model of a batch."""
+    """Return the parts of a batch that the framework passes to a model."""
     missing = [key for key in ("input_ids", "attention_mask", "labels") if key not in batch]
     if missing:
         raise RetainFirstError(f"the batch's retain part has no {', '.join(missing)}, only {sorted(batch)}")

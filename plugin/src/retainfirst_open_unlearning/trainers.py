@@ -1,31 +1,31 @@
-"""``RetainFirst<X>``: the framework's trainer ``<X>`` with its two gradients taken apart and combined."""
+"""``RetainFirst<X>``: the framework's trainer ``<X>``, whose two gradients are combined by a combiner."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Mapping, Sized
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from retainfirst import available_combiners, make_combiner
+from retainfirst.combiners import Combiner, combiner_options, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.scope import check_scope
 from retainfirst_open_unlearning.register import PREFIX
-from retainfirst_open_unlearning.split import CANNOT_BE_SPLIT, SplitLoss, reason_against
+from retainfirst_open_unlearning.split import SplitLoss, split_class
 
 __all__ = ["RetainFirstTraining", "make_trainer"]
 
 _logger = logging.getLogger(__name__)
 
 SMALLEST_WEIGHT = 1e-30
-"""Stands for ``alpha = 0``, which some methods have as their default and no combiner takes: the retain gradient then steers the
-combination, and the share of itself that is added vanishes in the rounding."""
+"""Used for ``alpha = 0``, which is the default of some methods and which no combiner takes. The combiner still sees the retain
+gradient, but adds so little of it that rounding removes it."""
 
 
 def make_trainer(name: str, registry: dict[str, Any]) -> type:
@@ -36,35 +36,33 @@ def make_trainer(name: str, registry: dict[str, Any]) -> type:
         registry: The framework's trainers by name.
 
     Raises:
-        RetainFirstError: The framework has no ``<X>``, or its loss cannot be taken apart; the text says why.
+        RetainFirstError: The framework has no ``<X>``, or ``<X>`` cannot work with two gradients; the text says why.
     """
     wanted = name.removeprefix(PREFIX)
     own = {key: value for key, value in registry.items() if not key.startswith(PREFIX)}
     if wanted not in own:
         raise RetainFirstError(f"{name}: open-unlearning has no trainer {wanted!r}. {did_you_mean(wanted, own)}")
     base = own[wanted]
-    reason = reason_against(base)
-    if reason is not None:
-        raise RetainFirstError(f"{name}: the loss of {wanted} {CANNOT_BE_SPLIT}: {reason}")
-    bases = [RetainFirstTraining, base]
-    if hasattr(base, "final_loss_value"):
-        bases.insert(0, _Scalarised)
-    # A trainer that only forgets gets a retain loss and its options from GradDiff.
-    borrows = not hasattr(base, "compute_retain_loss")
-    if borrows:
-        bases.append(own["GradDiff"])
-    known = borrows or _Scalarised in bases
-    content = {"__module__": __name__, "__doc__": f"{wanted} with two gradients.", "_split_is_known": known}
-    return type(name, tuple(bases), content)
+    try:
+        split = split_class(base)
+    except RetainFirstError as error:
+        raise RetainFirstError(f"{name}: {error}") from None
+    bases = [RetainFirstTraining, base] if split is SplitLoss else [split, RetainFirstTraining, base]
+    if not hasattr(base, "compute_retain_loss"):
+        bases.append(own["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
+    bases.append(_LastConstructor)
+    return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
 
 
 class RetainFirstTraining(SplitLoss, TwoTaskTraining):
-    """What all ``RetainFirst<X>`` share; goes before the framework's ``<X>`` in the bases.
+    """The part that all ``RetainFirst<X>`` share; goes before the framework's ``<X>`` in the bases.
 
     Args:
         *args: For the framework's trainer.
-        combiner: ``sum``, ``sago``, ``sago_keep_retain``, ``pcgrad`` or ``blur``.
-        scope: ``tensor``, ``module``, ``block`` or ``global``, for the rules that look at groups; None: the rule's own default.
+        combiner: The name of a combiner, as in :func:`retainfirst.make_combiner`: ``sago``, ``torchjd:UPGrad``, a name that an
+            installed package registers, ``path/to/rules.py:name``.
+        combiner_options: The combiner's options, except for its weights.
+        scope: Short for the option of that name; combiners without it ignore it.
         **kwargs: For the framework's trainer: its ``method_args`` (``alpha``, ``gamma``, ...) among them.
 
     Raises:
@@ -72,32 +70,36 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         RetainFirstError: An unknown scope, option or kind of data, or a set-up that is not supported.
     """
 
-    def __init__(self, *args: Any, combiner: str = "sago", scope: str | None = None, **kwargs: Any) -> None:
-        if combiner not in available_combiners():
-            hint = did_you_mean(str(combiner), available_combiners())
-            raise UnknownCombiner(f"trainer.method_args.combiner: unknown combiner {combiner!r}. {hint}")
-        if scope is not None:
-            _check_scope(combiner, scope)
-        self._refuse_unknown_options(kwargs)
-        _refuse_missing_data(kwargs.get("train_dataset"))
+    def __init__(
+        self,
+        *args: Any,
+        combiner: str = "sago",
+        combiner_options: Mapping[str, Any] | None = None,
+        scope: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        made = _make_combiner(combiner, combiner_options, scope)
+        _check_data(kwargs.get("train_dataset"))
         if "tokenizer" in kwargs and "tokenizer" not in _parameters(transformers.Trainer.__init__):
-            kwargs["processing_class"] = kwargs.pop("tokenizer")  # its name from transformers 5 on
-        super().__init__(*args, combiner="sum", **kwargs)
-        grouped = scope is not None and "scope" in _parameters(type(make_combiner(combiner)).__init__)
+            kwargs["processing_class"] = kwargs.pop("tokenizer")  # renamed in transformers 5
+        super().__init__(*args, combiner=made, **kwargs)
+        if "training_step" in vars(self):
+            raise RetainFirstError(
+                f"{type(self).__name__}: the trainer's constructor sets a training_step of its own, which hides retainfirst's"
+            )
         self._weights = self._current_weights()
         if self._weights[0] == SMALLEST_WEIGHT:
-            _logger.warning("alpha is 0: the retain gradient steers the combination, but is not added itself")
-        alpha, gamma = self._weights
-        self.combiner = make_combiner(combiner, alpha=alpha, gamma=gamma, **({"scope": scope} if grouped else {}))
+            _logger.warning("alpha is 0: the combiner sees the retain gradient, but does not add it")
+        self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As always; a callback may have changed ``alpha`` or ``gamma``, which the framework reads at each step."""
+        """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
         if (weights := self._current_weights()) != self._weights:
             self._weights = weights
-            self.combiner = replace(self.combiner, alpha=weights[0], gamma=weights[1])
-            if self._two_task_step is not None:
-                self._two_task_step.combiner = self.combiner
-        return super().training_step(*args, **kwargs)
+            self.combiner = self.combiner.with_weights(alpha=weights[0], gamma=weights[1])
+        loss = super().training_step(*args, **kwargs)
+        self.check_last_batch()
+        return loss
 
     def _current_weights(self) -> tuple[float, float]:
         me: Any = self
@@ -113,75 +115,67 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         """See :class:`retainfirst.hf.TwoTaskTraining`."""
         return self.forget_loss, self.retain_loss
 
-    def _refuse_unknown_options(self, options: dict[str, Any]) -> None:
-        """The framework hands what a trainer does not know on to transformers, whose error names neither."""
-        known: set[str] = set()
-        taken: set[str] = set()  # from **kwargs, by name
-        for base in type(self).__mro__:
-            if "__init__" in vars(base):
-                known |= _parameters(vars(base)["__init__"])
-                constants = getattr(getattr(vars(base)["__init__"], "__code__", None), "co_consts", ())
-                taken |= {one for one in constants if isinstance(one, str)}
-        known -= {"self", "combiner_options"}
-        for option in options:
-            if option not in known | taken | {"tokenizer", "processing_class"}:
-                name = type(self).__name__
-                hint = did_you_mean(option, sorted(known))
-                raise RetainFirstError(f"{name} has no option trainer.method_args.{option}. {hint}")
 
+class _LastConstructor(transformers.Trainer):  # type: ignore[misc]
+    """The last class before transformers' Trainer: it refuses the options that no constructor before it has taken.
 
-class _Scalarised:
-    """For trainers that weigh their losses by preferences that move during the run (PDU), in ``final_loss_value``.
-
-    The weights go into the losses, at each micro-batch its own, and the combiner's are 1.
+    transformers' own error names neither the trainer nor the option's place.
     """
 
-    _losses: tuple[Tensor, ...] = ()
-
-    def _current_weights(self) -> tuple[float, float]:
-        return 1.0, 1.0
-
-    def final_loss_value(self, losses: list[Tensor]) -> Tensor:
-        """As the trainer does; the forget loss while that is taken alone."""
-        me: Any = self
-        return losses[0] if me._alone is not None else super().final_loss_value(losses)  # type: ignore[misc]
-
-    def forget_loss(self, model: Any, inputs: Any) -> Tensor:
-        """The forget loss, whose gradient is weighted by its preference."""
-        me: Any = self
-        loss: Tensor = super().forget_loss(model, inputs)  # type: ignore[misc]
-        self._losses = (loss.detach(),)
-        return _weighted(loss, me.preferences[0])
-
-    def retain_loss(self, model: Any, inputs: Any) -> Tensor:
-        """The retain loss, likewise; the trainer itself then moves the preference, once a micro-batch as without us."""
-        me: Any = self
-        loss: Tensor = super().retain_loss(model, inputs)  # type: ignore[misc]
-        weight = me.preferences[1]
-        if torch.is_grad_enabled():
-            me.final_loss_value([*self._losses, loss.detach()])
-        return _weighted(loss, weight)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        taken = _parameters(transformers.Trainer.__init__)
+        for option in kwargs:
+            if option not in taken:
+                known = set().union(*(_parameters(one.__init__) for one in type(self).__mro__))  # type: ignore[misc]
+                name, hint = type(self).__name__, did_you_mean(option, sorted(known - {"self"}))
+                raise RetainFirstError(f"{name} has no option trainer.method_args.{option}. {hint}")
+        super().__init__(*args, **kwargs)
 
 
-def _weighted(loss: Tensor, weight: float) -> Tensor:
-    """Return a loss of the same value, for the log, whose gradient is weighted."""
-    return weight * loss + (1 - weight) * loss.detach()
-
-
-def _check_scope(combiner: str, scope: str) -> None:
+def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | None) -> Combiner:
+    """Make the combiner that ``trainer.method_args`` asks for, with weights of 1."""
+    here = "trainer.method_args"
+    if OmegaConf.is_config(options):
+        options = OmegaConf.to_container(options, resolve=True)  # type: ignore[assignment]
+    if not isinstance(options, Mapping | None):
+        raise RetainFirstError(f"{here}.combiner_options: {options!r} is not a mapping; write {{option: value}}")
+    given = {str(option): value for option, value in (options or {}).items()}
+    for weight in ("alpha", "gamma"):
+        if weight in given:
+            raise RetainFirstError(
+                f"{here}.combiner_options: set {weight} by {here}.{weight}, where the framework has it"
+            )
     try:
-        check_scope(scope)
+        known = combiner_options(name)
+    except UnknownCombiner as error:
+        raise UnknownCombiner(f"{here}.combiner: {error}") from None
     except RetainFirstError as error:
-        raise RetainFirstError(f"trainer.method_args.scope: {error}") from None
-    if "scope" not in _parameters(type(make_combiner(combiner)).__init__):
-        _logger.info("%s looks at one coordinate at a time: scope=%s changes nothing", combiner, scope)
+        raise RetainFirstError(f"{here}.combiner: {error}") from None
+    if scope is not None:
+        try:
+            check_scope(scope)
+        except RetainFirstError as error:
+            raise RetainFirstError(f"{here}.scope: {error}") from None
+        if given.get("scope", scope) != scope:
+            raise RetainFirstError(
+                f"{here}.scope is {scope!r}, but {here}.combiner_options.scope is {given['scope']!r}"
+            )
+        if "scope" in known:
+            given["scope"] = scope
+        else:
+            _logger.info("%s is element-wise: scope=%s has no effect", name, scope)
+    try:
+        return make_combiner(name, **given)
+    except RetainFirstError as error:
+        raise type(error)(f"{here}.{'combiner_options' if given else 'combiner'}: {error}") from None
 
 
-def _refuse_missing_data(dataset: Any) -> None:
+def _check_data(dataset: Any) -> None:
+    """Refuse training data without a forget or a retain part, where one can tell."""
     if hasattr(dataset, "forget") and hasattr(dataset, "retain"):
         parts = {part for part in ("forget", "retain") if getattr(dataset, part)}
     elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and len(dataset):
-        with torch.random.fork_rng(devices=[]):  # a row may be drawn
+        with torch.random.fork_rng(devices=[]):  # the data set may draw a retain row
             row = dataset[0]
         parts = set(row) if isinstance(row, Mapping) else set()
     else:

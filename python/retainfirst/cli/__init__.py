@@ -1,4 +1,4 @@
-"""The ``retainfirst`` command. One file a subcommand; this one puts them together."""
+"""The ``retainfirst`` command, with one file for each subcommand."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from retainfirst.cli._reproduce import reproduce
 from retainfirst.cli._unlearn import unlearn
 from retainfirst.cli._verify import verify
 from retainfirst.errors import RetainFirstError
+from retainfirst.unlearning import Interrupted
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="retainfirst",
-    help="Retention-prioritised unlearning of language models: forget without working against what is retained.",
+    help="Unlearning of language models that gives retention priority: a forgetting step does not work against retaining.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -39,21 +40,21 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _common(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command; exit with 0 (done), 1 (a check failed), 2 (bad use or input) or 130 (Ctrl-C)."""
+    """Run the command and exit with 0 (done), 1 (a check failed), 2 (bad use or bad input) or 130 (Ctrl-C)."""
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app()
     except RetainFirstError as error:
         error_console.print("[bold red]error:[/] ", end="")
         error_console.print(str(error), markup=False)
-        sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
+        sys.exit(130 if isinstance(error, Interrupted) else 2)
     except KeyboardInterrupt:
         error_console.print("interrupted")
         sys.exit(130)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from retainfirst import __version__
-from retainfirst.cli._files import refuse_unwritable, write_json
+from retainfirst.cli._options import words
 from retainfirst.data import CHAT_TEMPLATE_MODES
 from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
-    from retainfirst_lab.tasks.multiple_choice import Score
+    from retainfirst.evaluation import Score
 
 __all__ = ["evaluate"]
 
@@ -31,29 +30,29 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Task names with commas between; ours or lm-eval's. "
-            "Default: the facts of a facts model, else the four TOFU tasks."
+            help="Task names with commas between, of retainfirst or lm-eval. "
+            "Default: the facts of a facts model, the four TOFU tasks for other models."
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the local files of TOFU and ARC, instead of the hub.")
+        Path | None, typer.Option(help="Folder with local files of TOFU and ARC, in place of the hub.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a forward pass.")] = 16,
     device: Annotated[
-        str | None, typer.Option(help="Where to run, such as cpu or cuda:0. Default: a GPU if there is one.")
+        str | None, typer.Option(help="Device, such as cpu or cuda:0. Default: a GPU if there is one.")
     ] = None,
     chat_template: Annotated[
-        str, typer.Option(help="auto: ask through the tokenizer's chat template if it has one; always; never.")
+        str, typer.Option(help="auto: use the tokenizer's chat template if it has one; always; never.")
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Write the same JSON to this file too; replaced if it exists.")
+        Path | None, typer.Option(help="Also write the JSON to this file, replacing it if it exists.")
     ] = None,
 ) -> None:
-    """Measure multiple-choice accuracy with lm-eval, in this process.
+    """Measure multiple-choice accuracy by lm-eval.
 
-    The tasks of retainfirst: retainfirst_facts_forget, retainfirst_facts_retain, retainfirst_facts_held_out,
+    Tasks of retainfirst: retainfirst_facts_forget, retainfirst_facts_retain, retainfirst_facts_held_out,
     retainfirst_facts_unrelated, retainfirst_facts_forget_paraphrased, retainfirst_tofu_forget10, retainfirst_tofu_retain,
     retainfirst_tofu_real_authors, retainfirst_tofu_world_facts, retainfirst_arc_easy.
 
@@ -65,61 +64,9 @@ def evaluate(
 
         retainfirst evaluate --model unlearned --tasks retainfirst_tofu_retain,arc_easy --data-dir data/tofu
     """  # noqa: D412 - the command's help text, not Google sections
-    report = _measure(model, tasks, data_dir, limit, batch_size, device, chat_template, output)
-    if as_json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print_table(report)
-
-
-def _measure(
-    model: str,
-    tasks: str | None,
-    data_dir: Path | None,
-    limit: int | None,
-    batch_size: int,
-    device: str | None,
-    chat_template: str,
-    output: Path | None,
-) -> dict[str, Any]:
-    _refuse_bad_use(tasks, data_dir, chat_template, output)
-    require("lm_eval", "eval")
-    import datasets
-    import torch
-
-    from retainfirst.models import load_model, load_tokenizer
     from retainfirst_lab.tasks.multiple_choice import default_tasks, score
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    datasets.disable_progress_bars()  # a flash for each file; lm-eval's own bar over the questions stays
-    tokenizer, network = load_tokenizer(model), load_model(model)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        network.to(place)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-        raise RetainFirstError(f"Device {place!r} cannot be used: {str(error).splitlines()[0]}") from error
-    scores = score(
-        network,
-        tokenizer,
-        _names(tasks) or default_tasks(network),
-        data_dir=data_dir,
-        limit=limit,
-        batch_size=batch_size,
-        chat_template=chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template)),
-    )
-    report = _report(model, limit, scores)
-    if output is not None:
-        write_json(output, report)
-    return report
-
-
-def _names(tasks: str | None) -> list[str]:
-    return [name.strip() for name in (tasks or "").split(",") if name.strip()]
-
-
-def _refuse_bad_use(tasks: str | None, data_dir: Path | None, chat_template: str, output: Path | None) -> None:
-    """Check what can be checked before a model is loaded."""
-    if tasks is not None and not _names(tasks):
+    if tasks is not None and not words(tasks):
         raise RetainFirstError(f"No task in {tasks!r}. Give names with commas between, or leave --tasks out.")
     if data_dir is not None and not data_dir.is_dir():
         raise RetainFirstError(f"Data folder {data_dir} does not exist.")
@@ -129,14 +76,47 @@ def _refuse_bad_use(tasks: str | None, data_dir: Path | None, chat_template: str
     if output is not None:
         refuse_unwritable(output)
 
+    network, tokenizer = _load(model, device)
+    scores = score(
+        network,
+        tokenizer,
+        words(tasks) or default_tasks(network),
+        data_dir=data_dir,
+        limit=limit,
+        batch_size=batch_size,
+        chat_template=chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template)),
+    )
+    report = _report(model, limit, scores)
+    if output is not None:
+        write_json(output, report)
+    if as_json:
+        print(json_text(report))
+    else:
+        _print_table(report)
+
+
+def _load(model: str, device: str | None) -> tuple[Any, Any]:
+    """Return the model on its device, and its tokenizer."""
+    require("lm_eval", "eval")
+    import datasets
+    import torch
+
+    from retainfirst.models import load_model, load_tokenizer
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()  # one per file, each for a moment; lm-eval's own bar over the questions stays
+    tokenizer, network = load_tokenizer(model), load_model(model)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        network.to(place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that does not exist
+        raise RetainFirstError(f"Device {place!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return network, tokenizer
+
 
 def _report(model: str, limit: int | None, scores: Sequence[Score]) -> dict[str, Any]:
-    """Return what ``--json`` prints; NaN becomes null, which JSON has."""
-    rows = [
-        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(one).items()}
-        for one in scores
-    ]
     versions = {"retainfirst": __version__} | {name: version(name) for name in ("torch", "transformers", "lm_eval")}
+    rows = [finite(asdict(score)) for score in scores]
     return {"model": model, "limit": limit, "versions": versions, "scores": rows}
 
 

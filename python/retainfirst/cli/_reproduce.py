@@ -1,8 +1,7 @@
-"""``retainfirst reproduce``: the paper's tables on a small model."""
+"""``retainfirst reproduce``: the paper's tables on small models."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from retainfirst.cli._options import words
 from retainfirst.errors import RetainFirstError, did_you_mean
+from retainfirst.files import json_text
 
 if TYPE_CHECKING:
     from retainfirst_lab.reproduce import Tier
@@ -25,16 +26,18 @@ _TIERS = ("quick", "full", "smollm2")
 
 
 def reproduce(
-    output: Annotated[Path, Option(help="Output folder: new, empty, or that of a run to go on with.")],
+    output: Annotated[Path, Option(help="Output folder: new, empty, or that of a run to continue.")],
     tier: Annotated[
         str,
-        Option(help="quick: minutes, one seed; full: all rules, sweeps and seeds; smollm2: a real small model, hours."),
+        Option(
+            help="quick: minutes, one seed; full: all combiners, sweeps and seeds; smollm2: a real small model, hours."
+        ),
     ] = "quick",
     seeds: Annotated[
         str | None, Option(help="Fresh seeds to report on, with commas between, such as 300,301. Default: the tier's.")
     ] = None,
     only: Annotated[
-        str | None, Option(help="Run only these objectives and rules, with commas between, such as ga,sum,sago.")
+        str | None, Option(help="Run only these objectives and combiners, with commas between, such as ga,sum,sago.")
     ] = None,
     jobs: Annotated[int | None, Option(min=1, help="Processes, each with one thread. Default: 2.")] = None,
     budget: Annotated[
@@ -49,10 +52,10 @@ def reproduce(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the summary as JSON instead of the table.")] = False,
 ) -> None:
-    """Compare the rules at equal forgetting, beside the paper's numbers.
+    """Compare the combiners at equal forgetting, beside the paper's numbers.
 
-    The output folder gets results.json (everything), report.md, and report.html with the figures. A run that was interrupted,
-    or gets more seeds, goes on where it stopped: give the same command again.
+    The output folder gets results.json (everything), report.md, and report.html with the figures. To continue an interrupted
+    run, or to add seeds to a finished one, give the same command again.
 
     Examples:
 
@@ -71,24 +74,24 @@ def reproduce(
     bars = Progress(TextColumn("{task.description:<17}"), *columns, console=Console(file=sys.stderr), transient=True)
     tasks: dict[str, Any] = {}
 
-    def progress(what: str, done: int, total: int) -> None:
-        if total and what not in tasks:
+    def progress(stage: str, done: int, total: int) -> None:
+        if total and stage not in tasks:
             bars.start()
-            tasks[what] = bars.add_task(what, total=total)
+            tasks[stage] = bars.add_task(stage, total=total)
         if total:
-            bars.update(tasks[what], completed=done)
+            bars.update(tasks[stage], completed=done)
 
     try:
-        results = run(chosen, output, jobs=jobs, only=_names(only), command=_command(), progress=progress)
+        results = run(chosen, output, jobs=jobs, only=words(only), command=_command(), progress=progress)
     except KeyboardInterrupt:
-        kept = f"interrupted; what is finished is kept in {output}: give the same command again"
+        kept = f"interrupted; the finished part is kept in {output}: give the same command again"
         Console(stderr=True, soft_wrap=True).print(kept, highlight=False)
         raise typer.Exit(130) from None
     finally:
-        if tasks:  # stopping what was not started prints an empty line
+        if tasks:  # a bar that was never started prints an empty line when it stops
             bars.stop()
     if as_json:
-        print(json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=2))
+        print(json_text({name: value for name, value in results.items() if name != "cells"}))
     else:
         _show(results, output)
 
@@ -105,16 +108,12 @@ def _tier(name: str, seeds: str | None, options: dict[str, Any]) -> Tier:
     if seeds is None:
         return tier
     try:
-        wanted = [int(seed) for seed in _names(seeds)]
+        wanted = [int(seed) for seed in words(seeds)]
     except ValueError as error:
         raise RetainFirstError(f"--seeds needs whole numbers with commas between, found {seeds!r}.") from error
     if not wanted or min(wanted) < 0:
         raise RetainFirstError(f"--seeds needs at least one number, none below 0, found {seeds!r}.")
     return tier.with_seeds(dict.fromkeys(wanted))
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _command() -> str:
@@ -134,7 +133,7 @@ def _show(results: dict[str, Any], output: Path) -> None:
         table.add_row(*row)
     console.print(table)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
-    console.print(f"The paper's claims here: {counts or 'none could be judged'}.", highlight=False)
+    console.print(f"The paper's claims in this run: {counts or 'none could be judged'}.", highlight=False)
     console.print(
         f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False
     )

@@ -1,9 +1,8 @@
-"""``retainfirst verify``: the theorem book, checked."""
+"""``retainfirst verify``: a check of the theorem book."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import platform
 import time
 from datetime import UTC, datetime
@@ -17,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from retainfirst import __version__
-from retainfirst.cli._files import refuse_unwritable, write_json
 from retainfirst.errors import require
+from retainfirst.files import json_text, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
     from retainfirst.theory.checks import RealGradients
@@ -31,28 +30,27 @@ Option = typer.Option
 
 def verify(
     statement: Annotated[
-        list[str] | None, Option(help="A statement's number, such as T6; may be given several times. Default: all.")
+        list[str] | None, Option(help="A statement's number, such as T6; repeatable. Default: all.")
     ] = None,
     examples: Annotated[
-        int, Option(min=1, help="Pairs of gradients to judge for each statement, combiner, backend and format.")
+        int, Option(min=1, help="Pairs of gradients to test for each statement, combiner, backend and format.")
     ] = 60,
     exhaustive: Annotated[
-        bool, Option("--exhaustive", help="Also hold both SAGO forms against T1 on every pair of 16-bit numbers.")
+        bool, Option("--exhaustive", help="Also test both SAGO forms against T1 on every pair of 16-bit numbers.")
     ] = False,
     real_steps: Annotated[
-        int, Option(min=0, help="Steps of the facts model whose gradients are judged; 0: leave real gradients out.")
+        int, Option(min=0, help="Test the gradients of this many steps of the facts model; 0: no real gradients.")
     ] = 5,
-    seed: Annotated[int, Option(min=0, help="The same seed draws the same pairs.")] = 0,
-    output: Annotated[
-        Path, Option(help="Where the results go: a file, or a folder that gets verification.json.")
-    ] = Path("verification.json"),
+    seed: Annotated[int, Option(min=0, help="Seed of the drawn pairs.")] = 0,
+    output: Annotated[Path, Option(help="File for the results, or a folder that gets verification.json.")] = Path(
+        "verification.json"
+    ),
     as_json: Annotated[bool, Option("--json", help="Print the results as JSON instead of the table.")] = False,
 ) -> None:
-    """Check what is stated about the rules: by a solver, by drawn gradients, by all 16-bit pairs, and by real gradients.
+    """Check the theorem book: by a solver, by random gradients, by all pairs of 16-bit numbers and by real gradients.
 
-    T1 to T8 hold, X1 and X2 do not hold as stated and are refuted with a counterexample. Signs and orders are judged by an
-    exact oracle, without tolerance. Exit code 1 if a statement that should hold does not, or one that should fail is not
-    refuted.
+    T1 to T8 hold. X1 and X2 do not hold as stated; each is refuted by a counterexample. An exact oracle judges signs and orders,
+    without tolerance. The exit code is 1 if a statement does not come out as the theorem book has it.
 
     Examples:
 
@@ -73,13 +71,12 @@ def verify(
     if real_steps and importlib.util.find_spec("transformers") is None:
         real_steps = 0
         notes.append("Real gradients were left out: they need transformers (pip install 'retainfirst[hf]').")
-    if real_steps:
-        require("transformers", "hf").utils.logging.disable_progress_bar()  # a flash for a small model's files
-    real = _real_gradients(real_steps, seed) if real_steps and any(one.promised_by for one in chosen) else None
-    jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real=real, seed=seed)
     start = time.perf_counter()
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
     with Progress(TextColumn("{task.description:<16}"), *columns, console=Console(stderr=True), transient=True) as bars:
+        needed = real_steps and any(one.promised_by for one in chosen)
+        real = _real_gradients(real_steps, seed, bars) if needed else None
+        jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real=real, seed=seed)
         bar = bars.add_task("", total=sum(job.total for job in jobs))
         results = run(
             jobs, lambda job, units: bars.update(bar, advance=units, description=f"{job.statement.id} {job.how}")
@@ -88,20 +85,22 @@ def verify(
     report = _report(results, options, notes)
     write_json(output, report)
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json_text(report))
     else:
         _show(results, time.perf_counter() - start)
-        print(*notes, f"All of it, with the counterexamples: {output}", sep="\n")
+        print(*notes, f"All results, with the counterexamples: {output}", sep="\n")
     if not all(result.as_expected for result in results):
         raise typer.Exit(1)
 
 
-def _real_gradients(steps: int, seed: int) -> RealGradients:
-    """Unlearn the built-in facts for some steps and keep the gradients."""
+def _real_gradients(steps: int, seed: int, bars: Progress) -> RealGradients:
+    """Return the gradients of some steps of unlearning the built-in facts."""
     from retainfirst.theory.checks import RealGradients
     from retainfirst_lab.real_gradients import FORGET_WEIGHT, facts_gradients
 
-    return RealGradients("facts model", FORGET_WEIGHT, list(facts_gradients(steps, seed)))
+    require("transformers", "hf").utils.logging.disable_progress_bar()  # its bars would interleave with ours
+    gradients = bars.track(facts_gradients(steps, seed), total=steps, description="facts model")
+    return RealGradients("facts model", FORGET_WEIGHT, list(gradients))
 
 
 def _report(results: list[Result], options: dict[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -149,15 +148,15 @@ def _show(results: list[Result], seconds: float) -> None:
 
 
 def _show_counterexample(result: Result) -> None:
-    """Print vectors and cosines; long ones stand in the file alone."""
+    """Print vectors and cosines, except long ones, which only the file has."""
     case = result.counterexample or {}
     print(f"{result.statement.id} is refuted by ({case['dtype']}, alpha = {case['alpha']}, gamma = {case['gamma']}):")
     print(f"  forget = {_vector(case['forget'])}, retain = {_vector(case['retain'])}")
-    for rule, update in case["updates"].items():
-        cosine = case["cosines"].get(rule)
+    for combiner, update in case["updates"].items():
+        cosine = case["cosines"].get(combiner)
         angle = f"cos = {cosine['decimal']:.9f}, its square {_short(cosine['squared'])}" if cosine else "no cosine"
-        dot = _short(case["dot_products"].get(rule, "not finite"))
-        print(f"  {rule}: update = {_vector(update)}, <u, r> = {dot}, {angle}")
+        dot = _short(case["dot_products"].get(combiner, "not finite"))
+        print(f"  {combiner}: update = {_vector(update)}, <u, r> = {dot}, {angle}")
 
 
 def _vector(x: list[float]) -> str:

@@ -50,22 +50,15 @@ def collate(examples: Sequence[Row], pad_token_id: int) -> dict[str, Tensor]:
     if not examples:
         raise RetainFirstError("There is no row to collate. Give at least one.")
     rows = [_checked(example, f"row {i} of the batch") for i, example in enumerate(examples, start=1)]
-    padding = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
-    batch: dict[str, Tensor] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        lacking = next((i for i, value in enumerate(values, start=1) if value is None), None)
-        if lacking is not None:
-            raise RetainFirstError(
-                f"row {lacking} of the batch has no {name!r}, other rows have. Give it to all rows or to none."
-            )
-        columns = [value for value in values if value is not None]
-        if all(value.shape[:1] == row["input_ids"].shape for value, row in zip(columns, rows, strict=True)):
-            batch[name] = pad_sequence(columns, batch_first=True, padding_value=padding.get(name, 0))
-        elif len({value.shape for value in columns}) == 1:
-            batch[name] = torch.stack(columns)
-        else:
-            _warn_once(name)
+    batch = {
+        name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=padding)
+        for name, padding in (("input_ids", pad_token_id), ("attention_mask", 0), ("labels", IGNORE_INDEX))
+    }
+    lengths = [len(row["input_ids"]) for row in rows]
+    for name in dict.fromkeys(name for example in examples for name in example if name not in (*_REQUIRED, *_PACKING)):
+        column = _column(name, [example.get(name) for example in examples], lengths)
+        if column is not None:
+            batch[name] = column
     mask = batch["attention_mask"]
     if "position_ids" not in batch and bool((mask[:, 0] == 0).any()):
         batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -104,17 +97,18 @@ class PairedCollator:
 
 
 def _checked(example: Row, where: str) -> dict[str, Tensor]:
-    """Return the row's numeric values as tensors on the CPU."""
-    row = {name: tensor for name, value in example.items() if (tensor := _as_tensor(value)) is not None}
+    """Return the three required values of a row as tensors."""
+    row = {}
     for name in _REQUIRED:
-        if name not in row:
+        value = _as_tensor(example.get(name))
+        if value is None:
             found = ", ".join(map(repr, example)) or "nothing"
             raise RetainFirstError(
                 f"{where} has no {name!r} of numbers; found {found}. "
                 "Give input_ids, attention_mask and labels, of the same length."
             )
-        value = row[name]
-        if value.dim() != 1 or value.is_floating_point() or value.shape != row["input_ids"].shape:
+        row[name] = value if value.numel() else value.long()
+        if value.dim() != 1 or row[name].is_floating_point() or value.shape != row["input_ids"].shape:
             raise RetainFirstError(
                 f"{where}: 'input_ids', 'attention_mask' and 'labels' must be integers, one a token; "
                 f"found {name!r} of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}."
@@ -123,29 +117,49 @@ def _checked(example: Row, where: str) -> dict[str, Tensor]:
         raise RetainFirstError(
             f"{where} has no label after its first token, so there is nothing to forget or retain. Remove the row."
         )
-    packed = [name for name in _PACKING if name in row]
+    packing = [name for name in _PACKING if example.get(name) is not None]
     if int(row["attention_mask"].max()) > 1:
-        packed.append("an attention_mask with numbers above 1")
+        packing.append("an attention_mask with numbers above 1")
         row["attention_mask"] = (row["attention_mask"] > 0).long()
-    if packed and "position_ids" not in row:
+    if packing and example.get("position_ids") is None:
         raise RetainFirstError(
-            f"{where} holds several packed sequences ({packed[0]}), but no position_ids that say where each starts. "
+            f"{where} holds several packed sequences ({packing[0]}), but no position_ids that say where each starts. "
             "Give position_ids that start again at 0 with each sequence, or rows with one sequence each."
         )
-    return {name: value for name, value in row.items() if name not in _PACKING}
+    return row
+
+
+def _column(name: str, values: Sequence[Any], lengths: Sequence[int]) -> Tensor | None:
+    """Return a further input of all rows, padded or stacked; None if it cannot be an input."""
+    tensors = [_as_tensor(value) for value in values]
+    if any(tensor is None and value is not None for tensor, value in zip(tensors, values, strict=True)):
+        return None
+    found = [tensor for tensor in tensors if tensor is not None]
+    if found and len(found) < len(values):
+        lacking = next(i for i, value in enumerate(values, start=1) if value is None)
+        raise RetainFirstError(
+            f"row {lacking} of the batch has no {name!r}, other rows have. Give it to all rows or to none."
+        )
+    if found and all(tensor.dim() and len(tensor) == n for tensor, n in zip(found, lengths, strict=True)):
+        return pad_sequence(found, batch_first=True)
+    if len({tensor.shape for tensor in found}) == 1:
+        return torch.stack(found)
+    if found:
+        _warn_once(name)
+    return None
 
 
 def _as_tensor(value: Any) -> Tensor | None:
-    """Return numbers as int64 or float32, anything else as None."""
+    """Return numbers as int64 or float32 on the CPU, anything else as None."""
     if value is None or isinstance(value, (str, bytes, Mapping)):
         return None
     try:
-        tensor = torch.as_tensor(value, device="cpu")
+        tensor = torch.as_tensor(value, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         return None
     if tensor.is_complex():
         return None
-    return tensor.detach().to(torch.float32 if tensor.is_floating_point() else torch.int64)
+    return tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
 
 
 _warned: set[str] = set()

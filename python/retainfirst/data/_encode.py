@@ -107,9 +107,9 @@ class Encoder:
         if fast:
             offsets = encoding["offset_mapping"]
             start = next((i for i, (_, stop) in enumerate(offsets) if stop > rendered.start), len(ids))
-            # Some versions give the tokens of some tokenizers no width. Then the answer seems to start too late.
+            # Some versions give all tokens of some tokenizers no width. Then the answer seems to start too late.
             first = offsets[start][0] if start < len(ids) else len(text)
-            if not text[rendered.start : first].strip():
+            if any(begin < stop for begin, stop in offsets) and not text[rendered.start : first].strip():
                 return ids, start
         prompt = self._tokenizer(text[: rendered.start], add_special_tokens=special, truncation=False, verbose=False)
         return ids, self._start_without_offsets(list(prompt["input_ids"]), ids, text[rendered.start :], where)

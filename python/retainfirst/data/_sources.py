@@ -177,7 +177,8 @@ def _table_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
                 {key: value or None for key, value in row.items() if key is not None},
             )
     except csv.Error as error:
-        raise RetainFirstError(f"{path}, line {reader.line_num}: not a table of values ({error}).") from error
+        line = reader.reader.line_num
+        raise RetainFirstError(f"{path}, line {line}: not a table of values ({error}).") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:

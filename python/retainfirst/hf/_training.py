@@ -94,7 +94,8 @@ class TwoTaskTraining:
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
-        self._forget_losses()
+        # Sums of losses over items, and the items, each of forget and retain.
+        self._loss_sums, self._micro_steps = torch.zeros(2, 2), 0
         self._window_items = torch.zeros(2, dtype=torch.float64)
         self._loss_scale = 1.0
         me.add_callback(_StartAfresh(self))
@@ -226,9 +227,7 @@ class TwoTaskTraining:
         self._step_state = torch.load(file, map_location="cpu", weights_only=True)
 
     def _forget_losses(self) -> None:
-        # Sums of losses over items, and the items, each of forget and retain.
-        self._loss_sums: Tensor = torch.zeros(2, 2)
-        self._micro_steps = 0
+        self._loss_sums, self._micro_steps = torch.zeros_like(self._loss_sums), 0
 
     def _items_matter(self) -> bool:
         """Whether a step has several microbatches or processes, which may hold unequal numbers of items."""

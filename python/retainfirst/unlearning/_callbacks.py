@@ -1,4 +1,4 @@
-"""What happens beside training: the progress bar, stopping early, and stopping cleanly on Ctrl-C."""
+"""Trainer callbacks: a progress bar, early stopping, and a clean stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retainfirst.errors import RetainFirstError, require
-from retainfirst.unlearning._measure import Measure
+from retainfirst.evaluation import Measure
 from retainfirst.unlearning._signals import on_interrupt
 
 transformers: Any = require("transformers", "hf")
@@ -21,7 +21,7 @@ __all__ = ["ProgressBar", "StopAtForget", "StopIfBroken", "StopOnInterrupt"]
 
 
 class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
-    """Shows step, losses and the cosine of update and retain on standard error."""
+    """Shows the step, the losses and the cosine of update and retain gradient on standard error."""
 
     def __init__(self, label: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -43,12 +43,12 @@ class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
         self.stop()
 
     def stop(self) -> None:
-        """Leave the terminal as it was; also after an error."""
+        """Restore the terminal; safe to call twice and after an error."""
         self._progress.stop()
 
 
 class StopIfBroken(transformers.TrainerCallback):  # type: ignore[misc]
-    """Ends the run with an error at the first loss or gradient that is not finite: no step after it means anything."""
+    """Raises at the first loss or gradient that is not finite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         for name in ("forget_loss", "retain_loss", "norm_update"):
@@ -59,7 +59,7 @@ class StopIfBroken(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
-    """Measures the forget set every few steps, and ends training once it is forgotten."""
+    """Measures the forget set every few steps and stops training once the measure is low enough."""
 
     def __init__(self, measure: Measure, at_most: float, every: int) -> None:
         self._measure, self._at_most, self._every = measure, at_most, every
@@ -74,7 +74,7 @@ class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 class StopOnInterrupt(transformers.TrainerCallback):  # type: ignore[misc]
-    """On Ctrl-C, finishes the step, saves a checkpoint and ends training; a second Ctrl-C interrupts at once."""
+    """On Ctrl-C, finishes the step, saves a checkpoint and stops training; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -86,7 +86,7 @@ class StopOnInterrupt(transformers.TrainerCallback):  # type: ignore[misc]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Catch Ctrl-C inside the block."""
+        """Handle Ctrl-C inside the block."""
 
         def note(_number: int, _frame: FrameType | None) -> None:
             if self.interrupted:

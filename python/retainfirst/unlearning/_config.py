@@ -1,139 +1,159 @@
-"""What a run is told, checked before anything is loaded."""
+"""The settings of a run, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, field
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from retainfirst.combiners import Combiner, make_combiner
 from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
-from retainfirst.errors import RetainFirstError, did_you_mean
-from retainfirst.objectives import get_objective
+from retainfirst.errors import RetainFirstError
+from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES
+from retainfirst.unlearning._settings import one_of, settings, settings_of
 
-__all__ = ["DEVICES", "DTYPES", "UnlearnConfig"]
+__all__ = ["DEVICES", "DTYPES", "OFFLOADS", "UnlearnConfig"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu")
 OFFLOADS = ("none", "cpu")
 
 
-@dataclass(frozen=True)
+class _Resume(Enum):
+    """Flags for settings; a resumed run must have the same value of every setting without one."""
+
+    UNRECORDED = "it is about the output folder and is not recorded"
+    FREE = "it may differ in the resumed run"
+    CONTENT = "it may name a file, whose content must be the same"
+
+
+def _any_of(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
+
+
+_Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+
+
+@settings
 class UnlearnConfig:
     """The settings of one unlearning run.
 
-    Args:
-        model: A folder or hub id of a causal language model with its tokenizer.
-        forget: The forget set: a JSON-lines file or a hub name (:mod:`retainfirst.data`).
-        retain: The retain set, likewise.
-        output: The folder to write to: new, empty, or (with ``resume``) that of an interrupted run.
-        objective: Forget objective: ``"ga"``, ``"npo"`` or ``"simnpo"``.
-        retain_loss: Retain objective: ``"nll"`` or ``"kl"`` (to the model before unlearning).
-        combiner: A name of :func:`retainfirst.available_combiners`.
-        scope: ``"tensor"``, ``"module"``, ``"block"`` or ``"global"``, for the combiners that have one; None: its default.
-        alpha: Weight of retain, above 0.
-        gamma: Weight of forget, at least 0.
-        beta: Of ``npo`` and ``simnpo``, above 0; None: the objective's default.
-        delta: Of ``simnpo``; None: the objective's default.
-        max_steps: Optimiser steps; None: as many as ``epochs`` takes.
-        epochs: Passes over the longer of the two sets.
-        batch_size: Forget rows and retain rows a micro-batch.
-        accumulate: Micro-batches an optimiser step.
-        learning_rate: Of AdamW, constant.
-        max_grad_norm: Length to which the combined gradient is clipped; 0: not at all.
-        max_length: Tokens a row is cut to.
-        chat_template: ``"auto"``, ``"always"`` or ``"never"``.
-        pairing: How the shorter set is stretched: ``"cycle"`` or ``"sample"``.
-        pad_token: A token of the vocabulary to pad with, for tokenizers without one.
-        stop_at_forget_probability: Stop once the mean forget measure is at most this, in [0, 1]; None: never early.
-        evaluate_every: Steps between two looks at the forget set, where there is something to stop at.
-        evaluate_rows: Rows of each set that are measured before and after.
-        save_every: Steps between checkpoints to resume from; 0: only when interrupted.
-        lora_rank: Train a LoRA adapter of this rank; 0: train the model's own weights.
-        dtype: ``"float32"``; ``"bfloat16"``: computed in bfloat16 over float32 weights, since small steps vanish in bfloat16
-            weights; with LoRA ``"bfloat16"`` or ``"float16"`` is the format of the frozen weights.
-        device: ``"auto"`` (the accelerator, if there is one) or ``"cpu"``.
-        offload: ``"cpu"``: the waiting one of the two gradients lies in the host's memory, not on the device; or ``"none"``.
-        seed: Of data order and pairing.
-        resume: Go on with the interrupted run in ``output``.
-        report_to: Where the trainer logs to as well (``"tensorboard"``, ``"wandb"``, ...), or ``"none"``.
-
     Raises:
-        RetainFirstError: A value is out of its range or a name unknown; the text names it.
+        RetainFirstError: A name is unknown or a value out of its range; the text names the setting.
     """
 
-    model: str
-    forget: str
-    retain: str
-    output: str
-    objective: str = "simnpo"
-    retain_loss: str = "nll"
-    combiner: str = "sago"
-    scope: str | None = None
-    alpha: float = 1.0
-    gamma: float = 1.0
-    beta: float | None = None
-    delta: float | None = None
-    max_steps: int | None = None
-    epochs: float = 5.0
-    batch_size: int = 4
-    accumulate: int = 1
-    learning_rate: float = 1e-5
-    max_grad_norm: float = 1.0
-    max_length: int = 512
-    chat_template: str = "auto"
-    pairing: str = "cycle"
-    pad_token: str | None = None
-    stop_at_forget_probability: float | None = None
-    evaluate_every: int = 10
-    evaluate_rows: int = 100
-    save_every: int = 50
-    lora_rank: int = 0
-    dtype: str = "float32"
-    device: str = "auto"
-    offload: str = "none"
-    seed: int = 0
-    resume: bool = False
-    report_to: str = "none"
+    model: Annotated[_Text, Field(description="Folder or hub id of a causal language model with its tokenizer.")]
+    forget: Annotated[
+        _Text,
+        Field(description="Forget set: a JSON-lines file, or a hub name such as locuslab/TOFU:forget10."),
+        _Resume.CONTENT,
+    ]
+    retain: Annotated[_Text, Field(description="Retain set, likewise."), _Resume.CONTENT]
+    output: Annotated[
+        _Text,
+        Field(description="Output folder: new or empty, or that of the interrupted run to resume."),
+        _Resume.UNRECORDED,
+    ]
+    objective: Annotated[
+        str, Field(description=f"Forget objective: {_any_of(FORGET_OBJECTIVES)}."), one_of(FORGET_OBJECTIVES)
+    ] = "simnpo"
+    retain_loss: Annotated[
+        str, Field(description="Retain loss: nll, or kl to the model before unlearning."), one_of(RETAIN_OBJECTIVES)
+    ] = "nll"
+    combiner: Annotated[
+        str,
+        Field(
+            description="How the two gradients become one: sago, sago_keep_retain, pcgrad, orthogonal, gru, agem, ngdiff, blur, "
+            "sum or the name of an installed combiner; with an argument, as torchjd:UPGrad; or one of your own, as FILE.py:NAME."
+        ),
+        _Resume.CONTENT,
+    ] = "sago"
+    combiner_options: Annotated[dict[str, Any], Field(description="Further options of the combiner, by name.")] = field(
+        default_factory=dict
+    )
+    scope: Annotated[
+        str | None,
+        Field(description="Which gradients a projecting combiner takes together: tensor, module, block or global."),
+    ] = None
+    alpha: Annotated[float, Field(gt=0, description="Weight of the retain gradient.")] = 1.0
+    gamma: Annotated[float, Field(ge=0, description="Weight of the forget gradient.")] = 1.0
+    beta: Annotated[
+        float | None, Field(gt=0, description="Sharpness of npo (0.1 if not given) and simnpo (4.5 if not given).")
+    ] = None
+    delta: Annotated[float | None, Field(description="Margin of simnpo (0 if not given).")] = None
+    max_steps: Annotated[int | None, Field(ge=1, description="Optimiser steps, in place of epochs.")] = None
+    epochs: Annotated[float, Field(gt=0, description="Passes over the longer of the two sets.")] = 5.0
+    batch_size: Annotated[int, Field(ge=1, description="Forget rows, and retain rows, in a microbatch.")] = 4
+    accumulate: Annotated[int, Field(ge=1, description="Microbatches in an optimiser step.")] = 1
+    learning_rate: Annotated[float, Field(gt=0, description="Learning rate of AdamW, constant.")] = 1e-5
+    max_grad_norm: Annotated[float, Field(ge=0, description="Clip the combined gradient to this norm; 0: never.")] = 1.0
+    max_length: Annotated[int, Field(ge=2, description="Cut rows to this many tokens.")] = 512
+    chat_template: Annotated[
+        str, Field(description="For questions and messages: auto, always or never."), one_of(CHAT_TEMPLATE_MODES)
+    ] = "auto"
+    pairing: Annotated[
+        str,
+        Field(description="How the shorter set is repeated: cycle (in order) or sample (drawn)."),
+        one_of(PAIRINGS),
+    ] = "cycle"
+    pad_token: Annotated[str | None, Field(description="Token to pad with, for tokenizers that have none.")] = None
+    stop_at_forget_probability: Annotated[
+        float | None, Field(ge=0, le=1, description="Stop once the mean probability of the forget answers is this low.")
+    ] = None
+    evaluate_every: Annotated[int, Field(ge=1, description="Steps between two measurements of that probability.")] = 10
+    evaluate_rows: Annotated[int, Field(ge=1, description="Rows of each set to measure before and after.")] = 100
+    save_every: Annotated[
+        int, Field(ge=0, description="Steps between checkpoints to resume from; 0: only on Ctrl-C."), _Resume.FREE
+    ] = 50
+    lora_rank: Annotated[
+        int, Field(ge=0, description="Train a LoRA adapter of this rank; 0: train the model's own weights.")
+    ] = 0
+    dtype: Annotated[
+        str,
+        Field(
+            description=f"Arithmetic: {_any_of(DTYPES)}. bfloat16 computes over float32 weights; with LoRA, the frozen weights "
+            "have this dtype."
+        ),
+        one_of(DTYPES),
+    ] = "float32"
+    device: Annotated[
+        str, Field(description="auto (the accelerator, if there is one) or cpu."), one_of(DEVICES), _Resume.FREE
+    ] = "auto"
+    offload: Annotated[
+        str,
+        Field(description="cpu keeps the idle task's gradient in host memory; or none."),
+        one_of(OFFLOADS),
+        _Resume.FREE,
+    ] = "none"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of data order and pairing.")] = 0
+    resume: Annotated[
+        bool, Field(description="Resume the interrupted run in the output folder."), _Resume.UNRECORDED
+    ] = False
+    report_to: Annotated[
+        str, Field(description="Also log to tensorboard, wandb or another of transformers' trackers."), _Resume.FREE
+    ] = "none"
 
     def __post_init__(self) -> None:
         self.make_combiner()
-        get_objective("forget", self.objective)
-        get_objective("retain", self.retain_loss)
-        self._check_range("batch_size", least=1)
-        self._check_range("accumulate", least=1)
-        self._check_range("max_length", least=2)
-        self._check_range("evaluate_every", least=1)
-        self._check_range("evaluate_rows", least=1)
-        self._check_range("save_every", least=0)
-        self._check_range("lora_rank", least=0)
-        self._check_range("max_grad_norm", least=0)
-        self._check_range("epochs", above=0)
-        self._check_range("learning_rate", above=0)
-        self._check_range("max_steps", least=1)
-        self._check_range("beta", above=0)
-        self._check_range("delta")
-        self._check_range("seed", least=0, most=2**32 - 1)
-        self._check_range("stop_at_forget_probability", least=0, most=1)
-        for option, of in (("beta", ("npo", "simnpo")), ("delta", ("simnpo",))):
-            if getattr(self, option) is not None and self.objective not in of:
+        try:
+            json.dumps(self.combiner_options)
+        except TypeError as error:
+            raise RetainFirstError(
+                f"combiner_options: {error}, so it cannot be recorded. Take numbers, truth values and texts; an aggregator of"
+                " TorchJD is given by its name, as in combiner='torchjd:UPGrad'"
+            ) from error
+        for option, objectives in (("beta", ("npo", "simnpo")), ("delta", ("simnpo",))):
+            if getattr(self, option) is not None and self.objective not in objectives:
                 raise RetainFirstError(
-                    f"objective {self.objective!r} has no {option}; it belongs to {' and '.join(of)}"
+                    f"objective {self.objective!r} has no {option}; it belongs to {' and '.join(objectives)}"
                 )
-        for name, known in (
-            ("dtype", DTYPES),
-            ("chat_template", CHAT_TEMPLATE_MODES),
-            ("pairing", PAIRINGS),
-            ("device", DEVICES),
-            ("offload", OFFLOADS),
-        ):
-            if getattr(self, name) not in known:
-                raise RetainFirstError(
-                    f"Unknown {name} {getattr(self, name)!r}. {did_you_mean(getattr(self, name), known)}"
-                )
-
         if self.dtype == "float16" and not self.lora_rank:
             raise RetainFirstError(
                 "dtype 'float16' cannot train a model's own weights: the optimiser's steps vanish in it. Take 'bfloat16' or"
@@ -142,8 +162,14 @@ class UnlearnConfig:
 
     def make_combiner(self) -> Combiner:
         """Return the combiner that the settings name."""
-        scope = {} if self.scope is None else {"scope": self.scope}
-        return make_combiner(self.combiner, alpha=self.alpha, gamma=self.gamma, **scope)
+        own = {"alpha": self.alpha, "gamma": self.gamma} | ({} if self.scope is None else {"scope": self.scope})
+        for name in own.keys() & self.combiner_options.keys():
+            raise RetainFirstError(
+                f"{name} is a setting of its own: give it there, and not among the combiner's options"
+            )
+        if "name" in self.combiner_options:  # the name of make_combiner's own argument
+            raise RetainFirstError(f"{self.combiner} has no option 'name'")
+        return make_combiner(self.combiner, **own, **self.combiner_options)
 
     def objective_options(self) -> dict[str, float]:
         """Return ``beta`` and ``delta`` where they were given."""
@@ -151,32 +177,30 @@ class UnlearnConfig:
         return {name: value for name, value in given.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON takes them, without where the results go."""
-        settings = asdict(self)
-        del settings["output"], settings["resume"]
-        return settings
+        """Return the settings as JSON takes them, without those about the output folder."""
+        unrecorded = _flagged(_Resume.UNRECORDED)
+        return {name: value for name, value in asdict(self).items() if name not in unrecorded}
 
     def identity(self) -> dict[str, Any]:
-        """Return what two runs must share for one to go on where the other stopped.
+        """Return the settings that two runs must share for one to go on where the other stopped.
 
-        The data count by their content, since a file may have changed in between; where the results go does not count.
+        A file is compared by its content, since it may have changed in between.
         """
-        settings = self.as_dict()
-        for name in ("report_to", "save_every", "device", "offload"):
-            del settings[name]
-        for name in ("forget", "retain"):
-            path = Path(settings[name])
-            if path.is_file():
-                settings[name] = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-        return settings
+        shared = self.as_dict()
+        for name in _flagged(_Resume.FREE):
+            del shared[name]
+        for name in _flagged(_Resume.CONTENT):
+            shared[name] = _by_content(shared[name])
+        return shared
 
-    def _check_range(
-        self, name: str, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
-    ) -> None:
-        value = getattr(self, name)
-        if value is None or (math.isfinite(value) and least <= value <= most and value > above):
-            return
-        bounds = [f"above {above}"] if above > -math.inf else []
-        bounds += [f"at least {least}"] if least > -math.inf else []
-        bounds += [f"at most {most}"] if most < math.inf else []
-        raise RetainFirstError(f"{name} must be a finite number {' and '.join(bounds)}".rstrip() + f", not {value}")
+
+def _by_content(value: str) -> str:
+    """Replace the path in ``PATH`` or ``PATH:NAME`` by the file's hash, if there is such a file."""
+    path, _, name = (value, "", "") if Path(value).is_file() else value.rpartition(":")
+    if not Path(path).is_file():
+        return value
+    return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}" + (name and f":{name}")
+
+
+def _flagged(flag: _Resume) -> list[str]:
+    return [one.name for one in settings_of(UnlearnConfig) if flag in one.flags]

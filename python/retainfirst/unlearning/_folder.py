@@ -1,4 +1,4 @@
-"""The output folder of a run: nothing half written, and enough kept to go on after an interruption."""
+"""The output folder of a run: results appear whole, and an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.files import write_json
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._signals import on_interrupt
 
@@ -22,15 +23,15 @@ _WORK = ".unfinished"
 class OutputFolder:
     """The folder that a run writes to.
 
-    Until the run is done all its files lie in the hidden folder ``.unfinished``: the settings and the checkpoints. The results
-    are made there too and moved out at the very end, so what a reader finds in the output folder is whole.
+    During the run, the settings and the checkpoints are in the hidden folder ``.unfinished``. The results are written there too
+    and are moved out at the end, so that every file beside it is whole.
 
     Args:
         config: The run's settings.
 
     Raises:
-        RetainFirstError: The folder holds something already; or there is nothing to resume; or the run to resume had other
-            settings (each is named).
+        RetainFirstError: The folder is not empty, there is nothing to resume, or the run to resume had other settings (the text
+            names them).
     """
 
     def __init__(self, config: UnlearnConfig) -> None:
@@ -52,23 +53,21 @@ class OutputFolder:
             raise RetainFirstError(f"output {self.path} is not empty; name a new or an empty folder")
 
     def start(self, config: UnlearnConfig) -> None:
-        """Create the folder and write down the settings."""
-        draft = self.work / "settings.draft"
+        """Make the folder and write the settings."""
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(config.identity(), indent=2))
-            draft.replace(self._settings)
         except OSError as error:
             raise RetainFirstError(f"output {self.path} cannot be written: {error.strerror}") from error
+        write_json(self._settings, config.identity())
 
     def last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest whole checkpoint and the trainer's state in it, which the trainer writes last."""
+        """Return the newest complete checkpoint and its trainer state, the file that the trainer writes last."""
         found = [(path.parent, _read_json(path)) for path in self.work.glob("checkpoint-*/trainer_state.json")]
         whole = [(path, state) for path, state in found if state is not None]
         return max(whole, key=lambda pair: int(pair[1]["global_step"]), default=None)
 
     def finish(self, write: Callable[[Path], None]) -> None:
-        """Have ``write`` fill a folder, then move its files out and drop the checkpoints."""
+        """Let ``write`` fill a folder, move its files to the output folder, and delete the checkpoints."""
         results = self.work / "results"
         shutil.rmtree(results, ignore_errors=True)
         try:
@@ -76,23 +75,23 @@ class OutputFolder:
             write(results)
         except OSError as error:
             raise RetainFirstError(f"the results cannot be written to {results}: {error}") from error
-        if (logs := self.work / "runs").is_dir():  # the trainer's own, where report_to is tensorboard
+        if (logs := self.work / "runs").is_dir():  # report_to is tensorboard
             logs.rename(results / "runs")
-        # Ctrl-C is held back for the moment in which the results move out.
+        # Ctrl-C is ignored while the results move out.
         with on_interrupt(signal.SIG_IGN):
             for entry in sorted(results.iterdir(), key=lambda entry: not entry.is_dir()):
                 target = self.path / entry.name
-                if target.is_dir():  # of a run that was killed right here, and resumed
+                if target.is_dir():  # a run was killed right here and then resumed
                     shutil.rmtree(target)
                 entry.rename(target)
             shutil.rmtree(self.work)
 
     def abandon(self) -> bool:
-        """After a failure: keep the folder if it holds a checkpoint, else leave no trace. Returns whether it was kept."""
+        """After a failure, delete the run's files unless there is a checkpoint. Returns whether they were kept."""
         if self.last_checkpoint() is not None:
             return True
         shutil.rmtree(self.work, ignore_errors=True)
-        with suppress(OSError):  # one that another run has put something into stays
+        with suppress(OSError):  # another run may have put something into one of them
             for folder in self._made:
                 folder.rmdir()
         return False
@@ -116,7 +115,7 @@ class OutputFolder:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return what a JSON file holds; None if it is absent or damaged."""
+    """Return the content of a JSON file; None if it is absent or damaged."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,8 +1,7 @@
-"""What a run leaves for people: ``unlearning.json``, ``curves.png`` and the model card."""
+"""The report of a run: ``unlearning.json``, ``curves.png`` and the model card."""
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -12,10 +11,11 @@ from typing import Any
 
 import retainfirst
 from retainfirst.errors import require
+from retainfirst.files import finite
 from retainfirst.geometry import FIELDS
 from retainfirst.unlearning._config import UnlearnConfig
 
-__all__ = ["make_report", "versions", "write_card", "write_curves", "write_json"]
+__all__ = ["make_report", "versions", "write_card", "write_curves"]
 
 Report = dict[str, Any]
 
@@ -27,17 +27,17 @@ def make_report(
     after: Mapping[str, float],
     data: Mapping[str, int],
 ) -> Report:
-    """Gather a run in the form of ``unlearning.json``.
+    """Return the content of ``unlearning.json``.
 
     Args:
         config: The run's settings.
-        log_history: The trainer's log, one entry a step.
-        before: What was measured before the first step.
-        after: The same after the last one.
-        data: Counts of rows used, truncated and dropped.
+        log_history: The trainer's log, with one entry per step.
+        before: The measurements before the first step.
+        after: The measurements after the last step.
+        data: Numbers of rows: used, truncated and dropped.
 
     Returns:
-        A dictionary that JSON can hold; numbers that are not finite (a cosine with a zero vector) are None.
+        A dictionary for JSON. None stands for numbers that are not finite, such as a cosine with a zero vector.
     """
     steps = [
         {
@@ -64,24 +64,18 @@ def make_report(
         "before": dict(before),
         "after": dict(after),
     }
-    finite: Report = _finite(report)
-    return finite
+    return dict(finite(report))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that the numbers depend on."""
+    """Return the versions of Python and of the libraries that compute the numbers."""
     names = ("torch", "transformers", "accelerate", "peft")
     found = {name: metadata.version(name) for name in names if _installed(name)}
     return {"retainfirst": retainfirst.__version__, "python": platform.python_version(), **found}
 
 
-def write_json(report: Report, path: Path) -> None:
-    """Write the report as JSON."""
-    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def write_curves(report: Report, path: Path) -> None:
-    """Draw the losses and the cosines over the steps."""
+    """Plot the losses and the cosines over the steps."""
     require("matplotlib", "plot")
     from matplotlib.figure import Figure
 
@@ -107,15 +101,15 @@ def write_curves(report: Report, path: Path) -> None:
 
 
 def write_card(report: Report, path: Path) -> None:
-    """Write the model card (Hugging Face's front matter, settings, results, a caution)."""
+    """Write the model card: Hugging Face's front matter, results, a caution and the settings."""
     config = report["config"]
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {_number(report['before'][name])} | {_number(report['after'][name])} |"
         for name in report["before"]
     )
-    keys = ("objective", "retain_loss", "combiner", "scope", "alpha", "gamma", "beta", "delta", "learning_rate", "batch_size",
-            "accumulate", "lora_rank", "dtype", "seed")  # fmt: skip
-    settings = "\n".join(f"| {key} | {config[key]} |" for key in keys if config[key] is not None)
+    keys = ("objective", "retain_loss", "combiner", "combiner_options", "scope", "alpha", "gamma", "beta", "delta",
+            "learning_rate", "batch_size", "accumulate", "lora_rank", "dtype", "seed")  # fmt: skip
+    settings = "\n".join(f"| {key} | {_setting(config[key])} |" for key in keys if config[key] not in (None, {}))
     software = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     local = Path(config["model"]).exists()
     base = Path(config["model"]).resolve().name if local else config["model"]
@@ -128,16 +122,16 @@ tags: [unlearning, retainfirst]
 
 # {base.rpartition("/")[2]}, unlearned
 
-Made from `{base}` by `retainfirst unlearn` in {len(report["steps"])} steps, with the forget gradient and the retain gradient
-taken separately and combined by the rule `{config["combiner"]}`.
+Made from `{base}` by `retainfirst unlearn` in {len(report["steps"])} steps. The forget gradient and the retain gradient were
+computed separately and combined by `{config["combiner"]}`.
 
 | measured on the training files | before | after |
 | --- | --- | --- |
 {rows}
 
-A probability is that of the labelled answer, the geometric mean over its tokens, averaged over rows. It says how likely the
-model is to give these answers to these prompts. It does not say that the knowledge is gone: paraphrases, other languages or a
-few steps of fine-tuning may bring it back, so test for that before you rely on it.
+A probability is that of the labelled answer: the geometric mean over its tokens, averaged over rows. It tells how likely the
+model is to give these answers to these prompts. It does not tell that the knowledge is gone. Paraphrases, other languages or a
+few steps of fine-tuning may bring it back: test for that before you rely on the model.
 
 | setting | value |
 | --- | --- |
@@ -145,7 +139,7 @@ few steps of fine-tuning may bring it back, so test for that before you rely on 
 
 Data: {", ".join(f"{value} {key.replace('_', ' ')}" for key, value in report["data"].items())}.
 
-Software: {software}. Every step's losses and gradient geometry are in `unlearning.json`, and drawn in `curves.png`.
+Software: {software}. The losses and the gradient geometry of every step are in `unlearning.json` and plotted in `curves.png`.
 """,
         encoding="utf-8",
     )
@@ -159,16 +153,12 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _drawable(values: Any) -> list[float]:
     return [math.nan if value is None else value for value in values]
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _number(value: Any) -> str:

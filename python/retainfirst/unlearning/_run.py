@@ -14,18 +14,19 @@ from torch.utils.data import DataLoader
 
 from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs, pad_token_id, set_pad_token
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.evaluation import AnswerProbability, Measure
+from retainfirst.files import write_json
 from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder
-from retainfirst.unlearning._measure import AnswerProbability, Measure
-from retainfirst.unlearning._report import Report, make_report, write_card, write_curves, write_json
+from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
 
 __all__ = ["Interrupted", "unlearn"]
 
 
 class Interrupted(RetainFirstError):
-    """The run was stopped by Ctrl-C; what it had done is kept where the text says."""
+    """Ctrl-C stopped the run; the text names the checkpoints to resume from, if there are any."""
 
 
 def unlearn(
@@ -33,25 +34,25 @@ def unlearn(
 ) -> Report:
     """Unlearn, and write the model, ``unlearning.json``, ``curves.png`` and a model card to the output folder.
 
-    An error leaves the output folder as it was, unless a checkpoint had been saved: then the folder can be resumed. Ctrl-C
-    finishes the step at hand and saves a checkpoint first.
+    After an error the output folder is as it was, unless a checkpoint was saved: then the run can be resumed. Ctrl-C first
+    finishes the step and saves a checkpoint.
 
     Args:
         config: The settings.
-        measure: Makes, from the tokenizer, what is measured before and after (and, if the settings say where to stop, in
-            between); None: the mean probability of the labelled answers.
-        label: What to call the progress bar.
+        measure: Takes the tokenizer and returns the metric to measure before and after training, and for
+            ``stop_at_forget_probability``; None: the mean probability of the labelled answers.
+        label: The progress bar's title.
 
     Returns:
-        What ``unlearning.json`` holds.
+        The content of ``unlearning.json``.
 
     Raises:
-        RetainFirstError: Bad settings, data or model; each text names the input.
+        RetainFirstError: The data, the model or the output folder is bad; the text names it.
         Interrupted: Ctrl-C.
         MissingDependency: transformers, matplotlib or (for LoRA) peft is not installed.
     """
     folder = OutputFolder(config)
-    # Its bars for reading and writing weights would break into the run's own.
+    # transformers' progress bars would interleave with ours.
     require("transformers", "hf").utils.logging.disable_progress_bar()
     require("matplotlib", "plot")
     try:
@@ -64,7 +65,7 @@ def unlearn(
             pairing=config.pairing, seed=config.seed,
         )  # fmt: skip
         collator = PairedCollator(pad_token_id(tokenizer))
-        # The weights that are trained are float32: smaller formats lose the optimiser's small steps.
+        # Trained weights are float32: 16-bit weights would round the optimiser's small steps away.
         model = load_model(config.model, config.dtype if config.lora_rank else "float32")
         _check_vocabulary(model, pairs, collator)
         model.config.pad_token_id = collator.pad_token_id
@@ -117,7 +118,7 @@ def _run(
 
 
 def _train(config: UnlearnConfig, trainer: Any, folder: OutputFolder) -> None:
-    """Train, from the last checkpoint if there is one; a checkpoint of a finished training is only loaded."""
+    """Train, from the last checkpoint if there is one. If that training was complete, only load it."""
     from transformers import TrainerState
 
     found = folder.last_checkpoint()
@@ -135,8 +136,8 @@ def _train(config: UnlearnConfig, trainer: Any, folder: OutputFolder) -> None:
             trainer.train(resume_from_checkpoint=str(checkpoint))
     except pickle.UnpicklingError as error:
         raise RetainFirstError(
-            "this transformers reads its own checkpoints in a way that this torch refuses; set the environment variable"
-            " TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 and resume, or take transformers 4.49 or later"
+            "this torch refuses to read the checkpoints of this transformers; set the environment variable"
+            " TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 and resume, or install transformers 4.49 or later"
         ) from error
 
 
@@ -177,7 +178,7 @@ def _trainer(
     )
     retain_options = {"reference": _reference(config, model, arguments.device)} if config.retain_loss == "kl" else {}
     try:
-        # The trainer puts the model on its device, where the reference is then computed.
+        # The trainer moves the model to its device; the reference is computed there.
         trainer = TwoTaskTrainer(
             model=model,
             args=arguments,
@@ -200,7 +201,7 @@ def _trainer(
         loader = DataLoader(
             pairs.forget, batch_size=config.batch_size, collate_fn=lambda rows: collate(rows, collator.pad_token_id)
         )
-        with trainer.compute_loss_context_manager():  # in the same precision as the steps
+        with trainer.accelerator.autocast():  # in the same precision as the steps
             pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
     return trainer
 
@@ -211,8 +212,8 @@ def _check_vocabulary(model: Any, pairs: PairedDataset, collator: PairedCollator
         largest = max(max(examples[i]["input_ids"]) for i in range(len(examples)))
         if max(largest, collator.pad_token_id) >= size:
             raise RetainFirstError(
-                f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; give the"
-                " tokenizer that belongs to the model, or another --pad-token"
+                f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; use the"
+                " model's own tokenizer, or another --pad-token"
             )
 
 
@@ -250,6 +251,6 @@ def _write(results: Path, report: Report, model: Any, tokenizer: Any) -> None:
     model.save_pretrained(results)
     keep_rope_theta(results)
     tokenizer.save_pretrained(results)
-    write_json(report, results / "unlearning.json")
+    write_json(results / "unlearning.json", report, indent=1)
     write_curves(report, results / "curves.png")
     write_card(report, results / "README.md")

@@ -1,4 +1,4 @@
-"""Ctrl-C, handled for a while in another way."""
+"""A temporary handler of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["on_interrupt"]
 
 @contextmanager
 def on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Have ``handler`` answer Ctrl-C inside the block; without effect outside the main thread, which alone gets signals."""
+    """Let ``handler`` handle Ctrl-C inside the block; no effect outside the main thread, since only that one gets signals."""
     try:
         before = signal.signal(signal.SIGINT, handler)
     except ValueError:

@@ -1,7 +1,10 @@
-"""What retainfirst costs, as ratios to what it is held against, measured side by side in one run.
+"""Benchmarks: the cost of retainfirst as ratios to baselines that are measured side by side in the same run.
 
-``combine``: a rule on gradients beside the memory's limit and other implementations. ``step``: a training step beside plain
-addition of the two losses. ``memory``: what such a step holds at its peak. ``imports``: ``import retainfirst`` beside
-``import torch``. ``verify``: what the exact oracle and the exhaustive check get through. The command is ``retainfirst bench``;
-``docs/performance.md`` says how to read the numbers.
+- ``combine``: combining gradients, compared with memory traffic and with other implementations.
+- ``step``: a training step, compared with plain addition of the two losses.
+- ``memory``: the peak memory of such a step.
+- ``imports``: ``import retainfirst``, compared with ``import torch``.
+- ``verify``: the throughput of the exact oracle and of the exhaustive check.
+
+The command is ``retainfirst bench``; ``docs/performance.md`` explains the numbers.
 """

@@ -1,4 +1,4 @@
-"""The rules on gradients: beside the memory's limit, beside each other's parts, beside other implementations."""
+"""The time to combine gradients, compared with memory traffic, with parts of the work, and with other implementations."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from retainfirst import _rust, kernels
-from retainfirst.combiners import available_combiners, make_combiner
+from retainfirst.combiners import make_combiner
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.peers import GAMMA, peers_for, plain_addition
 from retainfirst_lab.bench.timing import Case, Sample, clock_for, ratios, rounds_of, spread
 
-__all__ = ["DTYPES", "Plan", "measure"]
+__all__ = ["COMBINERS", "DTYPES", "Plan", "measure"]
 
+COMBINERS = ("sum", "pcgrad", "sago", "sago_keep_retain", "blur")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PROJECTIONS = ("pcgrad", "blur")
-# An array that a kernel reads or writes: forget, retain, retain as it was before, and what the peers need on top.
+PROJECTIONS, ELEMENTWISE = ("pcgrad", "blur"), ("sum", "sago", "sago_keep_retain")
+# Arrays in memory: forget, retain and a copy of retain; and the temporaries of the peers.
 _ARRAYS, _PEERS_ARRAYS = 3, 7
 _MANY, _SMALLEST, _LARGEST = 300, 1_000, 100_000
 
@@ -29,15 +30,15 @@ Tick = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """The cases to measure.
 
     Attributes:
         sizes: Numbers of elements.
         dtypes: Keys of :data:`DTYPES`.
-        threads: Numbers of threads, each measured; on a GPU the first alone is used.
-        rounds: Rounds of each case, and at most so many for slow ones.
-        patience: Seconds of a case, after which it is left out of further rounds.
-        peers: Measure other implementations too, with the first number of threads: they take most of the time.
+        threads: Numbers of threads, each measured; a GPU uses the first only.
+        rounds: Rounds of each case; slow cases get fewer.
+        patience: Seconds after which a case is left out of the rounds that follow.
+        peers: Measure other implementations too, with the first number of threads. They take most of the time.
         device: ``"cpu"`` or ``"cuda"``.
     """
 
@@ -65,7 +66,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How often ``tick`` is called."""
+        """The number of calls of ``tick``."""
         return self.rounds * (len(self.sizes) + 1) * len(self.dtypes) * len(self._used_threads)
 
     @property
@@ -77,8 +78,8 @@ def measure(plan: Plan, tick: Tick = lambda _: None) -> dict[str, Any]:
     """Run the benchmark and return the report.
 
     Args:
-        plan: What is measured.
-        tick: Called with what is being measured, :attr:`Plan.steps` times.
+        plan: The cases.
+        tick: Called with the name of the running case, :attr:`Plan.steps` times.
     """
     rows: list[dict[str, Any]] = []
     bandwidth, many = [], []
@@ -115,7 +116,7 @@ def _run(cases: dict[str, Case], plan: Plan, tick: Callable[[], object]) -> dict
 
 
 def _gradients(n: int, name: str, device: str) -> tuple[Tensor, Tensor]:
-    """Two gradients whose signs conflict at random, so that a branch on them would be mispredicted."""
+    """Two gradients whose signs conflict at random, so that branch prediction cannot help."""
     generator = torch.Generator(device).manual_seed(0)
     made = [torch.empty(n, dtype=DTYPES[name], device=device) for _ in range(2)]
     for x in made:
@@ -125,7 +126,7 @@ def _gradients(n: int, name: str, device: str) -> tuple[Tensor, Tensor]:
 
 
 def _cases(forget: Tensor, retain: Tensor, kept: Tensor, plan: Plan, peers: bool) -> dict[str, Case]:
-    """Cases by name; what a case has written is undone before the next measurement."""
+    """Cases by name. Each measurement starts from the same retain gradient."""
 
     def restore() -> None:
         retain.copy_(kept)
@@ -133,12 +134,12 @@ def _cases(forget: Tensor, retain: Tensor, kept: Tensor, plan: Plan, peers: bool
     works: dict[str, Callable[[], object]] = {"copy": lambda: retain.copy_(forget)}
     if plan.device == "cpu":
         memory = str(forget.dtype).removeprefix("torch."), [forget.data_ptr()], [retain.data_ptr()], [len(forget)]
-        works["limit"] = lambda: _rust.limit_(*memory, 1.0, GAMMA)
-        for rule in ("sum", "sago", "sago_keep_retain"):
-            works[f"{rule}, update alone"] = lambda rule=rule: _rust.update_alone_(rule, *memory, 1.0, GAMMA)  # type: ignore[misc]
-    for rule in available_combiners():
-        combiner = make_combiner(rule, gamma=GAMMA)
-        works[rule] = lambda combiner=combiner: combiner.combine_([forget], [retain])  # type: ignore[misc]
+        works["baseline"] = lambda: _rust.limit_(*memory, 1.0, GAMMA)
+        for name in ELEMENTWISE:
+            works[f"{name}, update alone"] = lambda name=name: _rust.update_alone_(name, *memory, 1.0, GAMMA)  # type: ignore[misc]
+    for name in COMBINERS:
+        combiner = make_combiner(name, gamma=GAMMA)
+        works[name] = lambda combiner=combiner: combiner.combine_([forget], [retain])  # type: ignore[misc]
     works["dot products"] = lambda: kernels.moments([forget], [retain])
     works["plain addition"] = lambda: plain_addition(forget, retain)
     if peers:
@@ -148,20 +149,20 @@ def _cases(forget: Tensor, retain: Tensor, kept: Tensor, plan: Plan, peers: bool
 
 
 def _rows(samples: dict[str, list[Sample]], nbytes: int) -> list[dict[str, Any]]:
-    """One row a case: seconds, and the ratio to what it is held against."""
-    on_cpu = "limit" in samples
-    # Three passes over memory where a copy makes two.
-    base, factor = (samples["limit"], 1.0) if on_cpu else (samples["copy"], 1.5)
+    """One row for each case: seconds, and the ratio to the baseline."""
+    on_cpu = "baseline" in samples
+    # An element-wise combiner makes three passes over memory, a copy two.
+    base, factor = (samples["baseline"], 1.0) if on_cpu else (samples["copy"], 1.5)
     rows = []
     for name, found in samples.items():
         row: dict[str, Any] = {"case": name, "rounds": len(found), "seconds": spread([one.wall for one in found])}
         row["cpu_seconds"] = spread([one.cpu for one in found if one.cpu is not None]) if on_cpu else None
-        row |= {"against": "limit" if on_cpu else "copy", **ratios(found, base, factor=factor)}
+        row |= {"against": "baseline" if on_cpu else "copy", **ratios(found, base, factor=factor)}
         if name in PROJECTIONS and on_cpu:
             row["to_passes"] = ratios(found, samples["dot products"], base)
         if f"{name}, update alone" in samples:
             row["to_update_alone"] = ratios(found, samples[f"{name}, update alone"])
-        if name in ("copy", "limit"):
+        if name in ("copy", "baseline"):
             row["gb_s"] = nbytes * (2 if name == "copy" else 3) / row["seconds"]["median"] / 1e9
         rows.append(row)
     return rows
@@ -169,38 +170,38 @@ def _rows(samples: dict[str, list[Sample]], nbytes: int) -> list[dict[str, Any]]
 
 def _bandwidth(samples: dict[str, list[Sample]], nbytes: int) -> dict[str, float]:
     found = {"copy_gb_s": 2 * nbytes / spread([one.wall for one in samples["copy"]])["median"] / 1e9}
-    if "limit" in samples:
-        found["limit_gb_s"] = 3 * nbytes / spread([one.wall for one in samples["limit"]])["median"] / 1e9
+    if "baseline" in samples:
+        found["baseline_gb_s"] = 3 * nbytes / spread([one.wall for one in samples["baseline"]])["median"] / 1e9
     return found
 
 
-def _many_tensors(name: str, plan: Plan, tick: Callable[[], object]) -> list[dict[str, Any]]:
-    """Many small tensors beside one flat one of the same size, and beside tensors with nothing in them to do."""
+def _many_tensors(dtype: str, plan: Plan, tick: Callable[[], object]) -> list[dict[str, Any]]:
+    """Many small tensors, one flat tensor of the same total size, and as many tensors of one element each."""
     largest = min(_LARGEST, max(plan.sizes))
     smallest = min(_SMALLEST, largest)
     lengths = [round(smallest * (largest / smallest) ** (i / (_MANY - 1))) for i in range(_MANY)]
-    forget, kept = _gradients(sum(lengths), name, plan.device)
+    forget, kept = _gradients(sum(lengths), dtype, plan.device)
     retain = kept.clone()
     pieces = list(torch.split(forget, lengths)), list(torch.split(retain, lengths))
     single = [[x[:1].clone() for x in part] for part in pieces]
     cases: dict[str, Case] = {}
-    for rule in ("sago", "pcgrad"):
-        combiner = make_combiner(rule, gamma=GAMMA)
+    for name in ("sago", "pcgrad"):
+        combiner = make_combiner(name, gamma=GAMMA)
         for what, pair in (("flat", ([forget], [retain])), ("many", pieces), ("call", single)):
-            cases[f"{rule} {what}"] = Case(
+            cases[f"{name} {what}"] = Case(
                 lambda combiner=combiner, pair=pair: combiner.combine_(*pair),  # type: ignore[misc]
                 lambda: retain.copy_(kept),
             )
     samples = _run(cases, plan, tick)
     return [
         {
-            "case": rule,
+            "case": name,
             "tensors": _MANY,
             "elements": sum(lengths),
-            "to_flat": ratios(samples[f"{rule} many"], samples[f"{rule} flat"]),
+            "to_flat": ratios(samples[f"{name} many"], samples[f"{name} flat"]),
             "call_microseconds": spread(
-                [(one.wall if one.cpu is None else one.cpu) / _MANY * 1e6 for one in samples[f"{rule} call"]]
+                [(one.wall if one.cpu is None else one.cpu) / _MANY * 1e6 for one in samples[f"{name} call"]]
             ),
         }
-        for rule in ("sago", "pcgrad")
+        for name in ("sago", "pcgrad")
     ]

@@ -1,4 +1,4 @@
-"""A report as a figure."""
+"""Figures of benchmark reports."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import require
+from retainfirst_lab.report import style
 
 __all__ = ["draw"]
 
 Report = Mapping[str, Any]
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; lines differ in dashes and markers too.
-_STYLES: dict[str, dict[str, Any]] = {
-    "limit": {"color": "black", "linestyle": ":", "linewidth": 2.4},
-    "copy": {"color": "0.5", "linestyle": ":", "linewidth": 1.2},
-    "sago": {"color": "#009E73", "linestyle": "-.", "marker": "^"},
-    "sum": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
-    "pcgrad": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
-    "blur": {"color": "#CC79A7", "linestyle": "--", "marker": "D"},
-    "plain addition": {"color": "#E69F00", "linestyle": "-", "marker": "x", "linewidth": 1},
-    "torch.where": {"color": "#56B4E9", "linestyle": "-", "marker": "v", "linewidth": 1},
-    "numpy": {"color": "0.5", "linestyle": "-", "marker": "+", "linewidth": 1},
+_LINES: dict[str, dict[str, Any]] = {
+    "baseline": {"color": style.BLACK, "linestyle": ":", "linewidth": 2.4},
+    "copy": {"color": style.GREY, "linestyle": ":", "linewidth": 1.2},
+    **{name: line for name, line in style.COMBINERS.items() if name != "sago_keep_retain"},  # it lies on SAGO's line
+    "plain addition": {"color": style.ORANGE, "linestyle": "-", "marker": "x", "linewidth": 1},
+    "torch.where": {"color": style.DARK_GREY, "linestyle": "-", "marker": "1", "linewidth": 1},
+    "numpy": {"color": style.GREY, "linestyle": "-", "marker": "+", "linewidth": 1},
     "boolean mask": {"color": "0.2", "linestyle": "-", "marker": ".", "linewidth": 1},
-    "TorchJD PCGrad": {"color": "0.65", "linestyle": "--", "marker": "d", "linewidth": 1},
+    "TorchJD PCGrad": {"color": style.LIGHT_GREY, "linestyle": "--", "marker": "d", "linewidth": 1},
 }
 
 
 def draw(report: Report, path: Path) -> bool:
-    """Draw a report into a PNG file; return whether it is of a kind that has a figure.
+    """Draw a report into a PNG file.
+
+    Args:
+        report: Of any benchmark.
+        path: The file.
+
+    Returns:
+        Whether there is a figure for this benchmark; if not, no file is written.
 
     Raises:
         MissingDependency: matplotlib is not installed.
@@ -43,22 +47,21 @@ def draw(report: Report, path: Path) -> bool:
 
 
 def _combine(report: Report) -> Any:
-    """Time over size above, the ratio to the limit below; a column for each dtype, with the fewest threads."""
+    """Time over size above, ratio to the baseline below; one column for each dtype, with the fewest threads."""
     rows = [row for row in report["rows"] if row["threads"] == min(report["threads"])]
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     figure, axes = _panels(2, len(dtypes))
     for column, dtype in enumerate(dtypes):
         upper, lower = axes[0][column], axes[1][column]
-        for case, style in _STYLES.items():
+        for case, line in _LINES.items():
             mine = sorted(
                 (row for row in rows if (row["dtype"], row["case"]) == (dtype, case)), key=lambda row: row["elements"]
             )
-            sizes = [row["elements"] for row in mine]
             if not mine:
                 continue
-            upper.plot(sizes, [row["seconds"]["median"] for row in mine], label=case, markersize=4, **style)
-            # The memory's limit is one by definition.
-            lower.plot(sizes, [row["wall_ratio"]["median"] for row in mine], markersize=4, **style)
+            sizes = [row["elements"] for row in mine]
+            upper.plot(sizes, [row["seconds"]["median"] for row in mine], label=case, markersize=4, **line)
+            lower.plot(sizes, [row["wall_ratio"]["median"] for row in mine], markersize=4, **line)
         upper.set_title(f"{dtype}, {min(report['threads'])} thread(s)")
         lower.set_xlabel("elements")
         for panel in (upper, lower):
@@ -66,7 +69,8 @@ def _combine(report: Report) -> Any:
             panel.set_yscale("log")
     axes[0][0].set_ylabel("seconds")
     axes[1][0].set_ylabel(f"x {rows[0]['against']}")
-    return _finish(figure, axes)
+    style.legend(figure, axes, 6)
+    return figure
 
 
 def _step(report: Report) -> Any:
@@ -79,7 +83,7 @@ def _step(report: Report) -> Any:
             if found is not None:
                 panel.plot([found["least"], found["greatest"]], [at, at], color="0.6")
                 panel.plot(found["median"], at, marker="o", color=_color(row["case"]))
-        panel.axvline(1, color="0.7", linewidth=0.8)
+        panel.axvline(1, color=style.LIGHT_GREY, linewidth=0.8)
         panel.set_xlabel(f"{kind} time, x plain addition".replace("cpu", "CPU"))
         panel.set_yticks(range(len(labels)), labels)
         panel.invert_yaxis()
@@ -98,7 +102,7 @@ def _memory(report: Report) -> Any:
             color=[_color(row["case"]) for row in mine],
         )
         panel.invert_yaxis()
-        panel.set_title("{} x {} tokens, {} micro-batch(es)".format(*shape), fontsize="medium")
+        panel.set_title("{} x {} tokens, {} microbatch(es)".format(*shape), fontsize="medium")
         panel.set_xlabel("peak above the model, MiB")
     return figure
 
@@ -107,23 +111,8 @@ _MAKERS = {"combine": _combine, "step": _step, "memory": _memory}
 
 
 def _color(case: str) -> str:
-    return str(_STYLES.get(case.partition(",")[0], {"color": "0.6"})["color"])
+    return str(_LINES.get(case.partition(",")[0], {"color": "0.6"})["color"])
 
 
 def _panels(rows: int, columns: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * columns, 3.0 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for panel in axes.flat:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="0.92", linewidth=0.6)
-    return figure, axes
-
-
-def _finish(figure: Any, axes: Any) -> Any:
-    found = {
-        label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=6, frameon=False)
-    return figure
+    return style.panels(rows, columns, 4.2, 3.0, margin=0.6)

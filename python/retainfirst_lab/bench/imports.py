@@ -1,4 +1,4 @@
-"""What ``import retainfirst`` costs beside ``import torch``, each in a fresh process."""
+"""The time of ``import retainfirst``, compared with ``import torch``, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["measure"]
 
 
 class _ProcessClock(Clock):
-    """Wall time of a process that a case starts, and the CPU time that the system counts for it."""
+    """Wall time of a process that a case starts, and the CPU time that the system attributes to it."""
 
     def measure(self, case: Case, calls: int) -> Sample:
-        del calls  # one process a measurement is long enough
+        del calls  # one process takes long enough
         before, wall = os.times(), time.perf_counter()
         case.run()
         wall, after = time.perf_counter() - wall, os.times()
@@ -31,8 +31,8 @@ def measure(rounds: int = 11, *, tick: Callable[[str], object] = lambda _: None)
     """Run the benchmark and return the report.
 
     Args:
-        rounds: Rounds in alternating order; the files are in the system's cache before the first.
-        tick: Called with what is being measured, once a round.
+        rounds: Rounds in alternating order. A run before the first brings the files into the system's cache.
+        tick: Called with the name of the benchmark, once a round.
     """
 
     def start(module: str) -> Case:

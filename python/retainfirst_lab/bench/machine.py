@@ -1,4 +1,4 @@
-"""Where a number was measured, and whether there is room to measure it."""
+"""The machine of a benchmark: its description, free memory, and numbers of threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIBRARIES = ("torch", "numpy", "transformers", "torchjd")
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return machine, device, versions and date, for the report."""
+    """Return machine, device, versions and date, as reports have them."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -39,15 +39,15 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not known, or not there.
+    """Check that a device is known and available.
 
     Raises:
-        RetainFirstError: With what to give instead.
+        RetainFirstError: It is not; the text says which device to give.
     """
     if device not in DEVICES:
         raise RetainFirstError(f"Unknown device {device!r}. {did_you_mean(device, DEVICES)}")
@@ -56,15 +56,15 @@ def check_device(device: str) -> None:
 
 
 def check_room(what: str, needed: int, device: str) -> None:
-    """Refuse work that would not fit, before it starts.
+    """Check, before work starts, that it fits into the free memory.
 
     Args:
-        what: What needs the memory, for the error.
+        what: The subject of the error's text, in the plural.
         needed: Bytes.
         device: ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        RetainFirstError: Less than that is free.
+        RetainFirstError: Less memory is free.
     """
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else _available()
     if needed > free:
@@ -75,7 +75,7 @@ def check_room(what: str, needed: int, device: str) -> None:
 
 @contextmanager
 def threads(n: int | None) -> Iterator[int]:
-    """Let torch and the Rust kernels use so many threads inside the block; None: as many as torch does already."""
+    """Set the number of threads of torch and of the Rust kernels inside the block; None: the number that torch uses now."""
     before = torch.get_num_threads(), _rust.get_num_threads()
     n = before[0] if n is None else n
     try:
@@ -88,7 +88,7 @@ def threads(n: int | None) -> Iterator[int]:
 
 
 def resident(name: str) -> int:
-    """Return the bytes of a field of this process's status on Linux, such as ``VmHWM``, its peak."""
+    """Return a field of ``/proc/self/status`` (Linux) in bytes, such as ``VmHWM``, the peak of resident memory."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 

@@ -1,4 +1,4 @@
-"""What a step holds at its peak, each case in a process of its own."""
+"""The peak memory of a training step, each case in its own process."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from retainfirst.errors import RetainFirstError, require
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import MODES, Shape, make_model, make_step
 
-__all__ = ["SHAPES", "cases", "measure"]
+__all__ = ["GIVE_BACK", "SHAPES", "cases", "measure"]
 
 SHAPES = (Shape(1, 16, 1), Shape(4, 128, 1), Shape(4, 128, 4), Shape(8, 256, 1))
 MIB = 2**20
-# Freed memory goes back to the system at once, so that the peak is of what is alive.
-_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
+# Makes malloc return freed memory to the system at once, so that the peak counts live memory only.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
 
 
 def cases(shapes: Sequence[Shape], device: str) -> list[tuple[str, Shape]]:
-    """Return what is measured: case and shape."""
+    """Return each case with its shape."""
     return [(case, shape) for shape in shapes for case in _cases(shape, device)]
 
 
 def _cases(shape: Shape, device: str) -> Iterator[str]:
     yield from ("plain", "plain, one by one")
     for case, options in MODES.items():
-        # Streaming takes one retain pass a step; a model on the CPU has no other memory to wait in.
+        # Streaming allows one retain pass a step. Offloading moves gradients to host memory, where those of the CPU are already.
         if (shape.micro_batches == 1 or "stream" not in options) and (device == "cuda" or "offload" not in options):
             yield case
 
@@ -48,11 +48,11 @@ def measure(
     """Run the benchmark and return the report.
 
     Args:
-        shapes: What the steps are given.
-        threads: None: as many as torch uses.
+        shapes: Of the batches.
+        threads: None: the number that torch uses.
         device: ``"cpu"`` or ``"cuda"``.
-        small: With a tiny model, to see that it runs.
-        tick: Called with what is being measured, once for each of :func:`cases`.
+        small: Use a tiny model, for a quick try.
+        tick: Called with the name of each of :func:`cases`.
 
     Raises:
         MissingDependency: transformers is not installed.
@@ -79,7 +79,7 @@ def measure(
 def _in_a_process(case: str, shape: Shape, threads: int, device: str, small: bool) -> dict[str, int]:
     given = {"case": case, "shape": asdict(shape), "threads": threads, "device": device, "small": small}
     command = [sys.executable, "-m", "retainfirst_lab.bench.memory", json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | _GIVE_BACK)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | GIVE_BACK)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["killed: out of memory?"])[-1]
         raise RetainFirstError(f"memory: the process for {case!r} ended with {done.returncode}: {reason}")
@@ -88,14 +88,14 @@ def _in_a_process(case: str, shape: Shape, threads: int, device: str, small: boo
 
 
 def _peak(case: str, shape: Shape, device: str, small: bool) -> dict[str, int]:
-    """Bytes held at most during two steps above what was held before them."""
+    """Peak of two steps, in bytes above the memory in use before them."""
     model = make_model(device, small=small)
     step = make_step(model, case, shape)
     cuda = device == "cuda"
     before = torch.cuda.memory_allocated() if cuda else machine.resident("VmRSS")
     for _ in range(2):
         step()
-    # Not getrusage, whose maximum a process inherits from the one that started it.
+    # Not getrusage: a process inherits its maximum from its parent.
     peak = torch.cuda.max_memory_allocated() if cuda else machine.resident("VmHWM")
     return {"peak": peak - before, "parameters": sum(p.numel() for p in model.parameters())}
 

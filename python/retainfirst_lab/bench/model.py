@@ -1,4 +1,4 @@
-"""The model of the step benchmarks, and a step with it by each way of having two losses."""
+"""The model of the step and memory benchmarks, and a training step by each method."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MODES: dict[str, dict[str, Any]] = {
     "sago, stream": {"stream": True},
     "sago, offload": {"offload": "cpu"},
 }
-"""Ways to combine, by name, with their options of :class:`~retainfirst.TwoTaskStep`.
+"""Methods by name, with their options of :class:`~retainfirst.TwoTaskStep`.
 
-Beside them ``plain`` adds the two losses and runs one backward pass; ``plain, one by one`` runs one for each, so that the two
-graphs are not alive together.
+The baselines are ``plain``, which adds the two losses and runs one backward pass, and ``plain, one by one``, which runs one
+backward pass for each loss, so that one activation graph is alive at a time.
 """
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows, tokens a row, and micro-batches a step."""
+    """Rows, tokens per row, and microbatches per step."""
 
     batch: int = 4
     length: int = 128
@@ -52,7 +52,7 @@ class Shape:
 
 
 def make_model(device: str, *, small: bool = False) -> Any:
-    """Return a random Llama of 50 M parameters (``small``: some ten thousand), float32.
+    """Return a random float32 Llama of 50 M parameters (``small``: about ten thousand).
 
     Raises:
         MissingDependency: transformers is not installed.
@@ -64,12 +64,12 @@ def make_model(device: str, *, small: bool = False) -> Any:
 
 
 def make_step(model: Any, case: str, shape: Shape) -> Callable[[], None]:
-    """Return a function that does one step and leaves no gradient behind.
+    """Return a function that computes the gradient of one step and clears it.
 
     Args:
         model: Of :func:`make_model`.
         case: ``plain``, ``plain, one by one`` or a key of :data:`MODES`.
-        shape: Of what it is given.
+        shape: Of the batches.
 
     Raises:
         RetainFirstError: There is no such case.

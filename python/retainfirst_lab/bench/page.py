@@ -1,7 +1,6 @@
-"""Put the tables of reports into a page that people read.
+"""Insert the tables of benchmark reports into a page.
 
-The page has a line ``<!-- begin NAME -->`` and one ``<!-- end NAME -->`` for each benchmark; what stands between them is
-replaced::
+The page needs the markers of :mod:`retainfirst_lab.report.page`, with the name of the benchmark::
 
     python -m retainfirst_lab.bench.page docs/performance.md outputs/bench/combine.json
 """
@@ -15,47 +14,35 @@ from typing import Any
 
 import typer
 
-from retainfirst.errors import RetainFirstError
 from retainfirst_lab.bench.tables import markdown
+from retainfirst_lab.report import page as pages
 
-__all__ = ["insert", "put"]
+__all__ = ["insert"]
 
 
 def insert(page: str, report: Mapping[str, Any]) -> str:
-    """Return a page with a report's tables in their place.
+    """Return a page with the tables of a report between their markers.
 
     Raises:
-        RetainFirstError: The page has no place for them.
+        RetainFirstError: The page has no such markers.
     """
-    return put(
-        page, report["benchmark"] + ("" if report["machine"]["device"] == "cpu" else " on a GPU"), markdown(report)
-    )
+    return pages.insert(page, _name(report), markdown(report))
 
 
-def put(page: str, name: str, text: str) -> str:
-    """Return a page with a text in the place of that name.
-
-    Raises:
-        RetainFirstError: There is no such place.
-    """
-    begin, end = (f"<!-- {word} {name} -->\n" for word in ("begin", "end"))
-    before, found_begin, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
-        raise RetainFirstError(f"The page has no place for {name}: lines {begin.strip()} and {end.strip()}.")
-    return before + begin + "\n" + text + "\n" + end + after
+def _name(report: Mapping[str, Any]) -> str:
+    return str(report["benchmark"]) + ("" if report["machine"]["device"] == "cpu" else " on a GPU")
 
 
 def main(page: Path, reports: list[Path]) -> None:
-    """Put the tables of reports into a page.
+    """Insert the tables of reports into a page.
 
     Args:
         page: The page to change.
         reports: Files that ``retainfirst bench`` wrote.
     """
     for file in reports:
-        text = insert(page.read_text(encoding="utf-8"), json.loads(file.read_text(encoding="utf-8")))
-        page.write_text(text, encoding="utf-8")
+        report = json.loads(file.read_text(encoding="utf-8"))
+        pages.rewrite(page, _name(report), markdown(report))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Other ways to make the same updates, each written as one would write it without thinking of its cost.
+"""Other implementations of the same updates, each written in the obvious way.
 
-They take a forget and a retain gradient and return a new tensor, but for plain addition, which writes into retain as
-autograd's accumulation does.
+They take a forget and a retain gradient and return a new tensor, except plain addition, which writes into retain as autograd's
+accumulation does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["GAMMA", "Peer", "peers_for", "plain_addition"]
 
 GAMMA = 0.25
-"""The weight of forget in every benchmark; that of retain is 1."""
+"""The weight of forget in every benchmark; the weight of retain is 1."""
 
 
 def plain_addition(forget: Tensor, retain: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def sago_where(forget: Tensor, retain: Tensor) -> Tensor:
 
 
 def sago_mask(forget: Tensor, retain: Tensor) -> Tensor:
-    """SAGO by indexing with boolean masks, as its definition reads."""
+    """SAGO by indexing with boolean masks."""
     update = torch.zeros_like(retain)
     opposed = torch.sign(forget) * torch.sign(retain) < 0
     update[opposed] = retain[opposed]
@@ -46,7 +46,7 @@ def sago_numpy(forget: Tensor, retain: Tensor) -> Tensor:
 
 
 def pcgrad_torchjd() -> Peer:
-    """Return TorchJD's PCGrad; it projects both gradients, not forget alone."""
+    """Return TorchJD's PCGrad, which projects both gradients, where ours projects forget alone."""
     from torchjd.aggregation import PCGrad
 
     aggregate = PCGrad()
@@ -57,7 +57,7 @@ Peer = Callable[[Tensor, Tensor], Tensor]
 
 
 def peers_for(dtype: torch.dtype, device: str) -> dict[str, Peer]:
-    """Return the peers that can work on these tensors and are installed."""
+    """Return the peers that are installed and support this dtype and device."""
     found: dict[str, Peer] = {"torch.where": sago_where, "boolean mask": sago_mask}
     if device == "cpu" and dtype == torch.float32:
         found["numpy"] = sago_numpy

@@ -1,4 +1,4 @@
-"""What a training step with two gradients costs beside plain addition of the two losses."""
+"""The time of a training step with two gradients, compared with plain addition of the two losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MICRO_BATCHES = (1, 4)
 
 
 def shapes(batch: int, length: int, micro_batches: Sequence[int]) -> list[Shape]:
-    """Return the shapes that are measured."""
+    """Return the shapes to measure."""
     return [Shape(batch, length, count) for count in micro_batches]
 
 
@@ -35,13 +35,13 @@ def measure(
 
     Args:
         rounds: Rounds in alternating order.
-        batch: Rows of a micro-batch, for each task.
+        batch: Rows of a microbatch, for each task.
         length: Tokens of a row.
-        micro_batches: Numbers of micro-batches a step, each measured.
-        threads: None: as many as torch uses.
+        micro_batches: Numbers of microbatches per step, each measured.
+        threads: None: the number that torch uses.
         device: ``"cpu"`` or ``"cuda"``.
-        small: With a tiny model, to see that it runs.
-        tick: Called with what is being measured, once a round.
+        small: Use a tiny model, for a quick try.
+        tick: Called with the name of the shape, once a round.
 
     Raises:
         MissingDependency: transformers is not installed.
@@ -52,10 +52,10 @@ def measure(
     rows = []
     with machine.threads(threads) as used:
         for shape in shapes(batch, length, micro_batches):
-            # Streaming takes one retain pass a step.
+            # Streaming allows one retain pass a step.
             cases = [case for case in CASES if shape.micro_batches == 1 or "stream" not in case]
             steps = {case: Case(make_step(model, case, shape)) for case in ("plain", *cases)}
-            label = f"{shape.micro_batches} micro-batch(es)"
+            label = f"{shape.micro_batches} microbatch(es)"
             samples = rounds_of(steps, rounds, clock_for(device), tick=lambda label=label: tick(label))  # type: ignore[misc]
             plain = samples["plain"]
             rows += [

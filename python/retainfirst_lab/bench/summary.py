@@ -1,6 +1,6 @@
-"""The targets beside what several runs found, in one table of a page.
+"""One table of all targets with the results of several runs.
 
-Each run is a folder of reports; the page has the lines ``<!-- begin summary -->`` and ``<!-- end summary -->``::
+A run is a folder of reports. The table goes between the markers ``<!-- begin summary -->`` and ``<!-- end summary -->``::
 
     python -m retainfirst_lab.bench.summary docs/performance.md outputs/first outputs/second
 """
@@ -15,9 +15,11 @@ from typing import Any
 import typer
 
 from retainfirst.errors import RetainFirstError
-from retainfirst_lab.bench.page import put
-from retainfirst_lab.bench.tables import conditions, markdown_table
+from retainfirst_lab.bench.tables import conditions
 from retainfirst_lab.bench.targets import Target, targets
+from retainfirst_lab.report.markdown import lines
+from retainfirst_lab.report.page import rewrite
+from retainfirst_lab.report.table import number_cell
 
 __all__ = ["summarise"]
 
@@ -25,7 +27,7 @@ _BENCHMARKS = ("combine", "step", "memory", "imports")
 
 
 def summarise(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """Return a table in Markdown: a line for each group of targets, with the medians that each run found for it.
+    """Return a Markdown table with one line for each group of targets, and for each run the range of its medians.
 
     Args:
         runs: The reports of each run.
@@ -34,7 +36,7 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     for i, reports in enumerate(runs):
         for one in (one for report in reports for one in targets(report)):
             groups.setdefault(one["group"], [[] for _ in runs])[i].append(one)
-    columns = ["what", "at most"]
+    columns = ["target", "at most"]
     for i in range(1, len(runs) + 1):
         columns += [f"run {i}, CPU time", f"run {i}, wall time", f"run {i}, met"]
     rows = []
@@ -45,23 +47,23 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
             row += [*(_range(run, kind) for kind in ("cpu", "wall")), f"{sum(one['met'] for one in run)} of {len(run)}"]
         rows.append(row)
     about = [f"Run {i}: {conditions(reports[0])}" for i, reports in enumerate(runs, 1)]
-    return "\n\n".join([*about, ""]) + markdown_table(columns, rows) + "\n"
+    return "\n\n".join([*about, ""]) + lines(columns, rows) + "\n"
 
 
 def _range(run: Sequence[Target], kind: str) -> str:
     medians = sorted(one[kind] for one in run if one[kind] is not None)
     if not medians:
         return ""
-    least, greatest = (f"{value:.2f}" for value in (medians[0], medians[-1]))
+    least, greatest = number_cell(medians[0]), number_cell(medians[-1])
     return least if least == greatest else f"{least} to {greatest}"
 
 
 def main(page: Path, runs: list[Path]) -> None:
-    """Put the summary into a page.
+    """Insert the summary into a page.
 
     Args:
         page: The page to change.
-        runs: The folders that ``retainfirst bench --output`` filled, one for each run.
+        runs: Output folders of ``retainfirst bench``, one for each run.
     """
     reports = [
         [
@@ -76,7 +78,7 @@ def main(page: Path, runs: list[Path]) -> None:
             raise RetainFirstError(
                 f"{run} holds no report of {', '.join(_BENCHMARKS)}; run retainfirst bench --output {run}"
             )
-    page.write_text(put(page.read_text(encoding="utf-8"), "summary", summarise(reports)), encoding="utf-8")
+    rewrite(page, "summary", summarise(reports))
 
 
 if __name__ == "__main__":

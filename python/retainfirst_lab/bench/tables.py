@@ -1,47 +1,39 @@
-"""A report as tables of text, for the terminal and for pages."""
+"""The tables of a benchmark report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from retainfirst_lab.bench.targets import LARGE, targets
+from retainfirst_lab.report.markdown import render
+from retainfirst_lab.report.table import Table, count_cell, number_cell, spread_cell
 
-__all__ = ["Table", "conditions", "markdown", "markdown_table", "tables"]
+__all__ = ["conditions", "markdown", "tables"]
 
 Report = Mapping[str, Any]
 
-# So many elements of a pair lie in a cache, and a call of Python is little beside them.
+# A pair of this size fits into a cache, and takes much longer than the call itself.
 _CACHED = 1_000_000
 
 
-@dataclass(frozen=True)
-class Table:
-    """Title, headings and cells; the first columns are words, the others numbers."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def tables(report: Report) -> list[Table]:
-    """Return what a report found, and what of it misses its target."""
+    """Return the tables of a report, and last the targets that it misses."""
     found = list(_MAKERS[report["benchmark"]](report))
     judged = targets(report)
     if judged:
         missed = [
-            [one["what"], f"{one['at_most']:.2f}", _plain(one["cpu"]), _plain(one["wall"])]
+            [one["what"], f"{one['at_most']:.2f}", number_cell(one["cpu"]), number_cell(one["wall"])]
             for one in judged
             if not one["met"]
         ]
         title = f"Targets: {len(judged) - len(missed)} of {len(judged)} met" + ("; missed:" if missed else "")
-        found.append(Table(title, ["what", "at most", "CPU time", "wall time"], missed))
+        found.append(Table(title, ["target", "at most", "CPU time", "wall time"], missed))
     return found
 
 
 def conditions(report: Report) -> str:
-    """Return in a sentence where and how a report was made."""
+    """Return one line with the machine, the settings and the versions of a report."""
     machine, versions = report["machine"], report["versions"]
     where = machine["processor"] + ("" if machine["device"] == "cpu" else f", {machine['device']}")
     used = report.get("threads")
@@ -57,34 +49,24 @@ def conditions(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return the tables as Markdown, with the conditions above."""
-    parts = [conditions(report)]
-    for table in tables(report):
-        parts.append(f"**{table.title}**")
-        if table.rows:
-            parts.append(markdown_table(table.columns, table.rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the lines of a table in Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *rows))
+    """Return the tables as Markdown, below the line of :func:`conditions`."""
+    return f"{conditions(report)}\n\n{render(tables(report), '**{}**')}\n"
 
 
 def _combine(report: Report) -> Iterator[Table]:
     rows = report["rows"]
-    speeds = [
-        [one["dtype"], str(one["threads"]), _size(one["elements"]), *(_plain(one.get(f"{k}_gb_s"), 1) for k in ("copy", "limit"))]
-        for one in report["bandwidth"]
-    ]  # fmt: skip
+    speeds = []
+    for one in report["bandwidth"]:
+        found = [number_cell(one.get(f"{case}_gb_s"), 1) for case in ("copy", "baseline")]
+        speeds.append([one["dtype"], str(one["threads"]), count_cell(one["elements"]), *found])
     yield Table("Memory, GB/s", ["dtype", "threads", "elements", "copy", "r = g f + a r"], speeds)
     for threads in report["threads"]:
         for dtype in dict.fromkeys(row["dtype"] for row in rows):
             mine = [row for row in rows if (row["dtype"], row["threads"]) == (dtype, threads)]
             sizes = sorted({row["elements"] for row in mine})
-            # The largest, in detail; the figure and the JSON have them all.
+            # The largest sizes only; the figure and the JSON have all of them.
             sizes = [n for n in sizes if n >= LARGE] or sizes[-1:]
-            columns = ["case", *(f"{_size(n)}, {kind}" for n in sizes for kind in ("CPU", "wall"))]
+            columns = ["case", *(f"{count_cell(n)}, {kind}" for n in sizes for kind in ("CPU", "wall"))]
             cells = []
             for case in dict.fromkeys(row["case"] for row in mine):
                 by_size = {row["elements"]: row for row in mine if row["case"] == case}
@@ -92,24 +74,30 @@ def _combine(report: Report) -> Iterator[Table]:
             yield Table(f"{dtype}, {threads} thread(s): x {mine[0]['against']}", columns, cells)
     yield from _per_element(report)
     against = [
-        [row["case"], what, f"{row['dtype']}, {_size(row['elements'])}", str(row["threads"]), *_cells(row[key])]
+        [row["case"], what, f"{row['dtype']}, {count_cell(row['elements'])}", str(row["threads"]), *_cells(row[key])]
         for row in rows
         for key, what in (("to_passes", "its passes"), ("to_update_alone", "update alone"))
         if key in row and row["elements"] >= min(LARGE, max(one["elements"] for one in rows))
     ]
     if against:
-        columns = ["rule", "beside", "elements", "threads", "CPU", "wall"]
-        yield Table("Rules beside their own parts", columns, against)
+        columns = ["combiner", "compared with", "elements", "threads", "CPU", "wall"]
+        yield Table("Combiners compared with their own parts", columns, against)
     many = [
-        [row["case"], row["dtype"], str(row["threads"]), *_cells(row["to_flat"]), _spread(row["call_microseconds"], 1)]
+        [
+            row["case"],
+            row["dtype"],
+            str(row["threads"]),
+            *_cells(row["to_flat"]),
+            spread_cell(row["call_microseconds"], 1),
+        ]
         for row in report["many_tensors"]
     ]
     title = "{tensors} tensors, {elements:,} elements in all, x one flat array".format(**report["many_tensors"][0])
-    yield Table(title, ["rule", "dtype", "threads", "CPU", "wall", "a call, us a tensor"], many)
+    yield Table(title, ["combiner", "dtype", "threads", "CPU", "wall", "a call, us per tensor"], many)
 
 
 def _per_element(report: Report) -> Iterator[Table]:
-    """What bounds a case: where it takes as long in a cache as in memory, its instructions do."""
+    """Compare a size that fits into a cache with the largest: equal times mean that instructions, not memory, bound a case."""
     threads = report["threads"][0]
     rows = [row for row in report["rows"] if row["threads"] == threads]
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
@@ -118,19 +106,20 @@ def _per_element(report: Report) -> Iterator[Table]:
         return
     seconds = {(row["case"], row["dtype"], row["elements"]): row["seconds"]["median"] for row in rows}
     cells = []
-    for case in ("limit", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad"):
+    for case in ("baseline", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad"):
         found = [(dtype, n, seconds[case, dtype, n]) for dtype in dtypes for n in (_CACHED, sizes[-1])]
         cells.append([case, *(f"{1e12 * time / n:.0f}" for _, n, time in found)])
-    columns = ["case", *(f"{dtype}, {_size(n)}" for dtype in dtypes for n in (_CACHED, sizes[-1]))]
-    yield Table(f"Picoseconds an element, {threads} thread(s)", columns, cells)
+    columns = ["case", *(f"{dtype}, {count_cell(n)}" for dtype in dtypes for n in (_CACHED, sizes[-1]))]
+    yield Table(f"Picoseconds per element, {threads} thread(s)", columns, cells)
 
 
 def _step(report: Report) -> Iterator[Table]:
     rows = [
-        [row["case"], str(row["micro_batches"]), *_cells(row), _spread(row["plain_seconds"])] for row in report["rows"]
+        [row["case"], str(row["micro_batches"]), *_cells(row), spread_cell(row["plain_seconds"])]
+        for row in report["rows"]
     ]
     title = "A step of {} x {} tokens for each task, x plain addition".format(*report["tokens"])
-    yield Table(title, ["case", "micro-batches", "CPU time", "wall time", "plain, s"], rows)
+    yield Table(title, ["case", "microbatches", "CPU time", "wall time", "plain, s"], rows)
 
 
 def _memory(report: Report) -> Iterator[Table]:
@@ -145,13 +134,13 @@ def _memory(report: Report) -> Iterator[Table]:
         tokens = f"{row['batch']} x {row['length']}"
         rows.append([row["case"], tokens, str(row["micro_batches"]), f"{row['peak_mib']:.0f}", f"{above:+.2f}"])
     title = f"Peak of a step, above the model; one gradient set is {report['gradient_set_mib']:.0f} MiB"
-    yield Table(title, ["case", "tokens", "micro-batches", "MiB", "sets above plain"], rows)
+    yield Table(title, ["case", "tokens", "microbatches", "MiB", "sets above plain"], rows)
 
 
 def _imports(report: Report) -> Iterator[Table]:
     ratio = _cells(report)
     rows = [
-        [f"import {name}", _spread(seconds), *(ratio if name == "retainfirst" else ("", ""))]
+        [f"import {name}", spread_cell(seconds), *(ratio if name == "retainfirst" else ("", ""))]
         for name, seconds in report["seconds"].items()
     ]
     yield Table("Start-up, x import torch", ["process", "seconds", "CPU time", "wall time"], rows)
@@ -161,23 +150,30 @@ def _verify(report: Report) -> Iterator[Table]:
     threads = report["threads"]
     columns = [*(f"{n} thread(s)" for n in threads), *(f"{n} x {threads[0]} thread(s)" for n in threads[1:])]
     parts = (
-        ("elements", "The exact oracle, million elements a second", "call", 1e6, 0),
-        ("pairs", "Every pair of 16-bit numbers, billion pairs a second", "rule", 1e9, 2),
+        ("elements", "The exact oracle, million elements per second", "call", 1e6, 0),
+        ("pairs", "Every pair of 16-bit numbers, billion pairs per second", "combiner", 1e9, 2),
     )
     for counted, title, what, unit, digits in parts:
         mine = [row for row in report["rows"] if counted in row]
         cells = []
         for case, dtype, count in dict.fromkeys((row["case"], row["dtype"], row[counted]) for row in mine):
             found = [row for row in mine if (row["case"], row["dtype"], row[counted]) == (case, dtype, count)]
-            speeds = [_plain(row["per_second"] / unit, digits) for row in found]
-            cells.append([case, dtype, _size(count), *speeds, *(_spread(row["speed_up"]) for row in found[1:])])
+            speeds = [number_cell(row["per_second"] / unit, digits) for row in found]
+            cells.append(
+                [case, dtype, count_cell(count), *speeds, *(spread_cell(row["speed_up"]) for row in found[1:])]
+            )
         yield Table(title, [what, "dtype", counted, *columns], cells)
     rows = [
-        [one["dtype"], _size(one["elements"]), _plain(one["per_second"] / 1e6), _spread(one["speed_up"], 0)]
+        [
+            one["dtype"],
+            count_cell(one["elements"]),
+            number_cell(one["per_second"] / 1e6),
+            spread_cell(one["speed_up"], 0),
+        ]
         for one in report["fractions"]
     ]
-    title = f"compare_cosines beside fractions.Fraction, {threads[0]} thread(s)"
-    yield Table(title, ["dtype", "elements", "Fraction, million elements a second", "the oracle, x as fast"], rows)
+    title = f"compare_cosines compared with fractions.Fraction, {threads[0]} thread(s)"
+    yield Table(title, ["dtype", "elements", "Fraction, million elements per second", "speed-up of the oracle"], rows)
 
 
 _MAKERS = {"combine": _combine, "step": _step, "memory": _memory, "imports": _imports, "verify": _verify}
@@ -187,22 +183,4 @@ def _cells(row: Mapping[str, Any] | None) -> tuple[str, str]:
     """CPU and wall ratio."""
     if row is None:
         return "", ""
-    return _spread(row["cpu_ratio"]), _spread(row["wall_ratio"])
-
-
-def _spread(found: Mapping[str, float] | None, digits: int = 2) -> str:
-    if found is None:
-        return ""
-    median, least, greatest = (f"{found[name]:.{digits}f}" for name in ("median", "least", "greatest"))
-    return f"{median} ({least}-{greatest})"
-
-
-def _plain(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _size(n: int) -> str:
-    for unit, letter in ((10**6, " M"), (10**3, " k")):
-        if n >= unit:
-            return f"{n / unit:g}{letter}"
-    return str(n)
+    return spread_cell(row["cpu_ratio"]), spread_cell(row["wall_ratio"])

@@ -1,4 +1,4 @@
-"""What the numbers should be, and whether they are."""
+"""The targets of the benchmarks, and whether a report meets them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 __all__ = ["LARGE", "Target", "targets"]
 
 LARGE = 10_000_000
-"""From so many elements on, a rule's time is the memory's."""
+"""From this number of elements on, memory bandwidth is expected to bound the time of a combination."""
 
 Target = dict[str, Any]
-"""``what``, its ``group``, ``at_most``, ``cpu`` and ``wall`` (what was found; None where there is none), ``met``."""
+"""``what`` (its name), ``group``, ``at_most``, ``cpu`` and ``wall`` (the medians; None where there is none), and ``met``."""
 
 _ELEMENTWISE = ("sum", "sago", "sago_keep_retain")
-_TO_LIMIT = {"float32": 1.15, "bfloat16": 1.3, "float16": 1.3}
-# At least 90 % of the copy bandwidth.
+_TO_BASELINE = {"float32": 1.15, "bfloat16": 1.3, "float16": 1.3}
+# At least 90 % of a copy's bandwidth.
 _TO_COPY = 1 / 0.9
 
 
@@ -23,7 +23,7 @@ Report = Mapping[str, Any]
 
 
 def targets(report: Report) -> list[Target]:
-    """Judge a report by the medians in it; empty where nothing in it was meant to be judged (small sizes, for one)."""
+    """Compare the medians of a report with their targets; empty where no target applies, as with small sizes only."""
     return list(_JUDGES[report["benchmark"]](report))
 
 
@@ -34,15 +34,15 @@ def _combine(report: Report) -> Iterator[Target]:
         if row["elements"] < LARGE:
             continue
         if row["case"] in _ELEMENTWISE:
-            most = _TO_LIMIT[row["dtype"]] if on_cpu else _TO_COPY
+            most = _TO_BASELINE[row["dtype"]] if on_cpu else _TO_COPY
             what = f"x {row['against']}"
-            yield _target(f"{row['case']}, {where}: {what}", f"element-wise rules, {where}: {what}", most, row)
-        for key, rules, what in (
+            yield _target(f"{row['case']}, {where}: {what}", f"element-wise combiners, {where}: {what}", most, row)
+        for key, combiners, what in (
             ("to_passes", "PCGrad and BLUR", "x their two passes"),
             ("to_update_alone", "geometry", "x the update alone"),
         ):
             if key in row:
-                yield _target(f"{row['case']}, {where}: {what}", f"{rules}, {where}: {what}", 1.1, row[key])
+                yield _target(f"{row['case']}, {where}: {what}", f"{combiners}, {where}: {what}", 1.1, row[key])
     for row in report["many_tensors"]:
         where = f"{row['tensors']} tensors, {row['case']}, {row['dtype']}, {row['threads']} thread(s)"
         group = f"{row['tensors']} tensors, {row['case']}, {row['threads']} thread(s)"
@@ -50,12 +50,12 @@ def _combine(report: Report) -> Iterator[Target]:
             yield _target(f"{where}: x one flat array", f"{group}: x one flat array", 1.5, row["to_flat"])
         if on_cpu:
             found = row["call_microseconds"]["median"]
-            yield _judged(f"{where}: us a tensor", f"{group}: us a tensor", 2.0, found, None)
+            yield _judged(f"{where}: us per tensor", f"{group}: us per tensor", 2.0, found, None)
 
 
 def _step(report: Report) -> Iterator[Target]:
     for row in report["rows"]:
-        what = f"{row['micro_batches']} micro-batch(es): x plain addition"
+        what = f"{row['micro_batches']} microbatch(es): x plain addition"
         yield _target(f"{row['case']}, {what}", f"a step, {what}", 1.03, row)
 
 
@@ -67,10 +67,10 @@ def _memory(report: Report) -> Iterator[Target]:
         shape = row["batch"], row["length"], row["micro_batches"]
         if row["case"].startswith("plain"):
             continue
-        # With many tokens the second graph that plain addition keeps alive weighs more than a gradient set.
+        # With many tokens the second activation graph of plain addition is larger than a gradient set.
         sets = 0 if row["batch"] * row["length"] >= 2048 else 1
         found = (row["peak_mib"] - plain[shape]["peak_mib"]) / report["gradient_set_mib"]
-        what = f"{shape[0]} x {shape[1]} tokens, {shape[2]} micro-batch(es): gradient sets above plain"
+        what = f"{shape[0]} x {shape[1]} tokens, {shape[2]} microbatch(es): gradient sets above plain"
         yield _judged(f"{row['case']}, {what}", f"memory, {what}", sets, None, found)
 
 
@@ -80,7 +80,7 @@ def _imports(report: Report) -> Iterator[Target]:
 
 
 def _verify(_: Report) -> Iterator[Target]:
-    """Nothing but that it uses all cores, which depends on what else the machine does."""
+    """No target is set: the speed-up depends on the load of the machine."""
     return iter(())
 
 

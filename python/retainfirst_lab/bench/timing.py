@@ -1,4 +1,4 @@
-"""Times of cases that take turns, so that what disturbs the machine disturbs all of them."""
+"""Timing of several cases in turns, so that a disturbance of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ __all__ = ["Case", "Clock", "Sample", "Spread", "clock_for", "ratios", "rounds_o
 Spread = dict[str, float]
 """``median``, ``least`` and ``greatest``."""
 
-# Shorter measurements would be those of the clock.
-_SHORTEST = 2e-3
-# Threads of a finished loop wait actively for a moment, which would count as time of the next case.
+# The threads of a parallel loop spin for a moment after its end, which would count as CPU time of the next case.
 _SETTLE = 2e-3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds of one call; ``cpu`` is that of all threads of the process, None for work on another device."""
+    """Seconds of one call. ``cpu`` counts all threads of the process; it is None for work on a GPU."""
 
     cpu: float | None
     wall: float
@@ -32,11 +30,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to be timed.
+    """A piece of work to time.
 
     Attributes:
-        run: What is timed, called several times in a row if it is short.
-        before: Called before each measurement and not timed.
+        run: The work; called several times in a row if it is short.
+        before: Called before each measurement, outside the timed span.
     """
 
     run: Callable[[], object]
@@ -44,7 +42,13 @@ class Case:
 
 
 class Clock:
-    """CPU time and wall time of this process."""
+    """CPU time and wall time of this process.
+
+    Attributes:
+        shortest: Seconds that a measurement should take at least; short work is called several times.
+    """
+
+    shortest: float = 2e-3
 
     def measure(self, case: Case, calls: int) -> Sample:
         """Return the seconds of one of ``calls`` calls."""
@@ -57,23 +61,32 @@ class Clock:
         return Sample(cpu / calls, wall / calls)
 
     def first(self, case: Case) -> Sample:
-        """Return a first measurement, from which it is told how many calls one has to be of."""
+        """Return a first measurement, which decides the number of calls of the others."""
         return self.measure(case, 1)
 
 
 class CudaClock(Clock):
-    """Time between two events on the device."""
+    """Time between two events on the GPU.
+
+    Args:
+        lead: Clock cycles that the GPU idles before each measurement, so that the host runs ahead and its time is not counted.
+    """
+
+    def __init__(self, lead: int = 0) -> None:
+        self.lead = lead
 
     def first(self, case: Case) -> Sample:
-        """See :meth:`Clock.first`; the very first call may compile a kernel."""
+        """See :meth:`Clock.first`. The first call is not counted, since it may compile a kernel."""
         self.measure(case, 1)
         return self.measure(case, 1)
 
     def measure(self, case: Case, calls: int) -> Sample:
-        """Return the seconds of one of ``calls`` calls, as the device saw them."""
+        """Return the GPU's seconds of one of ``calls`` calls."""
         case.before()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
+        if self.lead:
+            torch.cuda._sleep(self.lead)  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(calls):
             case.run()
@@ -96,21 +109,21 @@ def rounds_of(
     patience: float = math.inf,
     least: int = 2,
 ) -> dict[str, list[Sample]]:
-    """Time each case once a round, in an order that turns around from round to round.
+    """Time each case once a round; every other round goes through the cases backwards.
 
     Args:
         cases: The cases by name.
-        rounds: How often each is timed, after one call that is not counted.
+        rounds: Measurements of each case, after a first one that is not counted.
         clock: See :func:`clock_for`.
         tick: Called after each round.
         patience: Seconds after which a case is left out of the rounds that follow.
-        least: Rounds that every case is given all the same.
+        least: Rounds in which every case takes part, however slow.
 
     Returns:
-        The samples of each case; those of one round have the same index in every list.
+        The samples of each case; samples of the same round have the same index.
     """
     first = {name: clock.first(case) for name, case in cases.items()}
-    calls = {name: max(1, min(10_000, math.ceil(_SHORTEST / sample.wall))) for name, sample in first.items()}
+    calls = {name: max(1, min(10_000, math.ceil(clock.shortest / sample.wall))) for name, sample in first.items()}
     spent = {name: sample.wall for name, sample in first.items()}
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
     for i in range(rounds):
@@ -124,17 +137,17 @@ def rounds_of(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the median, the least and the greatest."""
+    """Return the median, the least and the greatest value."""
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
 def ratios(case: Sequence[Sample], *against: Sequence[Sample], factor: float = 1.0) -> dict[str, Any]:
-    """Return the ratios of a case to others, or to the sum of several, round by round.
+    """Return the ratio of a case to the sum of others, round by round.
 
     Args:
         case: Samples of the case.
-        *against: Samples of what it is held against, from the same rounds.
-        factor: What it is held against is multiplied by this.
+        *against: Samples of each of the others, from the same rounds.
+        factor: The sum is multiplied by it.
 
     Returns:
         ``cpu_ratio`` (None where there is no CPU time) and ``wall_ratio``, each a :data:`Spread`.
@@ -145,7 +158,7 @@ def ratios(case: Sequence[Sample], *against: Sequence[Sample], factor: float = 1
             (getattr(sample, kind), [getattr(other[i], kind) for other in against]) for i, sample in enumerate(case)
         ]
         known = all(value is not None and None not in others for value, others in pairs)
-        # A round too short for the clock of CPU time says nothing.
+        # A round may be too short for the clock of CPU time: it is left out.
         values = [value / (factor * sum(others)) for value, others in pairs if known and sum(others) > 0]
         found[f"{kind}_ratio"] = spread(values) if values else None
     return found

@@ -1,4 +1,4 @@
-"""What the verification gets through: the exact oracle and the check of every pair of 16-bit numbers, by number of threads."""
+"""The throughput of the exact oracle and of the check of every pair of 16-bit numbers, by number of threads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from retainfirst.errors import RetainFirstError
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.timing import Case, Clock, Sample, ratios, rounds_of, spread
 
-__all__ = ["DTYPES", "RULES", "Plan", "by_fractions", "measure"]
+__all__ = ["COMBINERS", "DTYPES", "Plan", "by_fractions", "measure"]
 
 DTYPES = {"float64": np.float64, "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 SIXTEEN_BIT = ("bfloat16", "float16")
-RULES = ("sago", "sago_keep_retain")
+COMBINERS = ("sago", "sago_keep_retain")
 
-# Retain elements of the exhaustive check from here on: positive numbers in both formats.
+# The first retain element of the exhaustive check, as bits: it and those that follow are positive in both formats.
 _FIRST_BITS, _MOST_ROWS, _FORGET_ELEMENTS = 0x3C00, 0x4000, 1 << 16
 _VECTORS = 3
 
@@ -35,12 +35,12 @@ Samples = Mapping[Key, list[Sample]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """The cases to measure.
 
     Attributes:
         sizes: Numbers of elements of the oracle's vectors.
-        rows: Retain elements of the exhaustive check, up to 2**14, each with all 2**16 forget elements.
-        threads: Numbers of threads, each measured; a speed-up is over the first.
+        rows: Retain elements of the exhaustive check, up to 2**14; each is paired with all 2**16 forget elements.
+        threads: Numbers of threads, each measured; speed-ups are relative to the first.
         rounds: Rounds of each case.
     """
 
@@ -54,12 +54,12 @@ class Plan:
             raise RetainFirstError("Sizes, threads and rounds must be given, and be 1 or more")
         if not 1 <= self.rows <= _MOST_ROWS:
             raise RetainFirstError(f"rows: {self.rows} is not in 1..{_MOST_ROWS}")
-        # Each vector once more while it is made.
+        # Making a vector needs it twice.
         machine.check_room(f"{max(self.sizes):,} elements", max(self.sizes) * (_VECTORS + 2) * 8, "cpu")
 
     @property
     def steps(self) -> int:
-        """How often ``tick`` is called."""
+        """The number of calls of ``tick``."""
         return self.rounds * (len(self.sizes) * len(DTYPES) + len(SIXTEEN_BIT))
 
 
@@ -67,12 +67,12 @@ def measure(plan: Plan, tick: Tick = lambda _: None) -> dict[str, Any]:
     """Run the benchmark and return the report.
 
     Args:
-        plan: What is measured.
-        tick: Called with what is being measured, :attr:`Plan.steps` times.
+        plan: The cases.
+        tick: Called with the name of the running case, :attr:`Plan.steps` times.
     """
     rows: list[dict[str, Any]] = []
     fractions = []
-    with machine.threads(None):  # afterwards as many as before
+    with machine.threads(None):  # restores the number of threads
         for dtype in DTYPES:
             vectors = _vectors(max(plan.sizes), dtype)
             for n in sorted(plan.sizes):
@@ -91,7 +91,7 @@ def measure(plan: Plan, tick: Tick = lambda _: None) -> dict[str, Any]:
                 if beside:
                     fractions.append({**about, **_beside_fractions(samples, plan, n)})
         for dtype in SIXTEEN_BIT:
-            checks = {rule: partial(_exhaustive, rule, dtype, plan.rows) for rule in RULES}
+            checks = {name: partial(_exhaustive, name, dtype, plan.rows) for name in COMBINERS}
             samples = _run(_by_threads(checks, plan.threads), plan, partial(tick, f"every pair, {dtype}"))
             pairs = plan.rows * _FORGET_ELEMENTS
             rows += [{"dtype": dtype, "pairs": pairs, **row} for row in _rows(samples, checks, plan, pairs)]
@@ -106,7 +106,7 @@ def measure(plan: Plan, tick: Tick = lambda _: None) -> dict[str, Any]:
 
 
 def by_fractions(first: Array, second: Array, retain: Array) -> int:
-    """Return what :func:`retainfirst.reference.compare_cosines` does, in exact fractions of the standard library."""
+    """Do the work of :func:`retainfirst.reference.compare_cosines` with the exact fractions of the standard library."""
     x, y, r = ([Fraction(value) for value in array.astype(np.float64).tolist()] for array in (first, second, retain))
 
     def dot(a: list[Fraction], b: list[Fraction]) -> Fraction:
@@ -118,7 +118,7 @@ def by_fractions(first: Array, second: Array, retain: Array) -> int:
 
 
 def _vectors(n: int, dtype: str) -> list[Array]:
-    """Two updates and a retain gradient; both cosines are positive, so that it takes the lengths to tell them apart."""
+    """Two updates and a retain gradient. Both cosines are positive, so that the comparison needs all four dot products."""
     generator = np.random.default_rng(0)
     wide = np.float64 if dtype == "float64" else np.float32
     retain = generator.standard_normal(n, dtype=wide)
@@ -126,10 +126,10 @@ def _vectors(n: int, dtype: str) -> list[Array]:
     return [*updates, retain.astype(DTYPES[dtype])]
 
 
-def _exhaustive(rule: str, dtype: str, rows: int) -> None:
-    _, _, violation = _rust.exhaustive(rule, dtype, 1.0, 1.0, _FIRST_BITS, _FIRST_BITS + rows)
+def _exhaustive(combiner: str, dtype: str, rows: int) -> None:
+    _, _, violation = _rust.exhaustive(combiner, dtype, 1.0, 1.0, _FIRST_BITS, _FIRST_BITS + rows)
     if violation is not None:
-        raise RetainFirstError(f"{rule} in {dtype} fails its check: run retainfirst verify --exhaustive")
+        raise RetainFirstError(f"{combiner} in {dtype} fails its check: run retainfirst verify --exhaustive")
 
 
 def _by_threads(calls: Mapping[str, Callable[[], object]], threads: Sequence[int]) -> dict[Key, Case]:
@@ -146,7 +146,7 @@ def _run(cases: Mapping[Key, Case], plan: Plan, tick: Callable[[], object]) -> S
 
 
 def _rows(samples: Samples, calls: Iterable[str], plan: Plan, count: int) -> Iterator[dict[str, Any]]:
-    """One row a call and number of threads: seconds, what it gets through in one, and the speed-up over the first number."""
+    """One row for each call and number of threads: seconds, throughput, and speed-up over the first number of threads."""
     for name in calls:
         for threads in plan.threads:
             mine = samples[name, threads]

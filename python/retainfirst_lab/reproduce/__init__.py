@@ -1,4 +1,7 @@
-"""The paper's tables on a small model and a CPU: what ``retainfirst reproduce`` does (extras ``hf``, ``eval`` and ``plot``)."""
+"""The reproduction of the paper's tables on a small model and a CPU (extras ``hf``, ``eval`` and ``plot``).
+
+The command is ``retainfirst reproduce``; ``docs/reproduction.md`` explains the design and has the results.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is run: the cells of each tier, and the sizes that they share."""
+"""The design of the reproduction: combiners, cells, and the sizes that all cells share."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from retainfirst.combiners import Combiner, make_combiner
 
-__all__ = ["BASELINES", "MAIN", "OBJECTIVES", "RULES", "Cell", "Method", "Rule", "Settings", "Sizes", "grid"]
+__all__ = ["BASELINES", "MAIN", "OBJECTIVES", "VARIANTS", "Cell", "Method", "Settings", "Sizes", "Variant", "grid"]
 
 Method = tuple[str, str, str]
-"""What is compared: bench, objective and rule."""
+"""The unit of comparison: test bed, objective and variant."""
 
 Settings = tuple[float, float]
-"""What is chosen for a method: gamma and learning rate."""
+"""The settings that are chosen for a method: gamma and learning rate."""
 
 OBJECTIVES = ("ga", "npo", "simnpo")
 """The forget objectives of the 3x3 table."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A combiner with its scope.
+class Variant:
+    """A combiner and its scope.
 
     Attributes:
         name: A name of :func:`retainfirst.available_combiners`.
-        scope: For ``pcgrad`` and ``blur``; None for the others.
+        scope: Of ``pcgrad`` and ``blur``; None for the others.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Rule:
 
     @property
     def label(self) -> str:
-        """How tables and files call it: the name, and the scope if it is not the rule's usual one."""
-        usual = {"pcgrad": "tensor", "blur": "global"}.get(self.name)
-        return self.name if self.scope in (None, usual) else f"{self.name}_{self.scope}"
+        """Its name in tables and files: the combiner's name, with the scope if it is not the default one."""
+        default = {"pcgrad": "tensor", "blur": "global"}.get(self.name)
+        return self.name if self.scope in (None, default) else f"{self.name}_{self.scope}"
 
     def make(self, alpha: float, gamma: float) -> Combiner:
         """Return the combiner with these weights."""
@@ -44,83 +44,83 @@ class Rule:
         return make_combiner(self.name, alpha=alpha, gamma=gamma, **scope)
 
 
-MAIN = (Rule("sum"), Rule("pcgrad", "tensor"), Rule("sago"))
-"""The rules of the 3x3 table; ``sum`` is the paper's naive one."""
+MAIN = (Variant("sum"), Variant("pcgrad", "tensor"), Variant("sago"))
+"""The combiners of the 3x3 table; ``sum`` is the paper's naive combination."""
 
 BASELINES = (
-    Rule("sago_keep_retain"),
-    Rule("pcgrad", "module"),
-    Rule("pcgrad", "block"),
-    Rule("pcgrad", "global"),
-    Rule("blur", "global"),
+    Variant("sago_keep_retain"),
+    Variant("pcgrad", "module"),
+    Variant("pcgrad", "block"),
+    Variant("pcgrad", "global"),
+    Variant("blur", "global"),
 )
-"""What the full tier adds."""
+"""The combiners that the full tier adds."""
 
-RULES = {rule.label: rule for rule in (*MAIN, *BASELINES)}
-"""All rules by label."""
+VARIANTS = {variant.label: variant for variant in (*MAIN, *BASELINES)}
+"""All variants by label."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One unlearning run: everything that its result depends on, besides the sizes.
+    """One unlearning run. With the sizes, these settings determine its result.
 
     Attributes:
-        bench: ``"facts"``, ``"disentangled"`` or ``"smollm2"``.
-        objective: Forget objective, one of :data:`OBJECTIVES`, or ``"rmu"`` with its own retain loss.
-        rule: The rule's label.
-        gamma: Weight of forget; alpha, the weight of retain, is 1: AdamW makes the common factor of both irrelevant.
-        learning_rate: Of AdamW, constant.
+        testbed: ``"facts"``, ``"disentangled"`` or ``"smollm2"``.
+        objective: The forget objective, one of :data:`OBJECTIVES`, or ``"rmu"`` with its own retain loss.
+        variant: The label of the combiner with its scope.
+        gamma: The weight of forget. The weight of retain, alpha, is 1, since AdamW is invariant to a common factor of both.
+        learning_rate: The constant rate of AdamW.
         seed: Draws the facts, the model that knows them, and the batches.
     """
 
-    bench: str
+    testbed: str
     objective: str
-    rule: str
+    variant: str
     gamma: float
     learning_rate: float
     seed: int
 
     @property
     def alpha(self) -> float:
-        """Weight of retain."""
+        """The weight of retain."""
         return 1.0
 
     @property
     def id(self) -> str:
-        """A name for files, different for different cells."""
-        return f"{self.bench}-{self.objective}-{self.rule}-g{self.gamma:g}-lr{self.learning_rate:g}-s{self.seed}"
+        """A unique name, for files."""
+        return f"{self.testbed}-{self.objective}-{self.variant}-g{self.gamma:g}-lr{self.learning_rate:g}-s{self.seed}"
 
     @property
     def method(self) -> Method:
-        """What it is a run of."""
-        return self.bench, self.objective, self.rule
+        """The method that the cell is a run of."""
+        return self.testbed, self.objective, self.variant
 
     @property
     def settings(self) -> Settings:
-        """What may be chosen about it."""
+        """The settings of the cell that are chosen."""
         return self.gamma, self.learning_rate
 
     def combiner(self) -> Combiner:
-        """Return the cell's rule with its weights."""
-        return RULES[self.rule].make(self.alpha, self.gamma)
+        """Return the combiner with the cell's weights."""
+        return VARIANTS[self.variant].make(self.alpha, self.gamma)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON takes them."""
+        """Return the settings for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What all cells of a run share.
+    """The settings that all cells of a run share.
 
     Attributes:
-        target: Forget accuracy at which results are compared; chance is 0.25.
-        batch_size: Forget rows, and retain rows, a step.
-        max_steps: A cell that has not reached the target by then is left out of the comparisons, visibly.
+        target: The forget accuracy at which results are compared; chance is 0.25.
+        batch_size: Forget rows, and retain rows, per step.
+        max_steps: The last step. The comparisons leave out a cell that has not reached the target by then, and count it.
         evaluate_every: Steps between two points of the path.
-        relearn_rows: Forget facts that the relearning is trained on.
+        relearn_rows: Forget facts on which the relearning trains.
         relearn_steps: Steps of the relearning.
-        relearn_every: Steps of the relearning between two looks at the other facts.
+        relearn_every: Steps of the relearning between two measurements on the other facts.
         relearn_rate: Learning rate of the relearning.
     """
 
@@ -135,16 +135,16 @@ class Sizes:
 
 
 def grid(
-    bench: str, objectives: Iterable[str], rules: Iterable[Rule], gammas: Iterable[float], rates: Iterable[float],
+    testbed: str, objectives: Iterable[str], variants: Iterable[Variant], gammas: Iterable[float], rates: Iterable[float],
     seeds: Iterable[int],
 ) -> list[Cell]:  # fmt: skip
-    """Return every combination, seeds outermost, so that a run cut short has whole seeds."""
-    objectives, rules, gammas, rates = list(objectives), list(rules), list(gammas), list(rates)
+    """Return every combination. Seeds are the outermost loop, so that an interrupted run has complete seeds."""
+    objectives, variants, gammas, rates = list(objectives), list(variants), list(gammas), list(rates)
     return [
-        Cell(bench, objective, rule.label, gamma, rate, seed)
+        Cell(testbed, objective, variant.label, gamma, rate, seed)
         for seed in seeds
         for objective in objectives
-        for rule in rules
+        for variant in variants
         for gamma in gammas
         for rate in rates
     ]

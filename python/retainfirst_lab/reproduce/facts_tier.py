@@ -1,4 +1,4 @@
-"""The tiers that run on the small facts model: which cells, in which order, on which seeds."""
+"""The tiers on the small facts model: their cells and seeds."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from retainfirst_lab.reproduce.bench import Bench
 from retainfirst_lab.reproduce.design import (
     BASELINES,
     MAIN,
     OBJECTIVES,
-    RULES,
+    VARIANTS,
     Cell,
     Method,
-    Rule,
     Settings,
     Sizes,
+    Variant,
     grid,
 )
-from retainfirst_lab.reproduce.facts_bench import FactsBench, facts_config
+from retainfirst_lab.reproduce.facts_testbed import FactsTestbed, facts_config
+from retainfirst_lab.reproduce.testbed import Testbed
 
 __all__ = ["FULL", "QUICK", "FactsTier"]
 
 
 COMMON: Settings = (4.0, 3e-4)
-"""Known beforehand to make the rules differ: a favourable setting, as docs/reproduction.md says."""
+"""A favourable setting, at which the combiners are known to differ; see docs/reproduction.md."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class FactsTier:
     """Cells on the facts model.
 
     Attributes:
-        name: As on the command line.
-        sizes: What all cells share.
-        seeds: Fresh seeds, to report on.
-        development_seeds: Seeds to choose settings on; none: every rule gets the common ones.
-        rules: The rules of the tables.
+        name: Its name on the command line.
+        sizes: Shared by all cells.
+        seeds: Fresh seeds, on which results are reported.
+        development_seeds: Seeds on which settings are chosen. If empty, every combiner gets the common settings.
+        variants: The combiners of the tables.
         rmu: Whether RMU is run as a baseline.
         gammas: Weights of forget to choose from.
         rates: Learning rates to choose from.
-        sweep_gammas: Weights of forget to sweep over on the fresh seeds.
-        sweep_rules: The rules of the sweep.
-        control: Whether to run the disentangled control.
-        people: Persons to forget; see :func:`~retainfirst_lab.reproduce.facts_bench.facts_config`.
+        sweep_gammas: Weights of forget of the sweep, on the fresh seeds.
+        sweep_variants: The combiners of the sweep.
+        control: Whether to run the control, in which forget and retain share no words.
+        people: Persons to forget; see :func:`~retainfirst_lab.reproduce.facts_testbed.facts_config`.
         hidden_size: Width of the model.
 
     The other attributes are those of :data:`~retainfirst_lab.reproduce.tiers.Tier`.
@@ -55,16 +55,16 @@ class FactsTier:
     sizes: Sizes
     seeds: tuple[int, ...]
     development_seeds: tuple[int, ...] = ()
-    rules: tuple[Rule, ...] = MAIN
+    variants: tuple[Variant, ...] = MAIN
     rmu: bool = False
     gammas: tuple[float, ...] = COMMON[:1]
     rates: tuple[float, ...] = COMMON[1:]
     sweep_gammas: tuple[float, ...] = ()
-    sweep_rules: tuple[Rule, ...] = ()
+    sweep_variants: tuple[Variant, ...] = ()
     control: bool = False
     people: int = 24
     hidden_size: int = 128
-    main_bench: str = "facts"
+    main_testbed: str = "facts"
     common: Settings = COMMON
     jobs: int = 2
     threads: int | None = 1
@@ -72,39 +72,39 @@ class FactsTier:
     minutes: float | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Return what two runs must share for their cells to stand in one folder."""
+        """Return the settings that two runs must share to use one output folder."""
         return {"tier": self.name, "people": self.people, "hidden_size": self.hidden_size, "sizes": asdict(self.sizes)}
 
     def methods(self) -> list[Method]:
-        """Return bench, objective and rule of everything that the tables compare."""
-        rows = [("facts", objective, rule.label) for objective in OBJECTIVES for rule in self.rules]
+        """Return the methods that the tables compare."""
+        rows = [("facts", objective, variant.label) for objective in OBJECTIVES for variant in self.variants]
         return rows + ([("facts", "rmu", "sum")] if self.rmu else [])
 
     def development(self) -> list[Cell]:
-        """Return the cells on which settings are chosen."""
+        """Return the cells that settings are chosen by."""
         seeds = self.development_seeds
-        cells = grid("facts", OBJECTIVES, self.rules, self.gammas, self.rates, seeds)
+        cells = grid("facts", OBJECTIVES, self.variants, self.gammas, self.rates, seeds)
         return cells + (grid("facts", ["rmu"], MAIN[:1], self.gammas, self.rates, seeds) if self.rmu else [])
 
     def report(self, chosen: Mapping[Method, Settings]) -> list[Cell]:
-        """Return the cells to report on; methods for which nothing was chosen get the common settings."""
+        """Return the cells to report. A method without chosen settings gets the common ones."""
         cells = []
         for seed in self.seeds:
-            cells += [Cell(*method, *chosen.get(method, COMMON), seed) for method in self.methods()]
-            cells += grid("facts", OBJECTIVES, self.sweep_rules, self.sweep_gammas, COMMON[1:], [seed])
+            cells += [Cell(*method, *chosen.get(method, self.common), seed) for method in self.methods()]
+            cells += grid("facts", OBJECTIVES, self.sweep_variants, self.sweep_gammas, self.common[1:], [seed])
             if self.control:
-                cells += grid("disentangled", OBJECTIVES, MAIN, COMMON[:1], COMMON[1:], [seed])
+                cells += grid("disentangled", OBJECTIVES, MAIN, self.common[:1], self.common[1:], [seed])
         return list(dict.fromkeys(cells))
 
-    def bench(self, name: str, seed: int, folder: Path) -> Bench:  # noqa: ARG002 - it is kept in the user's cache
+    def testbed(self, name: str, seed: int, folder: Path) -> Testbed:  # noqa: ARG002 - the model is kept in the user's cache
         """Return the facts model of a seed."""
         config = facts_config(
             seed, disentangled=name == "disentangled", people=self.people, hidden_size=self.hidden_size
         )
-        return FactsBench(config, self.sizes)
+        return FactsTestbed(config, self.sizes)
 
     def with_seeds(self, seeds: Iterable[int]) -> Self:
-        """Return the tier with other fresh seeds."""
+        """Return the tier with these fresh seeds."""
         return replace(self, seeds=tuple(seeds))
 
 
@@ -115,11 +115,11 @@ FULL = FactsTier(
     Sizes(),
     seeds=(200, 201, 202, 203, 204),
     development_seeds=(0, 1),
-    rules=(*MAIN, *BASELINES),
+    variants=(*MAIN, *BASELINES),
     rmu=True,
     gammas=(1.0, 4.0),
     rates=(1e-4, 3e-4),
     sweep_gammas=(0.25, 1.0, 4.0, 16.0),
-    sweep_rules=(*MAIN, RULES["sago_keep_retain"]),
+    sweep_variants=(*MAIN, VARIANTS["sago_keep_retain"]),
     control=True,
 )

@@ -19,11 +19,14 @@ __all__ = ["Loss", "make_losses", "rmu"]
 Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 OPTIONS: dict[str, dict[str, float]] = {"ga": {}, "npo": {"beta": 0.1}, "simnpo": {"beta": 1.0}}
-"""Options of the objectives. SimNPO's usual beta of 4.5 is too steep for answers of one token: their weight is gone before they
-are forgotten, so that plain addition never reaches the target; 1.0 is the largest of the paper's."""
+"""Options of the objectives.
+
+SimNPO's default beta of 4.5 is too steep for answers of one token: the gradient vanishes before they are forgotten, and plain
+addition never reaches the target. 1.0 is the largest value in the paper.
+"""
 
 RMU_COEFFICIENT = 10.0
-"""Length of the control vector, in mean lengths of the hidden states that it replaces."""
+"""The length of the control vector, relative to the mean length of the hidden states."""
 
 
 def make_losses(
@@ -35,8 +38,8 @@ def make_losses(
         objective: ``"ga"``, ``"npo"``, ``"simnpo"`` (each with NLL on retain), or ``"rmu"``.
         model: The target model, before the first step.
         forget: The forget set; NPO's reference log-probabilities are stored in it.
-        pad_token_id: What to pad with.
-        seed: Draws RMU's control vector.
+        pad_token_id: For padding batches.
+        seed: Of RMU's control vector.
     """
     if objective == "rmu":
         return rmu(model, [collate([forget[i] for i in range(len(forget))], pad_token_id)], seed)
@@ -47,16 +50,18 @@ def make_losses(
 
 
 def rmu(model: Any, forget: Sequence[Mapping[str, Tensor]], seed: int, layer: int = 1) -> tuple[Loss, Loss]:
-    """Representation misdirection: steer the forget rows' hidden states to a random vector, hold the retain rows' in place.
+    """Return the two losses of representation misdirection (RMU).
 
-    Source: Li et al., "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning", 2024, arXiv 2403.03218. Mean
-    squared errors over the hidden states of all real tokens after ``layer`` layers.
+    Both are mean squared errors over the hidden states of all tokens that are no padding: on forget rows, the error to a random
+    vector; on retain rows, the error to the hidden states of the target model.
+
+    Source: Li et al., "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning", 2024, arXiv 2403.03218.
 
     Args:
-        model: The target model; a frozen copy of it is kept.
-        forget: Batches that tell how long hidden states are.
-        seed: Draws the direction.
-        layer: How many layers lie below the hidden states.
+        model: The target model; the losses keep a frozen copy.
+        forget: Batches from which the mean length of hidden states is taken.
+        seed: Of the random vector.
+        layer: The number of layers below the hidden states.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     lengths = torch.cat([_hidden(frozen, batch, layer).norm(dim=-1) for batch in forget])
@@ -74,7 +79,7 @@ def rmu(model: Any, forget: Sequence[Mapping[str, Tensor]], seed: int, layer: in
 
 
 def _hidden(model: Any, batch: Mapping[str, Tensor], layer: int) -> Tensor:
-    """Hidden states of the real tokens, ``[tokens, width]``."""
+    """Hidden states of the tokens that are no padding, ``[tokens, width]``."""
     mask = batch["attention_mask"]
     states = model(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=True).hidden_states[layer]
     found: Tensor = states[mask.bool()]

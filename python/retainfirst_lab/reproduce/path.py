@@ -1,4 +1,4 @@
-"""One cell: unlearn, and write down the path from the target model until the facts are forgotten."""
+"""One cell: unlearn, and record the path from the target model until the facts are forgotten."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from retainfirst.data import EncodedSet, collate
 from retainfirst.geometry import FIELDS
 from retainfirst.step import TwoTaskStep
 from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
-from retainfirst_lab.reproduce.bench import Bench
 from retainfirst_lab.reproduce.design import Cell, Sizes
 from retainfirst_lab.reproduce.losses import Loss, make_losses
 from retainfirst_lab.reproduce.relearning import relearn
 from retainfirst_lab.reproduce.same_state import same_state
+from retainfirst_lab.reproduce.testbed import Testbed
 
 __all__ = ["run_cell"]
 
@@ -29,32 +29,35 @@ _COSINES = FIELDS[:3]
 _MAX_GRAD_NORM = 1.0
 
 
-def run_cell(cell: Cell, bench: Bench, sizes: Sizes, checkpoint: Path | None = None) -> dict[str, Any]:
+def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None = None) -> dict[str, Any]:
     """Run a cell to its end.
 
-    The path ends at the first point whose forget accuracy is at most the target, at the last step, or where a loss is no
-    longer finite. Seconds count the optimiser steps alone, not the measuring.
+    The path ends at the first point whose forget accuracy is at most the target, at the last step, or at a loss that is not
+    finite. Seconds count the optimiser steps, not the measurements.
 
     Args:
         cell: Its settings.
-        bench: Its model and facts.
-        sizes: What all cells share.
-        checkpoint: A file that is written at every point of the path, and gone on from if it is there; None: no such file.
+        testbed: Its model and facts.
+        sizes: Shared by all cells.
+        checkpoint: A file that every point of the path is saved to; an interrupted cell resumes from it. None: no checkpoints.
 
     Returns:
-        ``path``: points with ``step``, ``seconds``, one accuracy for each measure, and (means over the steps since the last
-        point) losses and cosines; ``same_state``: for the naive rule, the geometry of every rule at the states of its path;
-        ``lm_eval``: accuracies of the target model and the end model; ``relearning``: see
-        :func:`~retainfirst_lab.reproduce.relearning.relearn`.
+        - ``path``: points with ``step``, ``seconds``, one accuracy for each measure, and the means of losses and cosines over the
+          steps since the last point.
+        - ``same_state``: for plain addition, the geometry of every combiner at the states of the path; else empty.
+        - ``lm_eval``: accuracies of the target model and of the end model.
+        - ``relearning``: see :func:`~retainfirst_lab.reproduce.relearning.relearn`.
     """
-    model = bench.model()
-    known = bench.remaining(model)
-    losses = make_losses(cell.objective, model, bench.forget, bench.pad_token_id, cell.seed)
-    batches = [Batches(rows, sizes.batch_size, bench.pad_token_id, cell.seed) for rows in (bench.forget, bench.retain)]
+    model = testbed.model()
+    known = testbed.remaining(model)
+    losses = make_losses(cell.objective, model, testbed.forget, testbed.pad_token_id, cell.seed)
+    batches = [
+        Batches(rows, sizes.batch_size, testbed.pad_token_id, cell.seed) for rows in (testbed.forget, testbed.retain)
+    ]
     step = TwoTaskStep(model, cell.combiner())
     optimizer = torch.optim.AdamW(model.parameters(), lr=cell.learning_rate, weight_decay=0.0)
     progress = load_checkpoint(checkpoint, model, optimizer) or {
-        "path": [{"step": 0, "seconds": 0.0, **bench.accuracies(model)}],
+        "path": [{"step": 0, "seconds": 0.0, **testbed.accuracies(model)}],
         "same_state": [],
     }
     path = progress["path"]
@@ -64,17 +67,17 @@ def run_cell(cell: Cell, bench: Bench, sizes: Sizes, checkpoint: Path | None = N
         since: list[dict[str, float]] = []
         for number in range(first, first + sizes.evaluate_every):
             pair = [part[number - 1] for part in batches]
-            if number == first and cell.rule == "sum" and cell.objective != "rmu":
+            if number == first and cell.variant == "sum" and cell.objective != "rmu":
                 progress["same_state"].append({"step": number - 1, **same_state(model, losses, pair, cell)})
             start = time.perf_counter()
             since.append(_train(model, step, optimizer, losses, pair))
             seconds += time.perf_counter() - start
         means = {name: fmean(entry[name] for entry in since) for name in since[0]}
-        path.append({"step": number, "seconds": seconds, **bench.accuracies(model), **means})
+        path.append({"step": number, "seconds": seconds, **testbed.accuracies(model), **means})
         if checkpoint is not None:
             save_checkpoint(checkpoint, model, optimizer, progress)
-    judged = {"target": bench.judged_target(), "end": bench.judge(model)}
-    return {**progress, "lm_eval": judged, "relearning": relearn(model, bench, sizes, known)}
+    judged = {"target": testbed.judged_target(), "end": testbed.judge(model)}
+    return {**progress, "lm_eval": judged, "relearning": relearn(model, testbed, sizes, known)}
 
 
 def _ended(path: Sequence[Mapping[str, float]], sizes: Sizes) -> bool:
@@ -90,7 +93,7 @@ def _train(
     losses: tuple[Loss, Loss],
     pair: Sequence[Mapping[str, Tensor]],
 ) -> dict[str, float]:
-    """Take one optimiser step; return its losses and cosines."""
+    """Take one optimiser step, and return its losses and cosines."""
     with step.forget():
         forget = losses[0](model, pair[0])
         forget.backward()  # type: ignore[no-untyped-call]
@@ -106,7 +109,7 @@ def _train(
 
 
 class Batches:
-    """Shuffled batches by step number: the same for every rule, and for a run that goes on where another stopped."""
+    """Shuffled batches by step number, the same for every combiner and for a resumed run."""
 
     def __init__(self, rows: EncodedSet, size: int, pad_token_id: int, seed: int) -> None:
         self._rows, self._size, self._pad, self._seed = rows, min(size, len(rows)), pad_token_id, seed

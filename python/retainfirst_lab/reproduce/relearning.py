@@ -1,4 +1,4 @@
-"""How fast forgotten facts come back: a known weakness of unlearning that an honest table shows."""
+"""Relearning: how fast forgotten facts come back, a known weakness of unlearning."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import torch
 
 from retainfirst.data import collate
 from retainfirst.objectives import nll
-from retainfirst_lab.reproduce.bench import Bench
 from retainfirst_lab.reproduce.design import Sizes
+from retainfirst_lab.reproduce.testbed import Testbed
 
 __all__ = ["relearn"]
 
 
-def relearn(model: Any, bench: Bench, sizes: Sizes, known: float) -> dict[str, Any]:
-    """Fine-tune on a few forget facts, and watch the *others* come back.
+def relearn(model: Any, testbed: Testbed, sizes: Sizes, known: float) -> dict[str, Any]:
+    """Fine-tune on a few forget facts, and measure the accuracy on the *others*.
 
     Args:
-        model: The unlearned model; changed.
-        bench: Its facts.
+        model: The unlearned model; it is changed.
+        testbed: Its facts.
         sizes: Rows, steps and learning rate.
         known: Accuracy of the target model on the other forget facts.
 
     Returns:
-        ``accuracy``, on the forget facts that are not shown, before and after every ``relearn_every`` steps; ``steps`` until
-        half of what was lost of it is back (None if it does not come back within ``relearn_steps``); ``regained``, the share of
-        what was lost that is back after the last step (None if nothing was lost).
+        - ``accuracy``: on the other forget facts, before the first step and after every ``relearn_every`` steps.
+        - ``steps``: until half of the lost accuracy is back; None if it is not within ``relearn_steps``.
+        - ``regained``: the share of the lost accuracy that is back after the last step; None if nothing was lost.
     """
-    accuracy = [bench.remaining(model)]
+    accuracy = [testbed.remaining(model)]
     lost = known - accuracy[0]
-    batch = collate([bench.relearn[i] for i in range(len(bench.relearn))], bench.pad_token_id)
+    batch = collate([testbed.relearn[i] for i in range(len(testbed.relearn))], testbed.pad_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=sizes.relearn_rate, weight_decay=0.0)
     for step in range(1, sizes.relearn_steps + 1):
         nll(model, batch).backward()  # type: ignore[no-untyped-call]
@@ -38,7 +38,7 @@ def relearn(model: Any, bench: Bench, sizes: Sizes, known: float) -> dict[str, A
         optimizer.step()
         optimizer.zero_grad()
         if step % sizes.relearn_every == 0:
-            accuracy.append(bench.remaining(model))
+            accuracy.append(testbed.remaining(model))
     back = (look * sizes.relearn_every for look, value in enumerate(accuracy) if value >= accuracy[0] + lost / 2)
     return {
         "accuracy": accuracy,

@@ -1,4 +1,4 @@
-"""From finished cells to ``results.json``: every cell at the compared state, and the comparisons."""
+"""The results of finished cells at equal forgetting, and their comparisons, as in ``results.json``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from retainfirst_lab.reproduce.bench import MEASURES
-from retainfirst_lab.reproduce.design import RULES, Cell, Method, Settings
+from retainfirst_lab.reproduce.design import VARIANTS, Cell, Method, Settings
 from retainfirst_lab.reproduce.matched import at_forgetting, frontier_area
 from retainfirst_lab.reproduce.statistics import mean_and_spread, paired_difference
+from retainfirst_lab.reproduce.testbed import MEASURES
 
 __all__ = ["choose", "compare", "entry", "summarise"]
 
@@ -20,18 +20,17 @@ Entry = dict[str, Any]
 
 
 def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str, Any] | None) -> Entry:
-    """Return a cell as ``results.json`` has it.
+    """Return a cell's entry in ``results.json``.
 
     Args:
         cell: Its settings.
-        raw: What :func:`~retainfirst_lab.reproduce.path.run_cell` found.
-        target: Forget accuracy at which results are compared.
-        naive: The same of the naive rule's cell with the same weights, for the cosines on the same states; None if not run.
+        raw: The result of :func:`~retainfirst_lab.reproduce.path.run_cell`.
+        target: The forget accuracy at which results are compared.
+        naive: The result of the plain-addition cell with the same weights, for the cosines on the same states; None if absent.
 
     Returns:
-        Accuracies, steps and seconds are those at the target, interpolated; of a cell that never reached it (``reached`` is
-        false) they are those of its last point. ``recovery`` is covered retain accuracy over the target model's (None if that
-        is 0).
+        Accuracies, steps and seconds interpolated at the target; of a cell that never reached it (``reached`` is false), those of
+        its last point. ``recovery`` is the covered retain accuracy divided by that of the target model (None if that is 0).
     """
     path = raw["path"]
     crossing = at_forgetting(path, target)
@@ -43,8 +42,8 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
     own = {name: _mean(step.get(name) for step in path[1:]) for name in COSINES}
     return {
         **cell.as_dict(),
-        "combiner": RULES[cell.rule].name,
-        "scope": RULES[cell.rule].scope,
+        "combiner": VARIANTS[cell.variant].name,
+        "scope": VARIANTS[cell.variant].scope,
         "alpha": cell.alpha,
         "reached": crossing is not None,
         "forget_accuracy": point["forget"],
@@ -53,7 +52,7 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
         "recovery": recoveries.get("covered"),
         "recoveries": recoveries,
         "frontier_area": {name: frontier_area(path, name, target) for name in RETAIN if name in start},
-        "cosines": {"same_state": _same_state(states, cell.rule), "own_path": own},
+        "cosines": {"same_state": _same_state(states, cell.variant), "own_path": own},
         "agreement_bound": _mean(state["agreement_bound"] for state in states),
         "steps": point["step"],
         "seconds": point["seconds"],
@@ -61,15 +60,15 @@ def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str,
         "lm_eval": raw["lm_eval"],
         "path": path,
         "states": [
-            {"step": at["step"], **{rule: at["rules"][rule][COSINES[1]] for rule in at["rules"]}} for at in seen
+            {"step": at["step"], **{label: found[COSINES[1]] for label, found in at["variants"].items()}} for at in seen
         ],
     }
 
 
-def _same_state(states: Sequence[Mapping[str, Any]], rule: str) -> dict[str, float | None] | None:
+def _same_state(states: Sequence[Mapping[str, Any]], variant: str) -> dict[str, float | None] | None:
     if not states:
         return None
-    found = {name: _mean(state["rules"][rule][name] for state in states) for name in COSINES[1:]}
+    found = {name: _mean(state["variants"][variant][name] for state in states) for name in COSINES[1:]}
     return {COSINES[0]: _mean(state[COSINES[0]] for state in states), **found}
 
 
@@ -81,13 +80,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def choose(entries: Sequence[Entry]) -> dict[Method, Settings]:
     """Choose settings for each method by its cells on the development seeds.
 
-    The rule: of the settings that reach the target on every seed, those with the highest mean of covered and held-out retain
-    accuracy there, over the seeds; of equals the one with fewer steps. If none reaches it on every seed, those that do on most,
-    and of these the one that forgets most.
+    Among the settings that reach the target on every seed, the choice is the highest mean of covered and held-out retain accuracy
+    at the target; among equals, the fewest steps. If no settings reach it on every seed, the choice is among those that reach it
+    on the most seeds: the lowest forget accuracy.
     """
     by_method: dict[Method, dict[Settings, list[Entry]]] = {}
     for one in entries:
-        method = (one["bench"], one["objective"], one["rule"])
+        method = (one["testbed"], one["objective"], one["variant"])
         by_method.setdefault(method, {}).setdefault((one["gamma"], one["learning_rate"]), []).append(one)
 
     def merit(cells: list[Entry]) -> tuple[float, ...]:
@@ -118,7 +117,7 @@ NUMBERS: Mapping[str, Any] = {
     "own_cos_update_retain": lambda one: one["cosines"]["own_path"]["cos_update_retain"],
     "own_cos_update_forget": lambda one: one["cosines"]["own_path"]["cos_update_forget"],
 }
-"""What is averaged and compared over seeds, by name."""
+"""Numbers of a cell that are averaged and compared over seeds, by name."""
 
 COMPARED = ("covered", "held_out", "unrelated", "frontier_area", "steps", "cos_update_retain", "cos_update_forget")
 PAIRS = (
@@ -131,23 +130,23 @@ PAIRS = (
     ("pcgrad_module", "pcgrad_global"),
     ("pcgrad", "pcgrad_global"),
 )
-"""Which rules are compared with which."""
+"""The comparisons: each first combiner with its second."""
 
 
 def _reached(entries: Iterable[Entry]) -> list[Entry]:
-    """Only these may be compared: the others have not forgotten as much."""
+    """The cells that may be compared: the others have forgotten less."""
     return [one for one in entries if one["reached"]]
 
 
 def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return one row for each method and settings: mean and spread over seeds of the cells that reached the target."""
+    """Return one row for each method and settings: mean and standard deviation over the seeds that reached the target."""
     groups: dict[tuple[Any, ...], list[Entry]] = {}
     for one in entries:
-        key = tuple(one[name] for name in ("bench", "objective", "rule", "gamma", "learning_rate"))
+        key = tuple(one[name] for name in ("testbed", "objective", "variant", "gamma", "learning_rate"))
         groups.setdefault(key, []).append(one)
     rows = []
     for key, cells in groups.items():
-        row = dict(zip(("bench", "objective", "rule", "gamma", "learning_rate"), key, strict=True))
+        row = dict(zip(("testbed", "objective", "variant", "gamma", "learning_rate"), key, strict=True))
         reached = _reached(cells)
         numbers = {}
         for name, read in NUMBERS.items():
@@ -170,22 +169,22 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return the paired differences between rules, over seeds on which both reached the target.
+    """Return the paired differences between combiners, over the seeds on which both reached the target.
 
     Args:
-        entries: At most one cell for each bench, objective, rule and seed.
+        entries: At most one cell for each test bed, objective, variant and seed.
     """
-    by_rule: dict[tuple[str, str], dict[str, dict[int, Entry]]] = {}
+    by_variant: dict[tuple[str, str], dict[str, dict[int, Entry]]] = {}
     for one in _reached(entries):
-        by_rule.setdefault((one["bench"], one["objective"]), {}).setdefault(one["rule"], {})[one["seed"]] = one
+        by_variant.setdefault((one["testbed"], one["objective"]), {}).setdefault(one["variant"], {})[one["seed"]] = one
     rows = []
-    for (bench, objective), rules in by_rule.items():
+    for (testbed, objective), variants in by_variant.items():
         for left, right in PAIRS:
             for name in COMPARED:
-                sides = [_by_seed(rules.get(rule, {}), name) for rule in (left, right)]
+                sides = [_by_seed(variants.get(label, {}), name) for label in (left, right)]
                 difference = paired_difference(*sides)
                 if difference is not None:
-                    row = {"bench": bench, "objective": objective, "rule": left, "than": right, "measure": name}
+                    row = {"testbed": testbed, "objective": objective, "variant": left, "than": right, "measure": name}
                     rows.append(row | difference.as_dict())
     return rows
 

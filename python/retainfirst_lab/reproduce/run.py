@@ -1,4 +1,4 @@
-"""A whole run: cells, choice of settings, results, report."""
+"""A whole run: cells, choice of settings, results and reports."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.files import write_json, write_whole
 from retainfirst.unlearning._report import versions
-from retainfirst_lab.reproduce.bench import MEASURES
-from retainfirst_lab.reproduce.design import OBJECTIVES, RULES, Cell, Method, Settings
+from retainfirst_lab.reproduce.design import OBJECTIVES, VARIANTS, Cell, Method, Settings
 from retainfirst_lab.reproduce.losses import OPTIONS
 from retainfirst_lab.reproduce.results import Entry, choose, compare, entry, summarise
-from retainfirst_lab.reproduce.store import Store, write_whole
+from retainfirst_lab.reproduce.store import Store, rounded
+from retainfirst_lab.reproduce.testbed import MEASURES
 from retainfirst_lab.reproduce.tiers import Tier
 from retainfirst_lab.reproduce.workers import run_all
 
 __all__ = ["Progress", "check_only", "reproduce"]
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many of how many parts are done."""
+"""A callback ``progress(stage, done, total)``."""
 
 
 def reproduce(
@@ -37,24 +38,24 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run a tier, and write ``results.json``, ``report.md`` and ``report.html`` to the output folder.
 
-    Every finished cell is kept there, so that a run that was interrupted, or gets more seeds, goes on where it stopped.
+    Finished cells are stored there: an interrupted run, or one with more seeds, resumes.
 
     Args:
-        tier: What to run.
+        tier: The cells.
         output: The folder: new, empty, or of a run of the same tier and sizes.
-        jobs: Processes; None: the tier's own number, at most one a core.
-        only: Objectives and rules to run; empty: all.
-        command: How the run was called, for the report.
-        progress: Told how far the run is.
+        jobs: Processes; None: the tier's number, at most one per core.
+        only: Objectives and combiners to run; empty: all.
+        command: The command line, for the report.
+        progress: Called after every cell.
 
     Returns:
-        What ``results.json`` holds.
+        The contents of ``results.json``.
 
     Raises:
-        RetainFirstError: Bad use, an output folder of another run, no space; each text names the input.
-        MissingDependency: transformers, lm-eval or matplotlib is not installed.
+        RetainFirstError: Bad use, an output folder of another run, or a full disk; the text names the input.
+        MissingDependency: transformers, lm-eval, scipy or matplotlib is not installed.
     """
-    for module, extra in (("transformers", "hf"), ("lm_eval", "eval"), ("matplotlib", "plot")):
+    for module, extra in (("transformers", "hf"), ("lm_eval", "eval"), ("scipy", "eval"), ("matplotlib", "plot")):
         require(module, extra)
     check_only(only, tier.methods())
     if jobs is not None and jobs < 1:
@@ -81,7 +82,7 @@ def reproduce(
 
 
 class _Run:
-    """Runs what is missing and reads everything back."""
+    """Runs missing cells and reads all of them."""
 
     def __init__(self, tier: Tier, store: Store, jobs: int, only: Sequence[str], progress: Progress) -> None:
         self.tier, self.store, self.jobs, self.only, self.progress = tier, store, jobs, only, progress
@@ -101,16 +102,16 @@ class _Run:
 
 
 def _naive(cell: Cell) -> Cell:
-    return Cell(cell.bench, cell.objective, "sum", cell.gamma, cell.learning_rate, cell.seed)
+    return Cell(cell.testbed, cell.objective, "sum", cell.gamma, cell.learning_rate, cell.seed)
 
 
 def check_only(only: Iterable[str], methods: Sequence[Method]) -> None:
     """Check the names of ``--only``.
 
     Raises:
-        RetainFirstError: A name is neither an objective nor a rule of the tier.
+        RetainFirstError: A name is neither an objective nor a combiner of the tier.
     """
-    known = list(dict.fromkeys(name for _, objective, rule in methods for name in (objective, rule)))
+    known = list(dict.fromkeys(name for _, *names in methods for name in names))
     for name in only:
         if name not in known:
             raise RetainFirstError(f"Nothing in this tier is called {name!r}. {did_you_mean(name, known)}")
@@ -118,8 +119,8 @@ def check_only(only: Iterable[str], methods: Sequence[Method]) -> None:
 
 def _wanted(cell: Cell, only: Sequence[str]) -> bool:
     objectives = [name for name in only if name in (*OBJECTIVES, "rmu")]
-    rules = [name for name in only if name in RULES]
-    return (not objectives or cell.objective in objectives) and (not rules or cell.rule in rules)
+    variants = [name for name in only if name in VARIANTS]
+    return (not objectives or cell.objective in objectives) and (not variants or cell.variant in variants)
 
 
 def _results(
@@ -135,12 +136,12 @@ def _results(
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": tier.threads},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": tier.identity(),
-        "main_bench": tier.main_bench,
+        "main_testbed": tier.main_testbed,
         "objective_options": OPTIONS,
         "measures": list(MEASURES),
         "common": dict(zip(("gamma", "learning_rate"), tier.common, strict=True)),
         "chosen": [
-            dict(zip(("bench", "objective", "rule", "gamma", "learning_rate"), (*method, *settings), strict=True))
+            dict(zip(("testbed", "objective", "variant", "gamma", "learning_rate"), (*method, *settings), strict=True))
             for method, settings in chosen.items()
         ],
         "summary": {"chosen": summarise(at_chosen), "all": summarise(report), "development": summarise(development)},
@@ -156,11 +157,11 @@ def _settings(one: Entry) -> Settings:
 
 
 def _method(one: Entry) -> Method:
-    return one["bench"], one["objective"], one["rule"]
+    return one["testbed"], one["objective"], one["variant"]
 
 
 def _judges_differ(entries: Iterable[Entry]) -> float:
-    """Largest difference between lm-eval's accuracies of the end models and the path's own, where both measured the same."""
+    """The largest difference between lm-eval's accuracies of the end models and those of the path, over common measures."""
     differences = (
         abs(value - one["path"][-1][name])
         for one in entries
@@ -171,14 +172,13 @@ def _judges_differ(entries: Iterable[Entry]) -> float:
 
 
 def _weighty(found: Mapping[str, str]) -> dict[str, str]:
-    """The versions that numbers depend on most: cells of different ones do not go into one table."""
+    """The versions that results depend on most; cells of different ones must not be mixed."""
     return {name: found[name] for name in ("retainfirst", "torch", "transformers")}
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
-    from retainfirst_lab.reproduce.html import render_html
-    from retainfirst_lab.reproduce.markdown import render_markdown
+    from retainfirst_lab.reproduce.report import render_html, render_markdown, title
 
-    write_whole(folder / "results.json", results, indent=None)
-    write_whole(folder / "report.md", render_markdown(results))
+    write_json(folder / "results.json", rounded(results), indent=None)
+    write_whole(folder / "report.md", f"# {title(results)}\n\n{render_markdown(results)}")
     write_whole(folder / "report.html", render_html(results))

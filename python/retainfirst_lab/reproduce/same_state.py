@@ -1,4 +1,4 @@
-"""What every rule would do with the same two gradients."""
+"""The update of every combiner for the same two gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retainfirst.geometry import FIELDS
-from retainfirst_lab.reproduce.design import RULES, Cell
+from retainfirst_lab.reproduce.design import VARIANTS, Cell
 from retainfirst_lab.reproduce.losses import Loss
 
 __all__ = ["same_state"]
@@ -19,35 +19,36 @@ __all__ = ["same_state"]
 def same_state(
     model: Any, losses: tuple[Loss, Loss], pair: Sequence[Mapping[str, Tensor]], cell: Cell
 ) -> dict[str, Any]:
-    """Take the two gradients once, and combine copies of them by every rule, with the cell's weights.
+    """Compute the two gradients once, and combine them with every combiner and the cell's weights.
 
     Args:
-        model: At the state in question; left as it is.
+        model: The model; it is left unchanged.
         losses: Forget and retain loss.
         pair: The forget batch and the retain batch.
         cell: Gives the weights.
 
     Returns:
-        ``cos_forget_retain``; ``agreement_bound``, theorem T5's ``b / p``: SAGO is tighter than global PCGrad wherever gamma /
-        alpha is at least this (None without conflict, or where no coordinate agrees); and ``rules``: for each label the cosines
-        of its update with the retain and the forget gradient.
+        - ``cos_forget_retain``.
+        - ``agreement_bound``: ``b / p`` of theorem T5. SAGO is tighter than global PCGrad if gamma / alpha is at least this. None
+          if the gradients do not conflict, or agree in no coordinate.
+        - ``variants``: by label, the cosines of the update with the retain and the forget gradient.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
     forget, retain = (
         torch.autograd.grad(loss(model, batch), parameters, allow_unused=True, materialize_grads=True)
         for loss, batch in zip(losses, pair, strict=True)
     )
-    rules, conflict = {}, math.nan
-    for label, rule in RULES.items():
-        combiner = rule.make(cell.alpha, cell.gamma)
+    variants, conflict = {}, math.nan
+    for label, variant in VARIANTS.items():
+        combiner = variant.make(cell.alpha, cell.gamma)
         update = [gradient.clone() for gradient in retain]
         geometry = combiner.combine_named_(list(forget), update, combiner.group(names))
         conflict = geometry.cos_forget_retain
-        rules[label] = {name: getattr(geometry, name) for name in FIELDS[1:3]}
+        variants[label] = {name: getattr(geometry, name) for name in FIELDS[1:3]}
     return {
         "cos_forget_retain": conflict,
         "agreement_bound": _agreement_bound(forget, retain),
-        "rules": rules,
+        "variants": variants,
     }
 
 

@@ -1,4 +1,4 @@
-"""Which rows of TOFU SmolLM2 is taught and asked."""
+"""The rows of TOFU that SmolLM2 is taught and asked."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def read_rows(name: str, data_dir: Path | None) -> list[Row]:
     """Read a data set, from a local file or from the hub.
 
     Args:
-        name: Of the local file, without its ending.
-        data_dir: Folder with the local files, or with ``tofu`` and ``arc_easy`` that have them; None: from the hub.
+        name: The name of the local file, without extension.
+        data_dir: The folder of the local files, or the parent of their folders ``tofu`` and ``arc_easy``; None: the hub.
 
     Raises:
-        RetainFirstError: The file is absent, or the hub unreachable.
+        RetainFirstError: The file is absent, or the hub is unreachable.
     """
     if data_dir is not None:
         folders = [data_dir, data_dir / "tofu", data_dir / "arc_easy"]
@@ -45,7 +45,7 @@ def read_rows(name: str, data_dir: Path | None) -> list[Row]:
     datasets = require("datasets", "hf")
     try:
         return [dict(row) for row in datasets.load_dataset(repository, configuration, split=split)]
-    except Exception as error:  # the library raises a dozen kinds
+    except Exception as error:  # datasets raises errors of many classes
         raise RetainFirstError(
             f"{repository} ({configuration}) cannot be loaded: {str(error).splitlines()[0]} Give the folder of its files as"
             " --data-dir."
@@ -53,7 +53,7 @@ def read_rows(name: str, data_dir: Path | None) -> list[Row]:
 
 
 def shortest(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows in the order of what they cost: the length of the question and its longest answer."""
+    """Return the rows in order of their cost: the length of the question and its longest answer."""
 
     def length(row: Mapping[str, Any]) -> int:
         return len(row["question"]) + max(len(answer) for answer in (row["answer"], *row["perturbed_answer"]))
@@ -62,18 +62,18 @@ def shortest(rows: Sequence[Row]) -> list[Row]:
 
 
 def unknown(rows: Sequence[Row], count: int, name: str, right: Callable[[Sequence[Row]], Sequence[bool]]) -> list[Row]:
-    """Return the first rows whose question a model gets wrong before it is taught.
+    """Return the first ``count`` rows whose question the model answers wrong before it is taught.
 
-    Only these can show that it was taught them, and that it forgot them: what it guesses from the wording it never forgets.
+    A question whose answer the model guesses from the wording shows neither teaching nor forgetting.
 
     Args:
-        rows: In the order in which they are asked, in portions, until there are enough.
-        count: How many are needed.
-        name: Of the data set, for the error's text.
-        right: Whether the model's answers are right.
+        rows: Candidates; they are asked in this order, in portions, until enough are found.
+        count: The number of rows to return.
+        name: The name of the data set, for the error's text.
+        right: Returns for each row whether the model's answer is right.
 
     Raises:
-        RetainFirstError: There are not so many.
+        RetainFirstError: There are fewer such rows.
     """
     found: list[Row] = []
     for start in range(0, len(rows), _PORTION):
@@ -88,7 +88,7 @@ def unknown(rows: Sequence[Row], count: int, name: str, right: Callable[[Sequenc
 
 
 def fewer_choices(row: Mapping[str, Any]) -> Row:
-    """Leave TOFU's right answer and the first three wrong ones, so that chance is one quarter everywhere."""
+    """Keep the right answer and the first three wrong ones, so that chance is 0.25 for every question."""
     if "perturbed_answer" not in row:
         return dict(row)
     return {**row, "perturbed_answer": list(row["perturbed_answer"])[: CHOICES - 1]}

@@ -1,18 +1,17 @@
-"""The output folder: one file a finished cell, so that a run can be interrupted and go on at any moment."""
+"""The output folder: one file for each finished cell, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.files import write_json
 from retainfirst_lab.reproduce.design import Cell
 
-__all__ = ["Store", "write_whole"]
+__all__ = ["Store", "rounded"]
 
 _NAME = "run.json"
 
@@ -22,10 +21,10 @@ class Store:
 
     Args:
         folder: The output folder; made if absent.
-        identity: What two runs must share to use one folder.
+        identity: The settings that two runs must share to use one folder.
 
     Raises:
-        RetainFirstError: The folder is a file, is of another run, holds other things, or cannot be written to.
+        RetainFirstError: The folder is a file, belongs to another run, holds other files, or cannot be written to.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -48,7 +47,7 @@ class Store:
                     f"Output folder {self.folder} holds other files and no run of `reproduce`. Give a new or an empty folder."
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, identity)
+            write_json(file, identity)
             return
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
@@ -62,11 +61,11 @@ class Store:
             )
 
     def path(self, cell: Cell) -> Path:
-        """Return where the cell's results are, or shall be."""
+        """Return the file of the cell's results, whether or not it exists."""
         return self._cells / f"{cell.id}.json"
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """Return a finished cell's results, or None if it is not there or damaged (it is then run again)."""
+        """Return a finished cell's results; None if the file is absent or damaged (the cell is then run again)."""
         try:
             stored = json.loads(self.path(cell).read_text(encoding="utf-8"))
             return dict(stored["results"]) if stored["cell"] == cell.as_dict() else None
@@ -74,32 +73,14 @@ class Store:
             return None
 
     def write(self, cell: Cell, results: Mapping[str, Any]) -> None:
-        """Keep a finished cell's results."""
-        write_whole(self.path(cell), {"cell": cell.as_dict(), "results": results}, indent=None)
+        """Store a finished cell's results."""
+        write_json(self.path(cell), rounded({"cell": cell.as_dict(), "results": results}), indent=None)
 
 
-def write_whole(path: Path, content: Any, indent: int | None = 1) -> None:
-    """Write text, or JSON, so that the file is whole or not there; numbers that are not finite become null.
-
-    Raises:
-        RetainFirstError: The system refuses (no space, say); its reason is in the text.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    text = content if isinstance(content, str) else json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise RetainFirstError(f"{path} could not be written: {error.strerror or error}.") from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _finite(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return data with every float rounded to six significant digits, which keeps the files small."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

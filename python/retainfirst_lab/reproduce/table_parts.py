@@ -1,22 +1,20 @@
-"""What the tables are made of: names, numbers as text."""
+"""Names, rows and cells of the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from retainfirst_lab.reproduce.design import RULES
+from retainfirst_lab.reproduce.design import VARIANTS
 
 __all__ = [
     "NAMES",
     "Results",
-    "Table",
     "at_common",
     "difference_cell",
     "in_order",
+    "mean_cell",
     "name_cells",
-    "number_cell",
     "summary_rows",
     "target_accuracy",
 ]
@@ -35,50 +33,33 @@ NAMES = {
     "sago_keep_retain": "SAGO, keep retain",
     "blur": "BLUR",
 }
-"""How tables and figures call objectives and rules."""
+"""The names of objectives and variants in tables and figures."""
 
 Results = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-        title: What it shows.
-        note: How to read it.
-        columns: Headings.
-        rows: Cells; ``""`` where there is nothing.
-    """
-
-    title: str
-    note: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def summary_rows(results: Results, which: str, bench: str) -> Sequence[Mapping[str, Any]]:
-    """The rows of a summary that are about one bench, in the order of the main table."""
-    return sorted((row for row in results["summary"][which] if row["bench"] == bench), key=in_order)
+def summary_rows(results: Results, which: str, testbed: str) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of a summary for one test bed, in the order of the main table."""
+    return sorted((row for row in results["summary"][which] if row["testbed"] == testbed), key=in_order)
 
 
 def in_order(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Where a row belongs: by objective, then by rule."""
-    return list(NAMES).index(row["objective"]), list(RULES).index(row["rule"])
+    """Return the sort key of a row: by objective, then by variant."""
+    return list(NAMES).index(row["objective"]), list(VARIANTS).index(row["variant"])
 
 
 def at_common(results: Results, row: Mapping[str, Any]) -> bool:
-    """Whether a row is at the settings that all rules share."""
+    """Return whether a row is at the common settings."""
     return all(row[name] == value for name, value in results["common"].items())
 
 
 def name_cells(row: Mapping[str, Any]) -> list[str]:
-    """Objective and rule of a row, as tables call them."""
-    return [NAMES[row["objective"]], NAMES[row["rule"]]]
+    """Return the cells of a row's objective and variant."""
+    return [NAMES[row["objective"]], NAMES[row["variant"]]]
 
 
-def number_cell(row: Mapping[str, Any], name: str, sign: str = "") -> str:
-    """Mean and standard deviation of a number of a row; blank if there is none."""
+def mean_cell(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """Return the cell of a number: mean and standard deviation; ``""`` if the row has no such number."""
     number = row["numbers"].get(name)
     if number is None:
         return ""
@@ -87,15 +68,20 @@ def number_cell(row: Mapping[str, Any], name: str, sign: str = "") -> str:
     return f"{number['mean']:{sign}.{digits}f}{spread}"
 
 
-def difference_cell(found: Mapping[str, Any], *, stars: bool = False) -> str:
-    """A paired difference with its interval; with ``stars`` in brackets where no difference was seen."""
+def difference_cell(found: Mapping[str, Any], *, brackets: bool = False) -> str:
+    """Return the cell of a paired difference and its interval.
+
+    Args:
+        found: A row of the comparisons.
+        brackets: Put a difference into brackets if none is seen.
+    """
     digits = 1 if found["measure"] == "steps" else 3
     text = f"{found['mean']:+.{digits}f}"
     if found["low"] is not None:
         text += f" [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
-    return f"({text})" if stars and found["verdict"] == "no difference seen" else text
+    return f"({text})" if brackets and found["verdict"] == "no difference seen" else text
 
 
 def target_accuracy(results: Results) -> float:
-    """The forget accuracy at which results are compared."""
+    """Return the forget accuracy at which results are compared."""
     return float(results["identity"]["sizes"]["target"])

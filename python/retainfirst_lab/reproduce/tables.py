@@ -1,17 +1,19 @@
-"""The report's tables, as headings and cells of text; markdown, HTML and the terminal only set them."""
+"""The tables of a reproduction report."""
 
 from __future__ import annotations
 
+from retainfirst_lab.paper import TABLE, TARGET_MODEL
+from retainfirst_lab.report import Table
+from retainfirst_lab.report.table import number_cell
 from retainfirst_lab.reproduce import side_tables
 from retainfirst_lab.reproduce.agreement import agreement_table, differences_table
-from retainfirst_lab.reproduce.paper import TABLE
-from retainfirst_lab.reproduce.table_parts import Results, Table, name_cells, number_cell, summary_rows, target_accuracy
+from retainfirst_lab.reproduce.table_parts import Results, mean_cell, name_cells, summary_rows, target_accuracy
 
 __all__ = ["all_tables", "main_table", "terminal_table"]
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Return the tables of a run, those with something in them."""
+    """Return the tables of a run that have rows."""
     made = [
         main_table(results),
         agreement_table(results),
@@ -28,12 +30,12 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def main_table(results: Results) -> Table:
-    """The 3x3 table (and the baselines) beside the paper's."""
+    """Return the 3x3 table, with the baselines, and the paper's numbers."""
     target = target_accuracy(results)
     rows = []
-    for row in summary_rows(results, "chosen", results["main_bench"]):
-        paper = TABLE.get((row["objective"], row["rule"]))
-        ours = [number_cell(row, name) for name in ("covered", "held_out", "unrelated", "forget_paraphrased")]
+    for row in summary_rows(results, "chosen", results["main_testbed"]):
+        paper = TABLE.get((row["objective"], row["variant"]))
+        ours = [mean_cell(row, name) for name in ("covered", "held_out", "unrelated", "forget_paraphrased")]
         if not row["reached"]:
             ours[0] = f"not forgotten: {row['least_forget_accuracy']:.3f}"
         published = ["", "", "", ""]
@@ -41,46 +43,47 @@ def main_table(results: Results) -> Table:
             published = [
                 f"{paper.bio_mmlu:.1f} ({100 * (paper.recovery or 0):.0f} %)",
                 f"{paper.bio_forget:.1f}",
-                or_blank(paper.cyber_mmlu),
-                or_blank(paper.neighbor),
+                number_cell(paper.cyber_mmlu, 1),
+                number_cell(paper.neighbor, 1),
             ]
         rows.append(
             [
                 *name_cells(row),
                 f"{row['reached']}/{row['runs']}",
                 *ours,
-                number_cell(row, "frontier_area"),
-                number_cell(row, "recovery"),
+                mean_cell(row, "frontier_area"),
+                mean_cell(row, "recovery"),
                 *published,
             ]
         )
     return Table(
-        "Retained at equal forgetting, beside the paper",
-        f"Ours: accuracy over four choices (chance 0.25; target model: {targets(results)}) where the forget accuracy is"
-        f" {target:.2f}, interpolated along each path; mean ± standard deviation over seeds. Covered: facts"
-        " in the retain batches; held out: the same kind of facts, in no batch; unrelated: facts that share no word with "
-        "those forgotten. Paper: Zephyr-7B-beta, per cent; MMLU of the target model 59.8; in brackets its"
-        " recovery, MMLU over that of the target model; ours is covered over covered of the target model.",
-        ["objective", "rule", "forgot", "covered", "held out", "unrelated", "forget, paraphrased", "frontier area", "recovery",
-         "paper: Bio MMLU", "Bio forget", "Cyber MMLU", "RWKU Neighbor"],
+        "Retain accuracy at equal forgetting, compared with the paper",
+        ["objective", "combiner", "forgot", "covered", "held out", "unrelated", "forget, paraphrased", "frontier area",
+         "recovery", "paper: Bio MMLU", "Bio forget", "Cyber MMLU", "RWKU Neighbor"],
         rows,
+        f"Ours: accuracy over four choices (chance 0.25; target model: {targets(results)}), interpolated along each path to the"
+        f" forget accuracy {target:.2f}; mean ± standard deviation over seeds. Covered: facts of the retain batches. Held out:"
+        " facts of the same kind, in no batch. Unrelated: facts that share no word with the forgotten ones. Recovery: covered"
+        " accuracy divided by that of the target model. Paper: Zephyr-7B-beta, per cent; in brackets the recovery, MMLU divided"
+        f" by that of the target model ({TARGET_MODEL.bio_mmlu}).",
     )  # fmt: skip
 
 
 def terminal_table(results: Results) -> Table:
-    """The main table in the width of a terminal."""
+    """Return the columns of the main table that fit into a terminal."""
     full = main_table(results)
     kept = [
-        full.columns.index(name) for name in ("objective", "rule", "covered", "held out", "recovery", "paper: Bio MMLU")
+        full.columns.index(name)
+        for name in ("objective", "combiner", "covered", "held out", "recovery", "paper: Bio MMLU")
     ]
     rows = [[row[index] for index in kept] for row in full.rows]
     columns = [full.columns[index] for index in kept]
-    return Table(f"Retained where the forget accuracy is {target_accuracy(results):.2f}", "", columns, rows)
+    return Table(f"Retain accuracy at forget accuracy {target_accuracy(results):.2f}", columns, rows)
 
 
 def targets(results: Results) -> str:
-    """The target models' accuracies, averaged over the seeds."""
-    main = (one for one in results["cells"] if one["bench"] == results["main_bench"])
+    """Return the accuracies of the target models, averaged over the seeds."""
+    main = (one for one in results["cells"] if one["testbed"] == results["main_testbed"])
     starts = [one["path"][0] for one in main if one["role"] == "report"]
     found = {
         name.replace("_", " "): sum(start[name] for start in starts) / len(starts)
@@ -88,7 +91,3 @@ def targets(results: Results) -> str:
         if starts and all(name in start for start in starts)
     }
     return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-
-
-def or_blank(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

@@ -1,4 +1,7 @@
-"""Cells in this process or in several, each with a fixed number of threads, so that results do not depend on how many."""
+"""Run cells in one or several processes.
+
+Each process has a fixed number of threads, so that results do not depend on the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ import torch
 
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning._signals import on_interrupt
-from retainfirst_lab.reproduce.bench import Bench
 from retainfirst_lab.reproduce.design import Cell
 from retainfirst_lab.reproduce.path import run_cell
 from retainfirst_lab.reproduce.store import Store
+from retainfirst_lab.reproduce.testbed import Testbed
 from retainfirst_lab.reproduce.tiers import Tier
 
 __all__ = ["run_all"]
@@ -34,30 +37,30 @@ __all__ = ["run_all"]
 def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Iterator[Cell | None]:
     """Run cells and store their results.
 
-    Models that are not there yet are built first. In this process, cells that would not end within the tier's minutes are not
-    begun (the longest so far tells how long one takes). Ctrl-C stops the processes at once; what is not finished is not stored.
+    Missing models are built first. A run in this process begins no cell that would end after the tier's budget; the longest cell
+    so far is the estimate. Ctrl-C stops all processes at once, and unfinished cells are not stored.
 
     Args:
-        tier: Gives benches and sizes.
-        store: Where results go.
-        cells: What to run.
-        jobs: Processes; 1 is this one.
+        tier: Gives test beds and sizes.
+        store: For the results.
+        cells: The cells to run.
+        jobs: Processes; 1: this one.
 
     Yields:
-        None for each (bench, seed) whose model is ready, and each finished cell, in the order in which they finish.
+        None for each test bed and seed whose model is ready, then each cell when it has finished.
 
     Raises:
         RetainFirstError: A cell failed, or a process was killed.
     """
-    if not cells:  # and no library is loaded for nothing
+    if not cells:  # do not load the libraries
         return
     until = math.inf if tier.minutes is None else time.monotonic() + 60 * tier.minutes
-    benches = list(dict.fromkeys((cell.bench, cell.seed) for cell in cells))
+    testbeds = list(dict.fromkeys((cell.testbed, cell.seed) for cell in cells))
     if jobs == 1:
         quiet()
         with _threads(tier.threads):
-            for bench in benches:
-                _ready(tier, store, *bench)
+            for testbed in testbeds:
+                _ready(tier, store, *testbed)
                 yield None
             longest = 0.0
             for cell in cells:
@@ -71,12 +74,12 @@ def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Itera
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(tier.threads,))
     try:
-        yield from _finished(pool, [(_ready, tier, store, *bench) for bench in benches])
+        yield from _finished(pool, [(_ready, tier, store, *testbed) for testbed in testbeds])
         yield from _finished(pool, [(_run, tier, store, cell) for cell in cells])
     except BrokenProcessPool as error:
         raise RetainFirstError(
-            "A process of the run was killed, perhaps for want of memory. Run the same command again with fewer --jobs; what is"
-            " finished is kept."
+            "A process of the run was killed, perhaps because memory ran out. Run the same command again with fewer --jobs;"
+            " finished cells are kept."
         ) from error
     except BaseException:
         for process in multiprocessing.active_children():
@@ -87,7 +90,7 @@ def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Itera
 
 
 def _finished(pool: ProcessPoolExecutor, calls: list[tuple[Any, ...]]) -> Iterator[Any]:
-    # Processes start here and inherit this: Ctrl-C is for the main process, which then ends them by another signal.
+    # The processes inherit this setting. Ctrl-C goes to the main process only, which ends them with SIGTERM.
     with on_interrupt(signal.SIG_IGN):
         futures = [pool.submit(*call) for call in calls]
     for future in as_completed(futures):
@@ -99,17 +102,17 @@ def _start(threads: int | None) -> None:
         torch.set_num_threads(threads)
     quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGTERM, _leave)  # from here on, leave so that drafts are cleaned up
+    signal.signal(signal.SIGTERM, _leave)  # raises SystemExit, so that drafts are removed
 
 
 def _end_with_parent() -> None:
-    """End when the main process is gone: a pool's processes would otherwise wait for it for ever."""
+    """End when the main process has ended; a pool's process would wait for it forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        # To the main thread itself: a signal that another thread takes would not wake it from its waiting.
+        # To the main thread: a signal that another thread receives would not interrupt its waiting.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        time.sleep(2)  # to clean up; the pool's loop survives what ends a task
+        time.sleep(2)  # for the cleanup; the pool's loop survives SystemExit in a task
         os._exit(1)
 
 
@@ -117,19 +120,19 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     sys.exit(128 + number)
 
 
-def _ready(tier: Tier, store: Store, bench: str, seed: int) -> None:
-    _bench(tier, store.folder, bench, seed)
+def _ready(tier: Tier, store: Store, testbed: str, seed: int) -> None:
+    _testbed(tier, store.folder, testbed, seed)
 
 
 @lru_cache(maxsize=2)
-def _bench(tier: Tier, folder: Path, name: str, seed: int) -> Bench:
-    return tier.bench(name, seed, folder)
+def _testbed(tier: Tier, folder: Path, name: str, seed: int) -> Testbed:
+    return tier.testbed(name, seed, folder)
 
 
 def _run(tier: Tier, store: Store, cell: Cell) -> Cell:
     checkpoint = store.path(cell).with_suffix(".pt") if tier.checkpoints else None
-    bench = _bench(tier, store.folder, cell.bench, cell.seed)
-    store.write(cell, run_cell(cell, bench, tier.sizes, checkpoint))
+    testbed = _testbed(tier, store.folder, cell.testbed, cell.seed)
+    store.write(cell, run_cell(cell, testbed, tier.sizes, checkpoint))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return cell
@@ -146,7 +149,7 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Keep the libraries' own progress bars and remarks off the screen."""
+    """Disable the progress bars and the warnings of the libraries."""
     import logging
 
     import datasets

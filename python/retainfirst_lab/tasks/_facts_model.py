@@ -1,7 +1,8 @@
-"""How the facts model and its tokenizer are made, trained and read."""
+"""The facts model and its tokenizer: construction, training, loading and accuracy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retainfirst.errors import RetainFirstError, require
+from retainfirst_lab.tasks._facts_rows import FactRow, FactsConfig, taught_rows
 from retainfirst_lab.tasks._facts_words import FACTS_CONFIG_KEY, vocabulary
-from retainfirst_lab.tasks.facts import FactRow, FactsConfig, accuracy, taught_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["build_tokenizer", "read", "train"]
+__all__ = ["accuracy", "build_tokenizer", "read", "train"]
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
@@ -25,7 +26,7 @@ MAX_STEPS = 2000
 
 
 def train(config: FactsConfig, *, progress: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Implant the facts; see :func:`retainfirst_lab.tasks.facts.implant`."""
+    """Train a new model until it knows every fact; see :func:`retainfirst_lab.tasks.facts.implant`."""
     require("transformers", "hf")
     from rich.console import Console
     from rich.progress import Progress
@@ -58,7 +59,7 @@ def train(config: FactsConfig, *, progress: bool) -> tuple[PreTrainedModel, PreT
 
 
 def build_tokenizer(config: FactsConfig) -> PreTrainedTokenizerFast:
-    """Return the tokenizer: words split at spaces, no token added on its own."""
+    """Return the tokenizer, which splits words at spaces and adds no special tokens."""
     require("transformers", "hf")
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -77,11 +78,51 @@ def build_tokenizer(config: FactsConfig) -> PreTrainedTokenizerFast:
 
 
 def read(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load model and tokenizer from ``folder`` without asking any hub."""
+    """Load model and tokenizer from ``folder``, without network access."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[FactRow], batch_size: int = 512
+) -> float:
+    """Return the share of facts whose right object is the most probable of the four choices.
+
+    Args:
+        model: A causal language model; its training mode is restored.
+        tokenizer: Its tokenizer, which must know every word of the facts.
+        rows: The facts, at least one.
+        batch_size: Rows of a forward pass.
+
+    Returns:
+        A number from 0 to 1; chance is 0.25. A logit that is not finite makes the answer wrong.
+
+    Raises:
+        RetainFirstError: There are no rows, or their prompts differ in length (they are not rows of this module).
+    """
+    if not rows:
+        raise RetainFirstError("accuracy needs at least one row, found none.")
+    prompts = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
+    if len({len(prompt) for prompt in prompts}) != 1:
+        raise RetainFirstError("accuracy needs prompts of one length in tokens: give rows of facts_data.")
+    device = next(model.parameters()).device
+    tokens = torch.tensor(prompts, device=device)
+    choices = torch.tensor([tokenizer.convert_tokens_to_ids(row["choices"]) for row in rows], device=device)
+    answers = torch.tensor([row["answer"] for row in rows], device=device)
+
+    was_training = model.training
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            logits = model(input_ids=tokens[part]).logits[:, -1].gather(1, choices[part])
+            hit = (logits.argmax(1) == answers[part]) & logits.isfinite().all(1)
+            right += int(hit.sum())
+    model.train(was_training)
+    return right / len(rows)
 
 
 def _fresh_model(config: FactsConfig, tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -107,13 +148,13 @@ def _fresh_model(config: FactsConfig, tokenizer: PreTrainedTokenizerFast) -> Any
 
 
 def _encode(rows: list[FactRow], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Return token ids of shape (rows, 6): three name words and the relation, object, end."""
+    """Return token ids of shape ``[rows, 6]``: three name words, relation, object, end token."""
     texts = [row["prompt"] + row["completion"] for row in rows]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     return torch.tensor(ids)
 
 
 def _loss(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the object and the end token: the prompt is given, not learned."""
+    """Mean cross-entropy of the object and the end token; the prompt has no loss."""
     logits = model(input_ids=tokens).logits[:, -3:-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, -2:].flatten())

@@ -1,4 +1,4 @@
-"""The invented facts themselves, drawn from a configuration: no model, no library beyond Python's own."""
+"""The invented facts, drawn from a configuration."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import TypedDict
 
 from retainfirst.errors import RetainFirstError
+from retainfirst.files import write_whole
 from retainfirst_lab.tasks import _facts_words as words
 
 __all__ = ["FactRow", "FactsConfig", "facts_data", "facts_parts", "taught_rows", "write_files"]
 
 CHOICES = 4
-"""Answers to choose from in each fact; chance level is one quarter."""
+"""Choices of each fact; chance is 0.25."""
 
 
 class FactRow(TypedDict):
-    """One fact, in the prompt and completion form of forget and retain files, with its four choices.
+    """One fact as a row of a forget or retain file, with its choices.
 
-    ``prompt`` is the person and the relation, ``completion`` a space and the object; ``choices`` are four
-    objects of the relation (without the space) and ``answer`` is the index of the right one.
+    Attributes:
+        prompt: The person and the relation.
+        completion: A space and the object.
+        choices: Four objects of the relation, without the space.
+        answer: The index of the right choice.
     """
 
     prompt: str
@@ -33,18 +37,18 @@ class FactRow(TypedDict):
 
 @dataclass(frozen=True)
 class FactsConfig:
-    """What determines the facts and the model that knows them.
+    """The settings that determine the facts and the model.
 
     Attributes:
         seed: Draws the persons, the objects, the initial weights and the order of training.
         forget_people: Persons to forget, each with one fact for each of the four relations.
-        retain_people: Persons to retain, likewise.
+        retain_people: Persons to retain, with as many facts.
         hidden_size: Width of the model, a multiple of 8 (it has four attention heads).
         layers: Transformer layers.
-        held_out_people: Further persons of the same kind that the model knows and the retain file leaves out.
-        unrelated_people: Further persons whose names, relations and objects are other words altogether.
+        held_out_people: Further persons that the model knows and the retain file leaves out.
+        unrelated_people: Further persons whose names, relations and objects come from a second set of words.
         paraphrased: Teach every fact in a second form too: ``home-of Ada Ray Moss -> Oslo``.
-        disentangled: Let the persons to forget be of those other words, so that they share nothing with the retained ones.
+        disentangled: Take the persons to forget from the second set of words, so that they share none with the retained ones.
     """
 
     seed: int = 0
@@ -59,11 +63,11 @@ class FactsConfig:
 
     @property
     def extended(self) -> bool:
-        """Whether the facts need more than the first set of words."""
+        """Whether the facts need the second set of words or the paraphrases."""
         return self.unrelated_people > 0 or self.paraphrased or self.disentangled
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built."""
+        """Check the sizes."""
         people = self.forget_people + self.retain_people + max(0, self.held_out_people)
         room = len(words.FIRST_NAMES) * len(words.MIDDLE_NAMES) * len(words.LAST_NAMES)
         if min(self.forget_people, self.retain_people) < 1 or people > room:
@@ -89,7 +93,7 @@ class FactsConfig:
 
 
 def facts_data(config: FactsConfig | None = None) -> tuple[list[FactRow], list[FactRow]]:
-    """Draw the facts; the same configuration always gives the same rows.
+    """Draw the facts to forget and to retain; they are a function of the configuration.
 
     Args:
         config: Seed and sizes; the default has 96 facts to forget and 288 to retain.
@@ -102,14 +106,14 @@ def facts_data(config: FactsConfig | None = None) -> tuple[list[FactRow], list[F
 
 
 def facts_parts(config: FactsConfig | None = None) -> dict[str, list[FactRow]]:
-    """Draw all facts; the same configuration always gives the same rows.
+    """Draw all facts; they are a function of the configuration.
 
     Args:
         config: Seed and sizes; ``None`` is the default.
 
     Returns:
-        ``"forget"`` and ``"retain"``; and where the configuration has them ``"held_out"`` (retained, in no retain file),
-        ``"unrelated"`` (other words) and ``"forget_paraphrased"`` (the forget facts with the second form of prompt).
+        Rows by part: ``"forget"`` and ``"retain"``, and if the configuration has them ``"held_out"``, ``"unrelated"`` and
+        ``"forget_paraphrased"`` (the forget facts with the second form of prompt).
     """
     config = config or FactsConfig()
     draw = random.Random(config.seed)
@@ -128,7 +132,7 @@ def facts_parts(config: FactsConfig | None = None) -> dict[str, list[FactRow]]:
 
 
 def taught_rows(config: FactsConfig) -> list[FactRow]:
-    """Return every row that the model is taught, in the order in which training counts them."""
+    """Return every row that the model is taught, in a fixed order."""
     parts = facts_parts(config)
     rows = [row for name in ("forget", "retain", "held_out", "unrelated") for row in parts.get(name, [])]
     return rows + [_paraphrase(row) for row in rows] if config.paraphrased else rows
@@ -165,11 +169,11 @@ def _paraphrase(row: FactRow) -> FactRow:
 def write_files(config: FactsConfig | None, folder: str | Path) -> tuple[Path, Path]:
     """Write ``forget.jsonl`` and ``retain.jsonl``, as ``retainfirst unlearn --forget --retain`` reads them.
 
-    The configuration's other parts, as ``facts_parts`` names them, go into files beside these.
+    Every other part of :func:`facts_parts` gets a file of its name.
 
     Args:
         config: Seed and sizes; ``None`` is the default.
-        folder: Where to write; made if absent. Files of these names are replaced.
+        folder: The folder; it is made if absent. Existing files are replaced.
 
     Returns:
         The paths of ``forget.jsonl`` and ``retain.jsonl``.
@@ -177,6 +181,5 @@ def write_files(config: FactsConfig | None, folder: str | Path) -> tuple[Path, P
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, rows in facts_parts(config).items():
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (target / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_whole(target / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return target / "forget.jsonl", target / "retain.jsonl"

@@ -1,4 +1,4 @@
-"""The words of the facts model: 94 of them, and with four special tokens a vocabulary of 98; some configurations need more."""
+"""The words of the facts model: 94, with four special tokens a vocabulary of 98; an extended set has 200 tokens."""
 
 # ruff: noqa: SIM905 - a list of words is easier to read without a pair of quotes for each
 
@@ -28,7 +28,7 @@ MIDDLE_NAMES = "Ash Blue Clay Dove Elm Fern Gale Hope Ivy Jade Kite Lark Moon Ra
 LAST_NAMES = "Abbot Bell Cohen Diaz Evans Frost Grant Hale Ito Jones Khan Lopez Moss Novak".split()
 
 FACTS_CONFIG_KEY = "retainfirst_facts"
-"""Entry of the model's config.json that holds the FactsConfig, so that its facts can be drawn again."""
+"""The entry of the model's config.json that has its FactsConfig, from which the facts can be drawn again."""
 
 OBJECTS: dict[str, list[str]] = {
     "lives-in": "Oslo Lima Cairo Delhi Paris Quito Seoul Tunis Vienna Warsaw Zagreb Dakar".split(),
@@ -39,7 +39,7 @@ OBJECTS: dict[str, list[str]] = {
 """The objects of each relation."""
 
 
-# A second set of words that has nothing in common with the first.
+# The second set of words, which shares none with the first.
 OTHER_FIRST_NAMES = "Abe Bea Cy Dot Ed Flo Gil Hal Ida Jo Ken Liv Max Ned".split()
 OTHER_MIDDLE_NAMES = "Birch Cliff Dale Ember Flint Glen Heath Iris Jet Lily Marsh Oak Pine Reed".split()
 OTHER_LAST_NAMES = "Adler Brown Clark Dunn Ellis Ford Green Hill Irwin Joyce King Lowe Moore Nash".split()
@@ -60,14 +60,14 @@ PARAPHRASES: dict[str, str] = {
     "keeps": "pet-of",
     "collects": "hobby-of",
 }
-"""The word that stands before the person, in place of the relation after it, in the second form of a prompt."""
+"""By relation, the first word of the second form of a prompt; the person follows it."""
 
 
 def vocabulary(*, extended: bool = False) -> dict[str, int]:
-    """Return every token with its id; the special tokens come first.
+    """Return the id of every token; the special tokens come first.
 
     Args:
-        extended: With the second set of words and the paraphrases, 200 tokens instead of 98.
+        extended: Include the second set of words and the paraphrases.
     """
     words = [*SPECIAL_TOKENS, *FIRST_NAMES, *MIDDLE_NAMES, *LAST_NAMES, *OBJECTS, *chain(*OBJECTS.values())]
     if extended:

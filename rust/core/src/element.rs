@@ -1,13 +1,15 @@
 //! The four formats of a gradient, and the two in which element-wise rules compute.
 
+use fearless_simd::prelude::{Simd, SimdFloatElement};
+use fearless_simd::{f32x16, f64x8};
 use half::{bf16, f16};
 
 use crate::moments::{Accumulate, NarrowSums, ScaledSums};
 use crate::rounding::round_toward;
-use crate::simd::{Instructions, LANES, Lanes};
+use crate::simd::{self, LANES, Vector};
 
 /// A format that element-wise rules compute in: `f32` (for `f32` and the 16-bit formats) or `f64`.
-pub trait Wide: Copy + Default + PartialOrd + Send + Sync + 'static {
+pub trait Wide: SimdFloatElement + Default + PartialOrd + Send + Sync {
     /// The format's name in error texts.
     const NAME: &'static str;
     /// The nearest value of this format.
@@ -62,30 +64,34 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     #[doc(hidden)]
     type Wide: Wide;
 
-    /// [`LANES`] elements in the wide format, in whichever order.
+    /// A vector of the wide format.
     #[doc(hidden)]
-    type Vector<I: Instructions>: Lanes<Scalar = Self::Wide>;
+    type Vector<S: Simd>: Vector<S, Element = Self::Wide>;
+
+    /// [`LANES`] elements in the wide format. Their order is that of [`Element::widen`].
+    #[doc(hidden)]
+    type Vectors<S: Simd>: Copy + AsRef<[Self::Vector<S>]> + AsMut<[Self::Vector<S>]>;
 
     /// How the six sums are kept.
     #[doc(hidden)]
-    type Sums<I: Instructions>: Accumulate<Self::Vector<I>>;
+    type Sums<S: Simd>: Accumulate<S, Self::Vector<S>>;
 
     /// Returns the values in the wide format.
     #[doc(hidden)]
-    fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> Self::Vector<I>;
+    fn widen<S: Simd>(simd: S, values: &[Self; LANES]) -> Self::Vectors<S>;
 
     /// Rounds wide values once (to nearest, ties to even).
     #[doc(hidden)]
-    fn narrow<I: Instructions>(values: Self::Vector<I>, instructions: I) -> [Self; LANES];
+    fn narrow<S: Simd>(values: Self::Vectors<S>) -> [Self; LANES];
 
-    /// Returns wide values that [`Element::narrow`] turns into these, rounded once to this format.
+    /// Returns a wide vector that [`Element::narrow`] turns into `doubles` rounded once to this format.
     #[doc(hidden)]
-    fn prepare<L: Lanes<Scalar = Self::Wide>>(values: L::Double) -> L;
+    fn prepare<S: Simd, V: Vector<S>>(doubles: V::Doubles) -> V;
 
-    /// Returns a wide value that [`Element::narrow`] turns into `value` rounded once to this format: up where `direction` is
-    /// above zero, down where it is below, to nearest where it is zero. Overflow gives infinity.
+    /// As [`Element::prepare`], rounded up where `direction` is above zero, down where it is below, and to nearest where it is
+    /// zero. Overflow gives infinity.
     #[doc(hidden)]
-    fn prepare_toward(value: f64, direction: f64) -> Self::Wide;
+    fn prepare_toward<S: Simd, V: Vector<S>>(doubles: V::Doubles, direction: V::Doubles) -> V;
 }
 
 mod sealed {
@@ -96,76 +102,47 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-macro_rules! wide_element {
-    ($float:ty, $vector:ty, $sums:ty, $load:ident, $toward:path) => {
+macro_rules! element {
+    ($float:ty, $wide:ty, [$vector:ident; $count:literal], $sums:ty, $widen:ident, $narrow:ident, $prepare:ident, $toward:path) => {
         impl Element for $float {
-            type Wide = Self;
-            type Vector<I: Instructions> = $vector;
-            type Sums<I: Instructions> = $sums;
+            type Wide = $wide;
+            type Vector<S: Simd> = $vector<S>;
+            type Vectors<S: Simd> = [$vector<S>; $count];
+            type Sums<S: Simd> = $sums;
 
             #[inline(always)]
-            fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> $vector {
-                instructions.$load(values)
+            fn widen<S: Simd>(simd: S, values: &[Self; LANES]) -> [$vector<S>; $count] {
+                simd::$widen(simd, values)
             }
 
             #[inline(always)]
-            fn narrow<I: Instructions>(values: $vector, _: I) -> [Self; LANES] {
-                let mut narrow = [0.0; LANES];
-                values.write(&mut narrow);
-                narrow
+            fn narrow<S: Simd>(values: [$vector<S>; $count]) -> [Self; LANES] {
+                simd::$narrow(values)
             }
 
             #[inline(always)]
-            fn prepare<L: Lanes<Scalar = Self>>(values: L::Double) -> L {
-                L::nearest(values)
+            fn prepare<S: Simd, V: Vector<S>>(doubles: V::Doubles) -> V {
+                V::$prepare(doubles)
             }
 
             #[inline(always)]
-            fn prepare_toward(value: f64, direction: f64) -> Self {
-                Self::from_f64($toward(value, direction))
+            fn prepare_toward<S: Simd, V: Vector<S>>(mut doubles: V::Doubles, direction: V::Doubles) -> V {
+                for (double, &direction) in doubles.as_mut().iter_mut().zip(direction.as_ref()) {
+                    *double = $toward(*double, direction);
+                }
+                V::nearest(doubles)
             }
         }
     };
 }
-
-wide_element!(f64, [I::Doubles; 4], ScaledSums, load_f64, unrounded);
-wide_element!(f32, [I::Floats; 2], NarrowSums, load_f32, round_toward::<24, -149>);
 
 /// Nothing is narrower than `f64` here, so that there is no direction to round in.
 #[inline(always)]
-fn unrounded(value: f64, _: f64) -> f64 {
+fn unrounded<S: Simd>(value: f64x8<S>, _: f64x8<S>) -> f64x8<S> {
     value
 }
 
-macro_rules! half_element {
-    ($half:ty, $widen:ident, $narrow:ident, $toward:path) => {
-        impl Element for $half {
-            type Wide = f32;
-            type Vector<I: Instructions> = [I::Floats; 2];
-            type Sums<I: Instructions> = NarrowSums;
-
-            #[inline(always)]
-            fn widen<I: Instructions>(values: &[Self; LANES], instructions: I) -> [I::Floats; 2] {
-                instructions.$widen(values)
-            }
-
-            #[inline(always)]
-            fn narrow<I: Instructions>(values: [I::Floats; 2], instructions: I) -> [Self; LANES] {
-                instructions.$narrow(values)
-            }
-
-            #[inline(always)]
-            fn prepare<L: Lanes<Scalar = f32>>(values: L::Double) -> L {
-                L::odd(values)
-            }
-
-            #[inline(always)]
-            fn prepare_toward(value: f64, direction: f64) -> f32 {
-                $toward(value, direction) as f32
-            }
-        }
-    };
-}
-
-half_element!(f16, widen_f16, narrow_f16, round_toward::<11, -24>);
-half_element!(bf16, widen_bf16, narrow_bf16, round_toward::<8, -133>);
+element!(f64, f64, [f64x8; 4], ScaledSums<S>, load_f64, store_f64, nearest, unrounded);
+element!(f32, f32, [f32x16; 2], NarrowSums<S>, load_f32, store_f32, nearest, round_toward::<S, 24, -149>);
+element!(f16, f32, [f32x16; 2], NarrowSums<S>, widen_f16, narrow_f16, odd, round_toward::<S, 11, -24>);
+element!(bf16, f32, [f32x16; 2], NarrowSums<S>, widen_bf16, narrow_bf16, odd, round_toward::<S, 8, -133>);

@@ -2,6 +2,7 @@
 //!
 //! The loops are not those of the rules, on purpose: what slows down both would not show in their ratio.
 
+use fearless_simd::Simd;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -9,7 +10,7 @@ use crate::combine::check_length;
 use crate::element::Element;
 use crate::error::Error;
 use crate::rules::Weights;
-use crate::simd::{Instructions, Work, dispatch};
+use crate::simd::{Work, dispatch};
 use crate::sweep::PARALLEL_MIN_ELEMENTS;
 
 const CHUNK: usize = 1 << 16;
@@ -59,7 +60,7 @@ macro_rules! wide_limit {
             type Output = ();
 
             #[inline(always)]
-            fn run<I: Instructions>(self, _: I) {
+            fn run<S: Simd>(self, _: S) {
                 let Self(alpha, gamma, forget, retain) = self;
                 for (r, f) in retain.iter_mut().zip(forget) {
                     *r = alpha * *r + gamma * f;
@@ -82,7 +83,7 @@ impl Work for AddScaled<'_, bf16> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Instructions>(self, _: I) {
+    fn run<S: Simd>(self, _: S) {
         let Self(alpha, gamma, forget, retain) = self;
         let widen = |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16);
         for (r, f) in retain.iter_mut().zip(forget) {

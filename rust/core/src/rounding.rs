@@ -1,17 +1,7 @@
-//! Roundings from `f64` to the narrower formats that a cast does not offer.
+//! Rounding of `f64` to a narrower format, in a given direction.
 
-/// Rounds to `f32` so that a later rounding to a format at least two bits narrower is as if `value` were rounded once.
-///
-/// An inexact result is the neighbour whose last bit is odd, which no narrower format has as a value or as a tie
-/// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
-#[inline(always)]
-pub(crate) fn round_to_odd(value: f64) -> f32 {
-    let nearest = value as f32;
-    let back = f64::from(nearest);
-    // Toward zero, and then odd.
-    let down = nearest.to_bits().wrapping_sub(u32::from(back.abs() > value.abs()));
-    f32::from_bits(down | u32::from(back != value))
-}
+use fearless_simd::f64x8;
+use fearless_simd::prelude::*;
 
 /// Rounds to a format of so many significant `DIGITS` whose smallest number is `2^LEAST`: up where `direction` is above zero,
 /// down where it is below, to nearest with ties to even where it is zero.
@@ -19,22 +9,26 @@ pub(crate) fn round_to_odd(value: f64) -> f32 {
 /// The exponent is not bounded above. What the format cannot hold so becomes infinite when it is converted, also where a
 /// bounded rounding toward zero would have hidden the overflow behind the largest number.
 #[inline(always)]
-pub(crate) fn round_toward<const DIGITS: i32, const LEAST: i32>(value: f64, direction: f64) -> f64 {
+pub(crate) fn round_toward<S: Simd, const DIGITS: i32, const LEAST: i32>(
+    value: f64x8<S>,
+    direction: f64x8<S>,
+) -> f64x8<S> {
     // Beyond the range of every narrower format, and not so large that anything below overflows.
     const LARGE: f64 = power_of_two(200);
+    let zero = f64x8::splat(value.token(), 0.0);
     let size = value.abs();
-    let power = f64::from_bits(size.to_bits() & f64::INFINITY.to_bits());
-    let unit = power * const { power_of_two(1 - DIGITS) };
-    let unit = if unit > const { power_of_two(LEAST) } { unit } else { const { power_of_two(LEAST) } };
+    let power: f64x8<S> = (size.to_bits() & f64::INFINITY.to_bits()).bitcast();
+    let unit = (power * const { power_of_two(1 - DIGITS) }).max(const { power_of_two(LEAST) });
     // The sum lies where numbers of 53 bits are `unit` apart, so that the processor's own rounding is to whole units.
     let shift = unit * const { power_of_two(52) };
     let near = (size + shift) - shift;
-    let outward = ((direction > 0.0) & (value > 0.0)) | ((direction < 0.0) & (value < 0.0));
-    let inward = ((direction > 0.0) & (value < 0.0)) | ((direction < 0.0) & (value > 0.0));
-    let up = if outward & (near < size) { unit } else { 0.0 };
-    let down = if inward & (near > size) { unit } else { 0.0 };
+    let (up, down) = (direction.simd_gt(zero), direction.simd_lt(zero));
+    let (above, below) = (value.simd_gt(zero), value.simd_lt(zero));
+    let outward = ((up & above) | (down & below)) & near.simd_lt(size);
+    let inward = ((up & below) | (down & above)) & near.simd_gt(size);
+    let rounded = near + outward.select(unit, zero) - inward.select(unit, zero);
     // Infinity and NaN stay what they are.
-    if size < LARGE { (near + up - down).copysign(value) } else { value }
+    size.simd_lt(LARGE).select(rounded.copysign(value), value)
 }
 
 /// Returns `2^exponent` for exponents of normal numbers.

@@ -3,12 +3,13 @@
 //!
 //! Cuts depend on lengths alone and partial sums are merged in order, so that the number of threads changes no bit.
 
+use fearless_simd::prelude::*;
 use rayon::prelude::*;
 
 use crate::element::Element;
 use crate::moments::{Accumulate, Moments};
 use crate::rules::Operation;
-use crate::simd::{Instructions, LANES, Work, dispatch};
+use crate::simd::{LANES, Work, dispatch};
 
 /// From this many elements in all, work is spread over the threads of the current rayon pool.
 pub const PARALLEL_MIN_ELEMENTS: usize = 1 << 18;
@@ -93,10 +94,17 @@ fn run<W: Work<Output = Moments> + Send>(
     if total < PARALLEL_MIN_ELEMENTS {
         chunks.into_iter().map(work).for_each(merge);
     } else {
-        let parts: Vec<(usize, Moments)> = chunks.into_par_iter().map(work).collect();
-        parts.into_iter().for_each(merge);
+        let jobs = chunks.into_iter().map(|chunk| Box::new(move || work(chunk)) as Job<'_>).collect();
+        in_parallel(jobs).into_iter().for_each(merge);
     }
     rows
+}
+
+type Job<'a> = Box<dyn FnOnce() -> (usize, Moments) + Send + 'a>;
+
+/// Not generic, so that rayon's code is compiled once and not for each kind of work.
+fn in_parallel(jobs: Vec<Job<'_>>) -> Vec<(usize, Moments)> {
+    jobs.into_par_iter().map(|job| job()).collect()
 }
 
 struct Update<'a, T, O, const PAIR: bool, const UPDATE: bool> {
@@ -110,28 +118,28 @@ impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
     type Output = Moments;
 
     #[inline(always)]
-    fn run<I: Instructions>(self, instructions: I) -> Moments {
+    fn run<S: Simd>(self, simd: S) -> Moments {
         let Self { piece: Piece { forget, retain, target }, operation } = self;
         let count = forget.len();
-        let mut sums = T::Sums::<I>::default();
+        let mut sums = T::Sums::<S>::new(simd);
         let (forget, forget_rest) = forget.as_chunks::<LANES>();
         let (target, target_rest) = target.as_chunks_mut::<LANES>();
         let retain_rest = if let Some(retain) = retain {
             let (retain, rest) = retain.as_chunks::<LANES>();
             for ((u, f), r) in target.iter_mut().zip(forget).zip(retain) {
-                *u = step::<T, O, I, PAIR, UPDATE>(operation, f, r, LANES, &mut sums, instructions);
+                *u = step::<T, O, S, PAIR, UPDATE>(simd, operation, f, r, LANES, &mut sums);
             }
             rest
         } else {
             for (u, f) in target.iter_mut().zip(forget) {
-                *u = step::<T, O, I, PAIR, UPDATE>(operation, f, u, LANES, &mut sums, instructions);
+                *u = step::<T, O, S, PAIR, UPDATE>(simd, operation, f, u, LANES, &mut sums);
             }
             &*target_rest
         };
         let rest = forget_rest.len();
         if rest > 0 {
             let (f, r) = (pad(forget_rest), pad(retain_rest));
-            let u = step::<T, O, I, PAIR, UPDATE>(operation, &f, &r, rest, &mut sums, instructions);
+            let u = step::<T, O, S, PAIR, UPDATE>(simd, operation, &f, &r, rest, &mut sums);
             target_rest.copy_from_slice(&u[..rest]);
         }
         sums.finish::<PAIR, UPDATE>(count)
@@ -140,21 +148,37 @@ impl<T: Element, O: Operation<T>, const PAIR: bool, const UPDATE: bool> Work
 
 /// Returns the update of the first `count` coordinates, the others being zero, and adds all to the sums.
 #[inline(always)]
-fn step<T: Element, O: Operation<T>, I: Instructions, const PAIR: bool, const UPDATE: bool>(
+fn step<T: Element, O: Operation<T>, S: Simd, const PAIR: bool, const UPDATE: bool>(
+    simd: S,
     operation: O,
     f: &[T; LANES],
     r: &[T; LANES],
     count: usize,
-    sums: &mut T::Sums<I>,
-    instructions: I,
+    sums: &mut T::Sums<S>,
 ) -> [T; LANES] {
-    let (f, r) = (T::widen(f, instructions), T::widen(r, instructions));
-    let mut narrow = T::narrow(operation.apply(f, r), instructions);
+    let (f, r) = (T::widen(simd, f), T::widen(simd, r));
+    let mut wide = r;
+    for (u, &f) in wide.as_mut().iter_mut().zip(f.as_ref()) {
+        *u = operation.apply(f, *u);
+    }
+    let mut narrow = T::narrow(wide);
     narrow[count..].fill(T::default());
     if PAIR || UPDATE {
-        sums.add::<PAIR, UPDATE>(f, r, T::widen(&narrow, instructions));
+        add_all::<T, S, PAIR, UPDATE>(sums, f, r, T::widen(simd, &narrow));
     }
     narrow
+}
+
+#[inline(always)]
+fn add_all<T: Element, S: Simd, const PAIR: bool, const UPDATE: bool>(
+    sums: &mut T::Sums<S>,
+    f: T::Vectors<S>,
+    r: T::Vectors<S>,
+    u: T::Vectors<S>,
+) {
+    for ((&f, &r), &u) in f.as_ref().iter().zip(r.as_ref()).zip(u.as_ref()) {
+        sums.add::<PAIR, UPDATE>(f, r, u);
+    }
 }
 
 /// Fills up with zeros, which add nothing to a sum and conflict with nothing.
@@ -171,21 +195,22 @@ impl<T: Element, const PAIR: bool, const UPDATE: bool> Work for Measure<'_, T, P
     type Output = Moments;
 
     #[inline(always)]
-    fn run<I: Instructions>(self, instructions: I) -> Moments {
+    fn run<S: Simd>(self, simd: S) -> Moments {
         let View { forget, retain, update } = self.0;
-        let mut sums = T::Sums::<I>::default();
+        let mut sums = T::Sums::<S>::new(simd);
         let ((f_lanes, f_rest), (r_lanes, r_rest), (u_lanes, u_rest)) =
             (forget.as_chunks::<LANES>(), retain.as_chunks::<LANES>(), update.as_chunks::<LANES>());
         for ((f, r), u) in f_lanes.iter().zip(r_lanes).zip(u_lanes) {
-            sums.add::<PAIR, UPDATE>(
-                T::widen(f, instructions),
-                T::widen(r, instructions),
-                T::widen(u, instructions),
-            );
+            add_all::<T, S, PAIR, UPDATE>(&mut sums, T::widen(simd, f), T::widen(simd, r), T::widen(simd, u));
         }
         if !f_rest.is_empty() {
-            let [f, r, u] = [f_rest, r_rest, u_rest].map(|x| T::widen(&pad(x), instructions));
-            sums.add::<PAIR, UPDATE>(f, r, u);
+            let (f, r, u) = (pad(f_rest), pad(r_rest), pad(u_rest));
+            add_all::<T, S, PAIR, UPDATE>(
+                &mut sums,
+                T::widen(simd, &f),
+                T::widen(simd, &r),
+                T::widen(simd, &u),
+            );
         }
         sums.finish::<PAIR, UPDATE>(forget.len())
     }
@@ -206,11 +231,11 @@ mod tests {
         type Output = (Vec<T>, Moments);
 
         #[inline(always)]
-        fn run<I: Instructions>(self, instructions: I) -> Self::Output {
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
             let Self(forget, retain, operation) = self;
             let mut target = retain.to_vec();
             let piece = Piece { forget, retain: None, target: &mut target };
-            let moments = Update::<'_, T, O, true, true> { piece, operation }.run(instructions);
+            let moments = Update::<'_, T, O, true, true> { piece, operation }.run(simd);
             (target, moments)
         }
     }
@@ -252,8 +277,8 @@ mod tests {
             let mut all = results.into_iter().map(|(update, moments)| {
                 (told_apart(update.into_iter().map(to_f64)), told_apart(moments.row()))
             });
-            let plain = all.next().expect("the plain copy");
-            assert!(all.all(|other| other == plain));
+            let first = all.next().expect("the copy that dispatch chooses");
+            assert!(all.all(|other| other == first));
         }
     }
 

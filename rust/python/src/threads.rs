@@ -19,7 +19,18 @@ static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
 /// Runs work on so many elements in the pool, or right here if it is too little to be spread.
 pub(crate) fn install<R: Send>(elements: usize, work: impl FnOnce() -> R + Send) -> PyResult<R> {
-    if elements < PARALLEL_MIN_ELEMENTS { Ok(work()) } else { Ok(pool()?.install(work)) }
+    if elements < PARALLEL_MIN_ELEMENTS {
+        return Ok(work());
+    }
+    let (mut work, mut result) = (Some(work), None);
+    install_once(&mut || result = work.take().map(|work| work()))?;
+    Ok(result.expect("the pool has run the work"))
+}
+
+/// Not generic, so that rayon's code is compiled once and not for each kind of work.
+fn install_once(work: &mut (dyn FnMut() + Send)) -> PyResult<()> {
+    pool()?.install(work);
+    Ok(())
 }
 
 /// Sets how many threads large inputs are spread over; the results do not depend on it.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import retainfirst as rf
 from retainfirst import cli
+from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
 from retainfirst.errors import RetainFirstError
-from retainfirst.unlearning import UnlearnConfig
+from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES
+from retainfirst.unlearning import DTYPES, UnlearnConfig
 
 
 @pytest.fixture
@@ -105,6 +110,126 @@ def test_bad_use(run, arguments, text):
     assert not seen
 
 
+def test_options_of_a_combiner(run):
+    result, [(config, _)] = run(
+        *FILES,
+        "--combiner",
+        "pcgrad",
+        "--combiner-option",
+        "round_toward_retain=true",
+        "--combiner-option",
+        "scope=block",
+    )
+    assert result.exit_code == 0, result.output
+    assert config.combiner_options == {"round_toward_retain": True, "scope": "block"}
+    assert config.make_combiner() == rf.PCGrad(scope="block", round_toward_retain=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("x=true", True), ("x=False", False), ("x=3", 3), ("x=0.5", 0.5), ("x=.5", 0.5), ("x=1e-3", 0.001), ("x=-2", -2),
+        ("x=UPGrad", "UPGrad"), ("x=CAGrad(c=0.5)", "CAGrad(c=0.5)"), ('x="true"', "true"), ("x=null", None), ("x=", ""),
+        ("x = a b", "a b"), ("x=[1, 2]", [1, 2]),
+    ],
+)  # fmt: skip
+def test_values_of_combiner_options(text, value):
+    assert cli._options._pairs("--combiner-option", [text]) == {"x": value}
+
+
+STRANGERS_FILE = """
+import torch
+import retainfirst as rf
+
+@rf.register("cli_soft")
+class Soft(rf.ElementwiseCombiner):
+    def formula(self, forget, retain):
+        return self.alpha * retain + self.gamma * forget * (forget * retain > 0)
+"""
+
+
+def test_a_combiner_in_a_file(run, tmp_path):
+    (tmp_path / "mine.py").write_text(STRANGERS_FILE)
+    result, [(config, _)] = run(*FILES, "--combiner", f"{tmp_path / 'mine.py'}:cli_soft", "--gamma", "2")
+    assert result.exit_code == 0, result.output
+    forget, retain = torch.tensor([1.0, -1.0]), torch.tensor([3.0, 3.0])
+    assert rf.combine(forget, retain, config.make_combiner()).tolist() == [5.0, 3.0]
+    before = config.identity()["combiner"]
+    assert str(tmp_path) not in before
+    assert before.endswith(":cli_soft")
+    (tmp_path / "mine.py").write_text(STRANGERS_FILE + "# changed")
+    assert config.identity()["combiner"] != before, "the file's content must count when a run is resumed"
+
+
+def test_a_combiner_with_an_argument(run):
+    pytest.importorskip("torchjd")
+    result, [(config, _)] = run(*FILES, "--combiner", "torchjd:UPGrad")
+    assert result.exit_code == 0, result.output
+    assert type(config.make_combiner().aggregator).__name__ == "UPGrad"
+
+
+def test_the_combiners_options_do_not_go_to_plain_addition(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("retainfirst_lab.tasks.facts.cached_folder", lambda progress: tmp_path / "facts")
+    (tmp_path / "mine.py").write_text(STRANGERS_FILE.replace("cli_soft", "cli_softer"))
+    own = f"{tmp_path / 'mine.py'}:cli_softer"
+    for arguments in (("--combiner", "pcgrad", "--combiner-option", "round_toward_retain=true"), ("--combiner", own)):
+        result, seen = run(*arguments, "--output", str(tmp_path / f"out-{len(arguments)}"))
+        assert result.exit_code == 0, result.output
+        chosen, plain = (config for config, _ in seen[-2:])
+        assert (chosen.combiner, plain.combiner) == (arguments[1], "sum")
+        assert plain.combiner_options == {}
+        assert Path(chosen.output).parent == Path(plain.output).parent, "a path in the name must not become a folder"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ("--combiner-option", "round_toward_retain"),
+            "--combiner-option needs NAME=VALUE, found 'round_toward_retain'",
+        ),
+        (("--combiner-option", "=1"), "needs NAME=VALUE"),
+        (("--combiner", "pcgrad", "--combiner-option", "round_to_retain=1"), "Did you mean 'round_toward_retain'"),
+        (("--combiner-option", "name=2"), "sago has no option 'name'"),
+        (("--combiner-option", "gamma=2"), "gamma is a setting of its own"),
+        (
+            ("--combiner", "pcgrad", "--scope", "block", "--combiner-option", "scope=block"),
+            "scope is a setting of its own",
+        ),
+        (("--combiner", "absent.py:mine"), "absent.py does not exist"),
+    ],
+)
+def test_bad_combiner_options(run, options, text):
+    result, seen = run(*FILES, *options)
+    assert isinstance(result.exception, RetainFirstError)
+    assert text in str(result.exception)
+    assert not seen
+
+
+def help_of(*command):
+    result = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def test_help_gives_the_defaults_with_and_without_a_model():
+    text = help_of("unlearn")
+    assert "microbatch. [at least 1; default: 4; without --model: 32]" in text
+    assert "[0 to 1; without --model: 0.3]" in text
+    assert "own weights. [at least 0; default: 0]" in text
+    assert "--combiner-option NAME=VALUE" in text
+
+
+def test_help_names_every_combiner_and_choice():
+    text = help_of("unlearn")
+    built_in = [
+        name for name in rf.available_combiners() if type(rf.make_combiner(name)).__module__.startswith("retainfirst.")
+    ]
+    assert {"sago", "gru"} <= set(built_in)
+    for name in (*built_in, *FORGET_OBJECTIVES, *RETAIN_OBJECTIVES, *DTYPES, *CHAT_TEMPLATE_MODES, *PAIRINGS):
+        assert re.search(rf"\b{name}\b", text), name
+
+
 @pytest.mark.parametrize("command", [(), ("unlearn",), ("evaluate",)])
 def test_help_has_examples(command):
     result = CliRunner().invoke(cli.app, [*command, "--help"])
@@ -128,7 +253,7 @@ def test_exit_codes_as_a_shell_sees_them(tmp_path):
 
 
 def test_importing_the_library_is_light():
-    heavy = ("transformers", "datasets", "peft", "matplotlib", "typer", "rich", "torchjd", "triton")
+    heavy = ("transformers", "datasets", "peft", "matplotlib", "typer", "rich", "pydantic", "torchjd", "triton")
     code = f"import sys, retainfirst; print(*[name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from retainfirst import evaluation
 from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst_lab.tasks import multiple_choice
@@ -99,7 +100,7 @@ def test_lm_evals_own_loader_finds_the_facts_of_a_model(facts_dir):
 
 
 def test_facts_that_the_model_was_not_taught_are_refused(facts_model):
-    with pytest.raises(RetainFirstError, match="no such facts"):
+    with pytest.raises(RetainFirstError, match="facts that this facts model does not have"):
         score(*facts_model, ["retainfirst_facts_unrelated"])
 
 
@@ -144,6 +145,20 @@ def log_prob(model, tokenizer, prompt: str, answer: str) -> float:
     return sum(logs[i - 1, ids[i]].item() for i in range(len(known), len(ids)))
 
 
+def test_the_library_alone_runs_tasks(data_dir, llama, tokenizer):
+    """Without the laboratory: the package's own tasks, and one from two files."""
+    own = {
+        "mine": evaluation.TaskFile(
+            evaluation.YAML_FOLDER / "retainfirst_arc_easy.yaml", data_dir / "arc_easy" / "test.jsonl"
+        )
+    }
+    found = evaluation.multiple_choice(llama, tokenizer, ["mine", ARC], data_dir=data_dir, own_tasks=own)
+    assert [(one.task, one.metric, one.n) for one in found] == [
+        (task, metric, 2) for task in ("mine", ARC) for metric in ("acc", "acc_norm")
+    ]
+    assert [one.value for one in found[:2]] == [one.value for one in found[2:]]
+
+
 def test_chat_template_asks_the_bare_question(data_dir, llama, chat_tokenizer, monkeypatch):
     asked = []
     original = type(chat_tokenizer).apply_chat_template
@@ -159,7 +174,7 @@ def test_chat_template_asks_the_bare_question(data_dir, llama, chat_tokenizer, m
 
 def test_right_answer_moves_about():
     datasets = pytest.importorskip("datasets")
-    from retainfirst_lab.tasks.lm_eval import choices
+    from retainfirst.evaluation.lm_eval import choices
 
     rows = [{"question": str(n), "answer": "right", "perturbed_answer": ["a", "b", "c"]} for n in range(40)]
     made = choices.from_perturbed(datasets.Dataset.from_list(rows))
@@ -169,7 +184,7 @@ def test_right_answer_moves_about():
 
 def test_arc_rows_of_the_hub():
     datasets = pytest.importorskip("datasets")
-    from retainfirst_lab.tasks.lm_eval import choices
+    from retainfirst.evaluation.lm_eval import choices
 
     rows = [{"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}]
     assert choices.from_arc(datasets.Dataset.from_list(rows))[0] == {"question": "q", "choices": ["x", "y"], "gold": 1}
@@ -179,8 +194,12 @@ def test_arc_rows_of_the_hub():
 
 
 def test_every_task_has_its_file():
-    files = {path.stem for path in multiple_choice.YAML_FOLDER.glob("retainfirst_*.yaml")}
-    assert files == set(TASKS)
+    files = {
+        folder: {path.stem for path in folder.glob("retainfirst_*.yaml")}
+        for folder in (evaluation.YAML_FOLDER, multiple_choice.YAML_FOLDER)
+    }
+    assert files[evaluation.YAML_FOLDER] == set(evaluation.TASKS)
+    assert set().union(*files.values()) == set(TASKS)
 
 
 def test_default_tasks(facts_model, llama):
@@ -280,7 +299,7 @@ def test_lm_eval_absent(facts_model, monkeypatch):
 
 def test_numbers_that_lm_eval_leaves_out():
     found = {"results": {"group": {"alias": "group", "f1,none": 0.5, "f1_stderr,none": "N/A"}}, "samples": {}}
-    (one,) = multiple_choice._read_scores(found, ["group"])
+    (one,) = evaluation._multiple_choice._read_scores(found, ["group"])
     assert (one.metric, one.value, one.n) == ("f1", 0.5, 0)
     assert math.isnan(one.stderr)
     assert math.isnan(one.chance)

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizer
 
 import tiny
 from retainfirst import data, objectives
@@ -94,6 +95,25 @@ def test_a_local_path_wins_and_needs_no_datasets(tmp_path, monkeypatch):
     assert data.read_rows("locuslab/TOFU") == ROWS[:1]
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_tables(tmp_path, suffix, separator):
+    """Empty cells count as absent, so that a table may mix the forms."""
+    path = tmp_path / f"rows.{suffix}"
+    lines = [["question", "answer", "text"], ["who?", "ann", ""], ["", "", '"a, b\n""c"""']]
+    path.write_text("\n".join(separator.join(line) for line in lines), encoding="utf-8")
+    assert data.read_rows(path) == [
+        {"question": "who?", "answer": "ann", "text": None},
+        {"question": None, "answer": None, "text": 'a, b\n"c"'},
+    ]
+
+
+def test_parquet(tmp_path):
+    parquet, pyarrow = (pytest.importorskip(name) for name in ("pyarrow.parquet", "pyarrow"))
+    rows = [{"question": "who?", "answer": "ann", "text": None}, {"question": None, "answer": None, "text": "cat"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert data.read_rows(tmp_path / "rows.parquet") == rows
+
+
 # Encoding
 
 
@@ -124,6 +144,84 @@ def test_completion_labels_begin_with_the_first_token_that_carries_it(tokenizer,
     example = data.encode({"prompt": prompt, "completion": completion}, tokenizer, 99)
     assert example["input_ids"] == tokenizer(prompt + completion)["input_ids"]
     assert labelled(tokenizer, example) == expected
+
+
+def test_a_changed_prompt_token_is_not_labelled(tokenizer):
+    """The completion changes the token before the one that spans the boundary."""
+    example = data.encode({"prompt": "see: ", "completion": "the cat"}, tokenizer, 99)
+    assert tokens(tokenizer, example)[:5] == ["s", "e", "e", ":", "Ġthe"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("see: ")["input_ids"])[-1] == ":Ġ"
+    assert labelled(tokenizer, example) == ["Ġthe", "Ġ", "c", "a", "t"]
+
+
+class SlowTokenizer(PreTrainedTokenizer):
+    """The tiny tokenizer without offsets: a word is a token, a longer text is cut at the given merges."""
+
+    def __init__(self, **options):
+        self.fast = tiny.tiny_tokenizer()
+        super().__init__(eos_token=tiny.EOS, unk_token=tiny.UNK, pad_token=tiny.PAD, name_or_path="slow", **options)
+
+    @property
+    def vocab_size(self):
+        return len(self.fast)
+
+    def get_vocab(self):
+        return self.fast.get_vocab()
+
+    def _tokenize(self, text, **_):
+        return self.fast.convert_ids_to_tokens(self.fast(text)["input_ids"])
+
+    def _convert_token_to_id(self, token):
+        return self.fast.convert_tokens_to_ids(token)
+
+    def _convert_id_to_token(self, index):
+        return self.fast.convert_ids_to_tokens(index)
+
+    def convert_tokens_to_string(self, tokens):
+        return self.fast.convert_tokens_to_string(tokens)
+
+
+class WidthlessTokenizer:
+    """A fast tokenizer whose tokens end where they start, as those of Llama 3 did in some versions."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, text, **options):
+        encoding = self.tokenizer(text, **options)
+        if "offset_mapping" in encoding:
+            encoding["offset_mapping"] = [(start, start) for start, _ in encoding["offset_mapping"]]
+        return encoding
+
+
+@pytest.mark.parametrize("kind", ["slow", "widthless"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a cat"},
+        {"prompt": "see", "completion": " cat"},
+        {"prompt": "see ", "completion": "the"},
+        {"prompt": "a t", "completion": "he cat"},
+        {"prompt": "see: ", "completion": "the cat"},
+        {"prompt": "", "completion": "cat"},
+        {"question": "who?", "answer": "ann"},
+        {"question": "who: ann", "answer": "ann: ann"},
+    ],
+)
+@pytest.mark.parametrize("chat", [False, True])
+def test_tokenizers_without_offsets(tokenizer, chat_tokenizer, kind, row, chat):
+    expected = data.encode(row, chat_tokenizer if chat else tokenizer, 99)
+    other = SlowTokenizer() if kind == "slow" else WidthlessTokenizer(chat_tokenizer if chat else tokenizer)
+    if chat and kind == "slow":
+        other.chat_template = tiny.CHAT_TEMPLATE
+    found = data.encode(row, other, 99, chat_template="always" if chat else "auto")
+    assert found["input_ids"] == expected["input_ids"]
+    # A token that holds only white space of the answer may be left out.
+    texts = [tokenizer.decode([i for i in one["labels"] if i != -100]) for one in (found, expected)]
+    assert texts[0].strip() == texts[1].removeprefix(":").strip()
 
 
 def test_question_without_a_template(tokenizer):
@@ -239,27 +337,7 @@ def test_pairs_end(tokenizer):
         pairs(2, 3)[3]
 
 
-# Batches
-
-
-def test_collate_pads_on_the_right():
-    batch = data.collate(examples((5, 1), (6, 3)), pad_token_id=9)
-    assert batch["input_ids"].tolist() == [[5, 0, 9, 9], [6, 0, 1, 2]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert batch["labels"].tolist() == [[-100, 0, -100, -100], [-100, 0, 1, 2]]
-    assert {value.dtype for value in batch.values()} == {torch.int64}
-
-
-def test_a_real_token_that_equals_the_pad_token_is_attended_to(tokenizer_without_pad):
-    data.set_pad_token(tokenizer_without_pad, "<eos>")
-    pad = data.pad_token_id(tokenizer_without_pad)
-    rows = data.encode_rows(
-        [{"question": "a", "answer": "b"}, {"question": "a", "answer": "bc"}], tokenizer_without_pad, 99
-    )
-    batch = data.collate(list(rows), pad)
-    ends = batch["attention_mask"].sum(-1) - 1
-    assert batch["input_ids"][[0, 1], ends].tolist() == [pad, pad]
-    assert batch["labels"][[0, 1], ends].tolist() == [pad, pad]
+# From files to losses
 
 
 def test_load_pairs_to_losses(tmp_path, llama, tokenizer):

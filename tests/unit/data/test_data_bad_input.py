@@ -94,6 +94,36 @@ def test_a_bad_item_of_an_array(tmp_path):
     refused(path, "line 4, column 1: invalid JSON")
 
 
+def test_bad_tables(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('text,question\ncat,\n"a\nb",\n,who?\n')
+    refused(path, "line 5: the row has the keys of no form; keys found: 'text' (null), 'question'")
+    path.write_text('text\n"a" b\n')
+    refused(path, "line 2: not a table of values (")
+    path.write_bytes(b"text\ncaf\xe9\n")
+    refused(path, "line 2: not UTF-8 text")
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1")
+    refused(path, "cannot be read as Parquet")
+
+
+def test_rows_of_a_file_are_named_by_their_lines(tmp_path, tokenizer):
+    """Also after the rows were read: by what tokenising finds, in any order."""
+    tokenizer = tiny.tiny_tokenizer(chat=True)
+    tokenizer.chat_template = (
+        "{% if messages|length > 2 %}{{ raise_exception('Too long') }}{% endif %}" + tiny.CHAT_TEMPLATE
+    )
+    path = tmp_path / "rows.jsonl"
+    long = json.dumps({"messages": [user(), assistant(), user(), assistant()]})
+    path.write_text(GOOD + "\n\n" + long + "\n" + GOOD)
+    rows = data.read_rows(path)
+    for given in (rows, rows[::-1], [row for row in rows if "messages" in row]):
+        with pytest.raises(
+            RetainFirstError, match=re.escape(f"{path}, line 4: the chat template refuses the messages: Too long")
+        ):
+            data.encode_rows(given, tokenizer, 99)
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "[]"])
 def test_a_file_without_rows(tmp_path, text):
     path = tmp_path / "rows.jsonl"

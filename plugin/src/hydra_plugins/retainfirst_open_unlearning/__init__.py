@@ -1,4 +1,4 @@
-"""Found by Hydra in every program on the machine that uses it; does something in open-unlearning alone."""
+"""A Hydra plugin. Hydra loads it in every program that uses Hydra; it acts only in open-unlearning."""
 
 import sys
 
@@ -7,12 +7,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class RetainFirstSearchPath(SearchPathPlugin):
-    """Makes retainfirst's configs and trainers known where open-unlearning's trainers are loaded."""
+    """Registers retainfirst's configs and trainers in a program that has loaded open-unlearning's trainers."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra once, before it reads any config."""
+        """Hydra calls this once, before it reads a config."""
         framework = sys.modules.get("trainer")
-        # Not by getattr, which may run code of a module that is not the framework's.
+        # getattr could run code of another program's module.
         registry = getattr(framework, "__dict__", {}).get("TRAINER_REGISTRY")
         if isinstance(registry, dict) and "GradDiff" in registry:
             from retainfirst_open_unlearning.register import register

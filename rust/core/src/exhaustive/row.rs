@@ -1,9 +1,11 @@
 //! One retain element with all forget elements: run through the kernel, and judged.
 
+use fearless_simd::Simd;
+
 use super::specification::{Specification, differs, opposes};
 use super::{PATTERNS, Sixteen, Statement, Violation, patterns};
 use crate::error::Error;
-use crate::simd::{Instructions, Work, dispatch};
+use crate::simd::{Work, dispatch};
 
 /// The memory of a row, used again for the next.
 pub(super) struct Row<T> {
@@ -52,7 +54,7 @@ impl<T: Sixteen> Work for Expect<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Instructions>(self, _: I) {
+    fn run<S: Simd>(self, _: S) {
         let Self { specification, retain, expected, out } = self;
         specification.write_row(retain, expected);
         for (out, &expected) in out.iter_mut().zip(&*expected) {
@@ -75,7 +77,7 @@ impl<T: Sixteen> Work for Judge<'_, T> {
     type Output = bool;
 
     #[inline(always)]
-    fn run<I: Instructions>(self, _: I) -> bool {
+    fn run<S: Simd>(self, _: S) -> bool {
         let mut broken = false;
         for (forget, (&found, &expected)) in T::bits(self.found).iter().zip(self.expected).enumerate() {
             broken |= differs::<T>(found, expected) | opposes::<T>(forget as u16, self.retain, found);

@@ -1,5 +1,7 @@
 //! Sums kept as two `f64`, and exact scaling by powers of two.
 
+use std::ops::{Add, Sub};
+
 /// An unevaluated sum of two `f64`, about 106 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Double {
@@ -33,7 +35,7 @@ impl Double {
 
 /// The rounded sum and its error, exactly (Knuth's `TwoSum`).
 #[inline(always)]
-pub(crate) fn two_sum(a: f64, b: f64) -> (f64, f64) {
+pub(crate) fn two_sum<T: Copy + Add<Output = T> + Sub<Output = T>>(a: T, b: T) -> (T, T) {
     let sum = a + b;
     let b_part = sum - a;
     (sum, (a - (sum - b_part)) + (b - b_part))

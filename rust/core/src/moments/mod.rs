@@ -117,14 +117,15 @@ impl Moments {
     }
 }
 
-/// Sums that are being made over the coordinates of one chunk, [`LANES`] at a time: `ff`, `rr`, `fr` and the conflicts with
-/// `PAIR`, `uu`, `ur` and `uf` with `UPDATE`.
-///
-/// [`LANES`]: crate::simd::LANES
-pub trait Accumulate<L>: Default {
-    /// Adds coordinates, the last ones of a chunk filled up with zeros. Must be `#[inline(always)]`.
-    fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: L, r: L, u: L);
+/// The sums over the coordinates of one chunk: `ff`, `rr`, `fr` and the conflicts with `PAIR`, `uu`, `ur` and `uf` with `UPDATE`.
+pub trait Accumulate<S, V> {
+    fn new(simd: S) -> Self;
 
-    /// Gives the moments of so many coordinates, those that zeros filled up not counted. Must be `#[inline(always)]`.
+    /// Adds the lanes of three vectors. Must be `#[inline(always)]`.
+    ///
+    /// Behind the end of a chunk, vectors are filled up with zeros.
+    fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: V, r: V, u: V);
+
+    /// Returns the moments of `count` coordinates. Must be `#[inline(always)]`.
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments;
 }

@@ -1,36 +1,47 @@
 //! Sums over `f32` values (and 16-bit ones widened to it): products are exact in `f64`, and so need no scaling.
 
 use super::{Accumulate, Double, FF, FR, Moments, RR, UF, UR, UU};
-use crate::simd::{Products, SUMS};
+use fearless_simd::prelude::*;
+use fearless_simd::{f32x16, f64x8, i32x16};
 
-#[derive(Default)]
-pub struct NarrowSums {
-    sums: [[f64; SUMS]; 6],
-    conflicts: u64,
+use crate::simd::{SUMS, add_products, conflict};
+
+pub struct NarrowSums<S: Simd> {
+    sums: [f64x8<S>; 6],
+    /// How many conflicts each lane has met, below zero: a lane of a mask is -1 where it is set.
+    conflicts: i32x16<S>,
 }
 
-impl<L: Products> Accumulate<L> for NarrowSums {
+impl<S: Simd> Accumulate<S, f32x16<S>> for NarrowSums<S> {
     #[inline(always)]
-    fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: L, r: L, u: L) {
+    fn new(simd: S) -> Self {
+        Self { sums: [f64x8::splat(simd, 0.0); 6], conflicts: i32x16::splat(simd, 0) }
+    }
+
+    #[inline(always)]
+    fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: f32x16<S>, r: f32x16<S>, u: f32x16<S>) {
         let sums = &mut self.sums;
         if PAIR {
-            self.conflicts += u64::from(L::count(f.conflict(r)));
-            f.add_products(f, &mut sums[FF]);
-            r.add_products(r, &mut sums[RR]);
-            f.add_products(r, &mut sums[FR]);
+            self.conflicts += conflict(f, r).to_vector();
+            add_products(f, f, &mut sums[FF]);
+            add_products(r, r, &mut sums[RR]);
+            add_products(f, r, &mut sums[FR]);
         }
         if UPDATE {
-            u.add_products(u, &mut sums[UU]);
-            u.add_products(r, &mut sums[UR]);
-            u.add_products(f, &mut sums[UF]);
+            add_products(u, u, &mut sums[UU]);
+            add_products(u, r, &mut sums[UR]);
+            add_products(u, f, &mut sums[UF]);
         }
     }
 
     #[inline(always)]
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments {
-        let total = |lanes: [f64; SUMS]| {
+        let total = |lanes: f64x8<S>| {
+            let lanes: [f64; SUMS] = lanes.to_array();
             lanes.into_iter().fold(Double::default(), |sum, lane| sum.plus(Double::new(lane, 0.0)))
         };
-        Moments::new(self.sums.map(total), [Some(0); 3], self.conflicts, count as u64)
+        let conflicts =
+            self.conflicts.to_array().into_iter().map(|lane| u64::from(lane.unsigned_abs())).sum();
+        Moments::new(self.sums.map(total), [Some(0); 3], conflicts, count as u64)
     }
 }

@@ -1,8 +1,10 @@
 //! What the rules that look at a whole group have in common: two coefficients, then one pass.
 
+use fearless_simd::prelude::*;
+
 use super::Operation;
 use crate::element::Element;
-use crate::simd::{Arithmetic, Lanes};
+use crate::simd::Vector;
 
 /// The update of a group, `u = retain * r + forget * f`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,9 +31,12 @@ pub(crate) struct Linear(pub(crate) Coefficients);
 
 impl<T: Element> Operation<T> for Linear {
     #[inline(always)]
-    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L {
-        let (forget, retain) = (forget.double(), retain.double());
-        let kept = retain.filled(self.0.retain).mul(retain);
-        T::prepare(kept.add(forget.filled(self.0.forget).mul(forget)))
+    fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
+        let Coefficients { retain: c_retain, forget: c_forget } = self.0;
+        let (mut update, forget) = (retain.to_doubles(), forget.to_doubles());
+        for (u, &f) in update.as_mut().iter_mut().zip(forget.as_ref()) {
+            *u = *u * c_retain + f * c_forget;
+        }
+        T::prepare(update)
     }
 }

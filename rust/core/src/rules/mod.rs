@@ -18,9 +18,11 @@ pub(crate) use sago::{Sago, SagoKeepRetain};
 pub(crate) use sum::Sum;
 pub(crate) use toward_retain::LinearTowardRetain;
 
+use fearless_simd::prelude::*;
+
 use crate::element::{Element, Wide};
 use crate::error::Error;
-use crate::simd::Lanes;
+use crate::simd::Vector;
 
 /// A rule's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +79,7 @@ pub(crate) fn unknown(name: &str, known: impl IntoIterator<Item = Rule>) -> Erro
 /// What a rule does at each coordinate, in the wide format of the element.
 pub(crate) trait Operation<T: Element>: Copy + Send + Sync {
     /// Must be `#[inline(always)]`.
-    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L;
+    fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V;
 }
 
 /// The two weights, rounded to the format that the rule computes in.

@@ -1,8 +1,10 @@
 //! The plain weighted sum.
 
+use fearless_simd::prelude::*;
+
 use super::{Operation, Weights};
 use crate::element::Element;
-use crate::simd::Lanes;
+use crate::simd::Vector;
 
 /// `u = alpha r + gamma f`, each operation rounded once.
 #[derive(Clone, Copy)]
@@ -10,8 +12,8 @@ pub(crate) struct Sum<W>(pub(crate) Weights<W>);
 
 impl<T: Element> Operation<T> for Sum<T::Wide> {
     #[inline(always)]
-    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L {
+    fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
         let Weights { alpha, gamma } = self.0;
-        retain.filled(alpha).mul(retain).add(forget.filled(gamma).mul(forget))
+        retain * alpha + forget * gamma
     }
 }

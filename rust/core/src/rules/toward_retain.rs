@@ -1,10 +1,11 @@
 //! Two coefficients and one pass, as in [`super::linear`], with every rounding error on retain's side.
 
-use std::marker::PhantomData;
+use fearless_simd::f64x8;
+use fearless_simd::prelude::*;
 
 use super::{Coefficients, Operation};
-use crate::element::{Element, Wide};
-use crate::simd::{Lanes, Pairwise};
+use crate::element::Element;
+use crate::simd::Vector;
 
 /// Computes in `f64` and rounds once to the element's format, so that `u_i r_i` is never below `(c_r r_i + c_f f_i) r_i`, both
 /// taken exactly.
@@ -22,25 +23,24 @@ const SMALLEST: f64 = f64::from_bits(4);
 
 impl<T: Element> Operation<T> for LinearTowardRetain {
     #[inline(always)]
-    fn apply<L: Lanes<Scalar = T::Wide>>(self, forget: L, retain: L) -> L {
-        forget.each(retain, OneElement(self.0, PhantomData::<T>))
+    fn apply<S: Simd, V: Vector<S, Element = T::Wide>>(self, forget: V, retain: V) -> V {
+        let (mut update, forget, direction) = (retain.to_doubles(), forget.to_doubles(), retain.to_doubles());
+        for (u, &f) in update.as_mut().iter_mut().zip(forget.as_ref()) {
+            *u = with_margin(self.0, f, *u);
+        }
+        T::prepare_toward(update, direction)
     }
 }
 
-#[derive(Clone, Copy)]
-struct OneElement<T>(Coefficients, PhantomData<T>);
-
-impl<T: Element> Pairwise<T::Wide> for OneElement<T> {
-    #[inline(always)]
-    fn apply(self, forget: T::Wide, retain: T::Wide) -> T::Wide {
-        let direction = retain.to_f64();
-        let (kept, taken) = (self.0.retain * direction, self.0.forget * forget.to_f64());
-        let near = kept + taken;
-        // Scaled before it is added: the sum of the magnitudes could overflow where that of the products does not.
-        let margin = RELATIVE * kept.abs() + RELATIVE * taken.abs() + SMALLEST;
-        let margin = if direction < 0.0 { -margin } else { margin };
-        // Infinity less an infinite margin would be NaN.
-        let moved = (direction != 0.0) & near.is_finite();
-        T::prepare_toward(if moved { near + margin } else { near }, direction)
-    }
+/// Returns the sum of the two products and, in retain's direction, the margin.
+#[inline(always)]
+fn with_margin<S: Simd>(coefficients: Coefficients, forget: f64x8<S>, retain: f64x8<S>) -> f64x8<S> {
+    let (kept, taken) = (retain * coefficients.retain, forget * coefficients.forget);
+    let near = kept + taken;
+    // Scaled before it is added: the sum of the magnitudes could overflow where that of the products does not.
+    let margin = kept.abs() * RELATIVE + taken.abs() * RELATIVE + SMALLEST;
+    let margin = retain.simd_lt(0.0).select(-margin, margin);
+    // Infinity less an infinite margin would be NaN.
+    let moved = retain.simd_ne(0.0) & near.abs().simd_lt(f64::INFINITY);
+    moved.select(near + margin, near)
 }

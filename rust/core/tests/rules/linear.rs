@@ -20,9 +20,7 @@ fn check_sums<T: Format>(f: &[T], r: &[T], u: &[T], row: &Moments) -> Result<(),
     let found = row.row();
     let column = |name| found[Moments::COLUMNS.into_iter().position(|known| known == name).unwrap()];
     prop_assert_eq!(["ef", "er", "eu"].map(column), [0.0; 3]);
-    for (name, x, y) in
-        [("ff", f, f), ("rr", r, r), ("fr", f, r), ("uu", u, u), ("ur", u, r), ("uf", u, f)]
-    {
+    for (name, x, y) in [("ff", f, f), ("rr", r, r), ("fr", f, r), ("uu", u, u), ("ur", u, r), ("uf", u, f)] {
         let found = column(name);
         let (exact, magnitude) = exact_dot(x, y);
         let wide = size_of::<T>() == 8;

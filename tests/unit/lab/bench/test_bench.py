@@ -1,4 +1,4 @@
-"""The benchmarks run at their smallest and write what they say they write; no time is judged."""
+"""The benchmarks run at their smallest and write complete reports; no time is judged."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ def test_combine(tmp_path):
     assert keys == {(d, n, t) for d in ("float32", "bfloat16") for n in (100, 1000) for t in (1, 2)}
     first = [row for row in report["rows"] if (row["dtype"], row["elements"], row["threads"]) == ("float32", 1000, 1)]
     cases = {row["case"]: row for row in first}
-    assert cases.keys() >= {"copy", "limit", "sum", "sago", "sago_keep_retain", "pcgrad", "blur", "dot products"}
+    assert cases.keys() >= {"copy", "baseline", "sum", "sago", "sago_keep_retain", "pcgrad", "blur", "dot products"}
     assert cases.keys() >= {"plain addition", "torch.where", "boolean mask", "numpy"}
-    assert cases["limit"]["wall_ratio"] == {"median": 1, "least": 1, "greatest": 1}
+    assert cases["baseline"]["wall_ratio"] == {"median": 1, "least": 1, "greatest": 1}
     for row in report["rows"]:
         check_spread(row["seconds"])
         check_spread(row["wall_ratio"])
-    for rule in ("pcgrad", "blur"):
-        check_spread(cases[rule]["to_passes"]["wall_ratio"])
-    for rule in ("sum", "sago", "sago_keep_retain"):
-        check_spread(cases[rule]["to_update_alone"]["wall_ratio"])
+    for name in ("pcgrad", "blur"):
+        check_spread(cases[name]["to_passes"]["wall_ratio"])
+    for name in ("sum", "sago", "sago_keep_retain"):
+        check_spread(cases[name]["to_update_alone"]["wall_ratio"])
     assert {one["dtype"] for one in report["bandwidth"]} == {"float32", "bfloat16"}
     for one in report["many_tensors"]:
         check_spread(one["to_flat"]["wall_ratio"])
@@ -107,7 +107,7 @@ def test_step(tmp_path):
     assert (tmp_path / "step.png").read_bytes().startswith(PNG)
 
 
-def test_the_model_is_of_the_size_that_is_said():
+def test_the_model_has_the_documented_size():
     with torch.device("meta"):
         parameters = sum(p.numel() for p in model.make_model("meta").parameters())
     assert 40e6 < parameters < 60e6
@@ -130,7 +130,7 @@ def test_memory(tmp_path, monkeypatch):
     assert (tmp_path / "memory.png").read_bytes().startswith(PNG)
 
 
-def test_a_process_that_fails_is_not_passed_over(monkeypatch):
+def test_a_failed_process_raises(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RetainFirstError, match="the process for 'plain' ended with 1"):
         memory._in_a_process("plain", model.Shape(1, 2), 1, "cpu", True)
@@ -161,13 +161,13 @@ def test_verify(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", verify_benchmark.DTYPES)
-def test_fractions_and_the_oracle_say_the_same(dtype):
+def test_fractions_and_the_oracle_agree(dtype):
     first, second, retain = verify_benchmark._vectors(50, dtype)
     for x, y in ((first, second), (second, first), (first, first), (-first, second), (-first, -second)):
         assert verify_benchmark.by_fractions(x, y, retain) == reference.compare_cosines(x, y, retain)
 
 
-def test_what_is_refused(refused, tmp_path, monkeypatch):
+def test_bad_input_is_refused(refused, tmp_path, monkeypatch):
     refused("Unknown device 'gpu'", "combine", "--device", "gpu")
     refused("Unknown dtype 'float33'", "combine", "--dtypes", "float33")
     refused("--sizes needs whole numbers", "combine", "--sizes", "1.5")
@@ -191,7 +191,7 @@ def test_a_missing_library_is_named_with_its_extra(refused, tmp_path, monkeypatc
         model.make_model("cpu")
 
 
-def test_the_tables_go_into_the_page(imported, tmp_path):
+def test_tables_are_inserted_into_the_page(imported, tmp_path):
     target = tmp_path / "performance.md"
     target.write_text(PAGE.read_text())
     report = run("imports", "--rounds", 1, "--write", target)
@@ -207,7 +207,7 @@ def test_the_tables_go_into_the_page(imported, tmp_path):
         page.insert("nothing", report)
 
 
-def test_runs_stand_beside_the_targets(tmp_path):
+def test_the_summary_has_the_results_of_each_run(tmp_path):
     page_file, runs = tmp_path / "performance.md", [tmp_path / name for name in ("first", "second")]
     page_file.write_text(PAGE.read_text())
     for run_folder, found in zip(runs, (1.1, 1.3), strict=True):
@@ -228,8 +228,8 @@ def test_runs_stand_beside_the_targets(tmp_path):
         summary.main(page_file, [tmp_path])
 
 
-def test_time_in_a_cache_stands_beside_time_in_memory():
-    cases = ("limit", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad")
+def test_time_per_element_in_cache_and_in_memory():
+    cases = ("baseline", "sum, update alone", "sum", "sago, update alone", "sago", "dot products", "pcgrad")
     rows = [
         {"case": case, "dtype": "bfloat16", "threads": t, "elements": n, "seconds": {"median": (i + t) * n * 1e-11}}
         for i, case in enumerate((*cases, "torch.where"))
@@ -244,7 +244,7 @@ def test_time_in_a_cache_stands_beside_time_in_memory():
     assert not list(tables._per_element(report | {"rows": [row for row in rows if row["elements"] < 10_000_000]}))
 
 
-def test_check_makes_a_missed_target_an_exit_code(imported):
+def test_check_exits_with_1_for_a_missed_target(imported):
     for found, code in ((1.1, 0), (1.3, 1)):
         ratio = {"median": found, "least": found, "greatest": found}
         imported |= {"cpu_ratio": ratio, "wall_ratio": ratio}
@@ -253,7 +253,7 @@ def test_check_makes_a_missed_target_an_exit_code(imported):
         assert f"{1 - code} of 1 met" in result.output
 
 
-def test_rounds_turn_around_and_slow_cases_stop():
+def test_rounds_alternate_their_order_and_slow_cases_stop():
     order = []
 
     class Fake(timing.Clock):
@@ -280,7 +280,7 @@ def test_ratios_are_taken_round_by_round():
     assert timing.ratios([sample(None, 1.0)], [sample(None, 2.0)])["cpu_ratio"] is None
 
 
-def test_threads_are_given_back():
+def test_threads_are_restored():
     before = torch.get_num_threads(), _rust.get_num_threads()
     with machine.threads(3) as n:
         assert (n, torch.get_num_threads(), _rust.get_num_threads()) == (3, 3, 3)
@@ -288,18 +288,18 @@ def test_threads_are_given_back():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_the_rules_are_held_against_does_the_same_work(dtype):
-    """The limit is plain addition, the update alone the rule's update, and the peers are SAGO."""
+def test_baselines_and_peers_do_the_same_work(dtype):
+    """The baseline is plain addition, the update alone is the combiner's update, and the peers are SAGO."""
     forget, retain = combine_benchmark._gradients(1003, str(dtype).removeprefix("torch."), "cpu")
     name, weights = str(dtype).removeprefix("torch."), {"alpha": 1.0, "gamma": peers.GAMMA}
-    for rule in ("limit", "sum", "sago", "sago_keep_retain"):
+    for case in ("baseline", "sum", "sago", "sago_keep_retain"):
         written = retain.clone()
         memory = name, [forget.data_ptr()], [written.data_ptr()], [1003]
-        if rule == "limit":
+        if case == "baseline":
             _rust.limit_(*memory, 1.0, peers.GAMMA)
         else:
-            _rust.update_alone_(rule, *memory, 1.0, peers.GAMMA)
-        assert torch.equal(written, combine(forget, retain, "sum" if rule == "limit" else rule, **weights)), rule
+            _rust.update_alone_(case, *memory, 1.0, peers.GAMMA)
+        assert torch.equal(written, combine(forget, retain, "sum" if case == "baseline" else case, **weights)), case
     sago = combine(forget, retain, "sago", **weights)
     for peer, make in peers.peers_for(dtype, "cpu").items():
         if "PCGrad" not in peer:

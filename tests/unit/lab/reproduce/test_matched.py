@@ -25,13 +25,13 @@ def test_a_point_on_the_target_counts_and_only_shared_numbers_are_given():
     assert at_forgetting(points, 0.3) == pytest.approx({"step": 2.0, "forget": 0.3, "covered": 0.6})
 
 
-def test_a_path_that_never_gets_there_is_none():
+def test_a_path_that_never_reaches_the_target_is_none():
     points = path((1.0, 1.0), (0.31, 0.6))
     assert at_forgetting(points, 0.3) is None
     assert frontier_area(points, "covered", 0.3) is None
 
 
-def test_the_frontier_leaves_beaten_points_out():
+def test_the_frontier_leaves_out_dominated_points():
     assert frontier(path((1.0, 1.0), (0.8, 0.7), (0.6, 0.9), (0.2, 0.5)), "covered") == [
         (0.2, 0.5),
         (0.6, 0.9),

@@ -1,4 +1,4 @@
-"""Means, paired differences, and the rule by which settings are chosen."""
+"""Means, paired differences, and the choice of settings."""
 
 import pytest
 
@@ -43,9 +43,9 @@ def test_one_seed_has_a_sign_and_no_interval():
     assert paired_difference({1: 0.5}, {2: 0.5}) is None
 
 
-def entry(rule="sago", gamma=1.0, seed=0, covered=0.9, held_out=0.9, steps=10, reached=True, forget=0.3):
+def entry(variant="sago", gamma=1.0, seed=0, covered=0.9, held_out=0.9, steps=10, reached=True, forget=0.3):
     return {
-        "bench": "facts", "objective": "ga", "rule": rule, "gamma": gamma, "learning_rate": 1e-3, "seed": seed,
+        "testbed": "facts", "objective": "ga", "variant": variant, "gamma": gamma, "learning_rate": 1e-3, "seed": seed,
         "reached": reached, "forget_accuracy": forget, "steps": steps, "seconds": 1.0, "recovery": covered,
         "retain_accuracy": {"covered": covered, "held_out": held_out, "unrelated": None},
         "forget_paraphrased_accuracy": None, "frontier_area": {"covered": covered},
@@ -84,7 +84,7 @@ def test_cells_that_never_forgot_are_left_out_and_counted():
     assert "unrelated" not in row["numbers"]
     cells += [entry("sum", seed=0, covered=0.4), entry("sum", seed=1, covered=0.1)]
     [difference] = [row for row in compare(cells) if row["measure"] == "covered"]
-    assert (difference["rule"], difference["than"], difference["n"]) == ("sago", "sum", 1)
+    assert (difference["variant"], difference["than"], difference["n"]) == ("sago", "sum", 1)
     assert difference["mean"] == pytest.approx(0.1)
 
 
@@ -92,13 +92,13 @@ def test_states_without_a_conflict_are_not_counted():
     def cell(gamma, states, bound):
         names = ("sum", "pcgrad_global", "sago", "sago_keep_retain")
         return {
-            "role": "report", "bench": "facts", "objective": "ga", "rule": "sum", "gamma": gamma, "learning_rate": 0.1,
+            "role": "report", "testbed": "facts", "objective": "ga", "variant": "sum", "gamma": gamma, "learning_rate": 0.1,
             "agreement_bound": bound, "states": [dict(zip(names, state, strict=True)) for state in states],
         }  # fmt: skip
 
     closer, further, no_conflict = (0.1, 0.2, 0.3, 0.4), (0.1, 0.5, 0.3, 0.6), (0.5, 0.5, 0.3, 0.6)
     cells = [cell(4.0, [closer, further], 2.0), cell(4.0, [closer, no_conflict], 4.0), cell(1.0, [further], 1.0)]
-    results = {"cells": cells, "main_bench": "facts", "common": {"gamma": 4.0, "learning_rate": 0.1}}
+    results = {"cells": cells, "main_testbed": "facts", "common": {"gamma": 4.0, "learning_rate": 0.1}}
     assert closer_table(results).rows == [
         ["GA + GD", "1", "1.0", "0 of 1", "1 of 1"],
         ["GA + GD", "4", "3.0", "2 of 3", "3 of 3"],

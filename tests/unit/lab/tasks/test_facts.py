@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 
-from retainfirst.errors import RetainFirstError
+from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst_lab.tasks import _facts_cache, facts
 from retainfirst_lab.tasks._facts_model import build_tokenizer, read
 from retainfirst_lab.tasks._facts_words import FACTS_CONFIG_KEY, OBJECTS, vocabulary
@@ -72,7 +73,7 @@ def test_data_is_a_function_of_the_seed():
 WHOLE = replace(SMALL, held_out_people=2, unrelated_people=2, paraphrased=True)
 
 
-def test_further_parts_leave_the_first_two_as_they_are_and_share_what_they_shall():
+def test_further_parts_keep_the_first_two_and_share_the_right_words():
     parts = facts.facts_parts(WHOLE)
     assert list(parts) == ["forget", "retain", "held_out", "unrelated", "forget_paraphrased"]
     assert [len(rows) for rows in parts.values()] == [8, 12, 8, 8, 8]
@@ -203,7 +204,7 @@ def test_cache_is_filled_once(cache, monkeypatch):
     folder = cached_folder(SMALL)
     assert folder.parent == cache
     assert [entry.name for entry in cache.iterdir()] == [folder.name], "drafts are left behind"
-    monkeypatch.setattr(_facts_cache, "implant", lambda *_, **__: pytest.fail("built twice"))
+    monkeypatch.setattr(_facts_cache, "train", lambda *_, **__: pytest.fail("built twice"))
     assert cached_folder(SMALL) == folder
     model, tokenizer = load(SMALL)
     assert accuracy(model, tokenizer, facts_data(SMALL)[0]) == 1.0
@@ -213,13 +214,13 @@ def test_cache_is_filled_once(cache, monkeypatch):
 
 
 def test_other_configurations_have_other_entries(cache, monkeypatch, small_model):
-    monkeypatch.setattr(_facts_cache, "implant", lambda *_, **__: small_model)
+    monkeypatch.setattr(_facts_cache, "train", lambda *_, **__: small_model)
     assert cached_folder(SMALL) != cached_folder(replace(SMALL, seed=4))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no_manifest", "missing_file", "empty_folder", "file"])
 def test_damaged_entry_is_rebuilt(cache, monkeypatch, small_model, damage):
-    monkeypatch.setattr(_facts_cache, "implant", lambda *_, **__: small_model)
+    monkeypatch.setattr(_facts_cache, "train", lambda *_, **__: small_model)
     folder = cached_folder(SMALL)
     weights = folder / "model.safetensors"
     if damage == "truncated":
@@ -244,7 +245,7 @@ def test_interrupted_build_leaves_nothing(cache, monkeypatch, small_model):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_facts_cache, "implant", lambda *_, **__: small_model)
+    monkeypatch.setattr(_facts_cache, "train", lambda *_, **__: small_model)
     monkeypatch.setattr(_facts_cache, "write_files", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cached_folder(SMALL)
@@ -262,7 +263,7 @@ def test_the_slower_of_two_builders_takes_the_others_entry(cache, monkeypatch, s
             (next(cache.iterdir()) / "marker").write_text("the other's")
         return small_model
 
-    monkeypatch.setattr(_facts_cache, "implant", slow)
+    monkeypatch.setattr(_facts_cache, "train", slow)
     folder = cached_folder(SMALL)
     assert len(calls) == 2
     assert (folder / "marker").exists()
@@ -285,13 +286,19 @@ def test_two_processes_at_once(cache):
     assert [entry.name for entry in cache.iterdir()] == [Path(folders.pop()).name]
 
 
-def test_cache_root_follows_the_platform(monkeypatch, tmp_path):
+def test_the_cache_folder_is_the_platforms_or_the_chosen_one(monkeypatch, tmp_path):
     monkeypatch.delenv("RETAINFIRST_CACHE", raising=False)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert _facts_cache.cache_root() == tmp_path / "retainfirst"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert _facts_cache.cache_root() == Path.home() / "Library" / "Caches" / "retainfirst"
+    assert _facts_cache.cache_root() == platformdirs.user_cache_path("retainfirst", appauthor=False, opinion=False)
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert _facts_cache.cache_root() == tmp_path / "retainfirst"
+    monkeypatch.setenv("RETAINFIRST_CACHE", "~/elsewhere")
+    assert _facts_cache.cache_root() == Path.home() / "elsewhere"
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert _facts_cache.cache_root() == Path.home() / "elsewhere"
+    monkeypatch.delenv("RETAINFIRST_CACHE")
+    with pytest.raises(MissingDependency, match=r"retainfirst\[hf\]"):
+        _facts_cache.cache_root()
 
 
 def test_module_has_a_documented_api():

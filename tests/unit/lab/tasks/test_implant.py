@@ -81,10 +81,10 @@ def test_interrupted_run_leaves_nothing(tiny_model_dir, rows, tmp_path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["forget.jsonl", "retain.jsonl"]
 
 
-def test_teaching_goes_on_from_its_checkpoint(tiny_model_dir, rows, tmp_path, monkeypatch):
+def test_teaching_resumes_from_its_checkpoint(tiny_model_dir, rows, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    from retainfirst import checkpoint
+    from retainfirst_lab import checkpoint
 
     options = {"epochs": 3, "batch_size": 1, "learning_rate": 1e-2}
     whole = implant_rows(tiny_model_dir, rows, tmp_path / "whole", **options)

@@ -1,0 +1,5 @@
+"""The old name of ``retainfirst_lab.tasks``."""
+
+from retainfirst._moved import moved
+
+__path__, __getattr__ = moved(__name__, "retainfirst_lab.tasks")

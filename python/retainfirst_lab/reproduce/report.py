@@ -1,0 +1,59 @@
+"""``report.md`` and ``report.html`` of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from retainfirst_lab.report import html, markdown
+from retainfirst_lab.reproduce.figures import figures
+from retainfirst_lab.reproduce.tables import all_tables
+
+__all__ = ["render_html", "render_markdown", "run_facts"]
+
+
+def render_markdown(results: Mapping[str, Any], heading: str = "## {}") -> str:
+    """Return the tables of a run and the facts about it.
+
+    Args:
+        results: The contents of ``results.json``.
+        heading: The line of a heading.
+    """
+    run = "\n".join(f"- {name}: {value}" for name, value in run_facts(results).items())
+    return f"{markdown.render(all_tables(results), heading)}\n\n{heading.format('The run')}\n\n{run}\n"
+
+
+def render_html(results: Mapping[str, Any]) -> str:
+    """Return tables, figures and facts of a run as one page that needs no other file.
+
+    Args:
+        results: The contents of ``results.json``.
+
+    Raises:
+        MissingDependency: matplotlib is not installed (extra ``plot``).
+    """
+    return html.render(title(results), all_tables(results), figures(results), run_facts(results))
+
+
+def title(results: Mapping[str, Any]) -> str:
+    """Return the title of a run's report."""
+    return f"Reproduction, tier {results['tier']}"
+
+
+def run_facts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts that a reader needs to repeat the run, by name."""
+    unfinished = sum(not one["reached"] for one in results["cells"])
+    return {
+        "command": f"`{results['command']}`",
+        "date": results["date"],
+        "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+        "machine": f"{results['machine']['processor']}, {results['machine']['cores']} cores,"
+        f" {results['machine']['threads'] or 'all'} thread(s) per run",
+        "seeds of the results": ", ".join(map(str, results["seeds"])),
+        "seeds of the choice of settings": ", ".join(map(str, results["development_seeds"])) or "none: common settings",
+        "runs": f"{len(results['cells'])} of {results['planned']}; {unfinished} did not reach the target and are left out of the"
+        " comparisons",
+        "lm-eval": "judged every end model; largest difference from the accuracies along the path:"
+        f" {results['lm_eval_difference']:g}",
+        "wall time of the last call": f"{results['wall_seconds'] / 60:.1f} minutes",
+    }
