@@ -16,7 +16,8 @@ import typer.main
 import retainfirst as rf
 from retainfirst import cli, objectives
 from retainfirst.scope import SCOPES
-from retainfirst.theory import book
+from retainfirst_lab.report import page as pages
+from retainfirst_lab.report import theorem_book
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,7 +102,8 @@ def test_versions_agree():
 
 
 def test_the_theory_page_has_the_statements_as_they_are():
-    page = (ROOT / "docs" / "theory.md").read_text()
-    assert book.insert(page) == page, "run: python -m retainfirst.theory.book docs/theory.md"
+    text = (ROOT / "docs" / "theory.md").read_text()
+    found = pages.insert(text, "statements", theorem_book.as_markdown())
+    assert found == text, "run: python -m retainfirst_lab.report.theorem_book docs/theory.md"
     with pytest.raises(rf.RetainFirstError, match="no place"):
-        book.insert("nothing")
+        pages.insert("nothing", "statements", "")

@@ -96,18 +96,26 @@ def _run(source: Source, batch: int, check: Callable[[GradientPair], None], *fur
         suppress_health_check=list(hypothesis.HealthCheck),
         verbosity=hypothesis.Verbosity.quiet,
     )
-    @hypothesis.given(_any_pair(source.dtype, source.domain, source.long).map(source.fit))
+    @hypothesis.given(_any_pair(_arrays(source)).map(source.fit))
     def run(pair: GradientPair) -> None:
         check(pair)
 
     run()
 
 
+def _arrays(source: Source) -> st.SearchStrategy[tuple[strategies.Array, strategies.Array]]:
+    if source.domain is None:
+        return strategies.raw_pairs(source.dtype, source.long)
+    return strategies.pairs(source.dtype, [source.domain], source.long)
+
+
+_WEIGHTS = strategies.weights()
+
+
 @st.composite
-def _any_pair(draw: st.DrawFn, dtype: str, domain: str | None, long: bool) -> GradientPair:
-    pairs = strategies.raw_pairs(dtype, long) if domain is None else strategies.pairs(dtype, [domain], long)
-    f, r = draw(pairs)
+def _any_pair(draw: st.DrawFn, arrays: st.SearchStrategy[tuple[strategies.Array, strategies.Array]]) -> GradientPair:
+    f, r = draw(arrays)
     for x in (f, r):
         x.flags.writeable = False
-    alpha, gamma = draw(strategies.weights())
-    return GradientPair(f, r, alpha, gamma, draw(st.one_of(st.just(()), strategies.groupings(len(r)))))
+    alpha, gamma = draw(_WEIGHTS)
+    return GradientPair(f, r, alpha, gamma, draw(strategies.groupings(len(r))) if draw(st.booleans()) else ())

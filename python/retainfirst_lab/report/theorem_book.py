@@ -1,4 +1,4 @@
-"""The statements as Markdown. ``python -m retainfirst.theory.book docs/theory.md`` writes them into the page."""
+"""The theorem book as Markdown. ``python -m retainfirst_lab.report.theorem_book docs/theory.md`` writes it into the page."""
 
 from __future__ import annotations
 
@@ -7,30 +7,14 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from retainfirst.errors import RetainFirstError
-from retainfirst.theory.statements import STATEMENTS, Statement
+from retainfirst.theory import STATEMENTS, Statement
+from retainfirst_lab.report.page import rewrite
 
-__all__ = ["as_markdown", "insert"]
-
-_START, _STOP = "<!-- statements: made by retainfirst.theory.book -->\n", "<!-- end of statements -->\n"
-
+__all__ = ["as_markdown"]
 
 def as_markdown() -> str:
     """Return all statements with formula, status, source, combiners and the solver's claims."""
     return "\n".join(_section(one) for one in STATEMENTS)
-
-
-def insert(page: str) -> str:
-    """Return a page with the statements between the two comments that mark their place.
-
-    Raises:
-        RetainFirstError: The page does not have both comments.
-    """
-    before, found, rest = page.partition(_START)
-    _, closed, after = rest.partition(_STOP)
-    if not (found and closed):
-        raise RetainFirstError(f"The page has no place for the statements: put in the lines {_START!r} and {_STOP!r}")
-    return f"{before}{_START}\n{as_markdown()}\n{_STOP}{after}"
 
 
 def _section(one: Statement) -> str:
@@ -69,6 +53,5 @@ def _listed(names: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        file = Path(name)
-        file.write_text(insert(file.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in sys.argv[1:]:
+        rewrite(Path(page), "statements", as_markdown())
