@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -252,3 +253,15 @@ def test_load_pairs_passes_the_time(tmp_path):
     pairs = data.load_pairs(path, path, tokenizer, now=datetime(2031, 5, 4))
     for task in ("forget", "retain"):
         assert text(tokenizer, pairs[0][task]["input_ids"]).startswith("2031-05-04 00:00 ")
+
+
+SHOWN = ("Llama 2", "Llama 3", "Mistral Nemo", "Gemma", "Qwen 3", "Idefics 2")
+
+
+def test_the_page_about_data_shows_the_rows_as_they_are():
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    shown = []
+    for name in SHOWN:
+        context, labelled = parts(tokenizer_of(name), {"messages": messages(system=FAMILIES[name].system)})
+        shown.append(f"{name}\n  context {context!r}\n  labels  {labelled!r}\n")
+    assert "```text\n" + "".join(shown) + "```\n" in page
