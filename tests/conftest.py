@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 
 import tiny
+from retainfirst.combiners import _registry
 
 # Before transformers or datasets is imported: a test that would ask a hub fails at once instead.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -60,6 +61,15 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # else libraries report at exit what is left in memory
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    """Forget after each test the combiners that it registered."""
+    before = dict(_registry._ENTRIES)
+    yield
+    _registry._ENTRIES.clear()
+    _registry._ENTRIES.update(before)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from retainfirst import kernels, reference
-from retainfirst.cli import _files
+from retainfirst import files, kernels, reference
 from retainfirst.combiners import available_combiners
 from retainfirst.errors import RetainFirstError
 from retainfirst.theory import STATEMENTS, checks, solver, statement
@@ -197,14 +196,14 @@ def test_vectors_that_the_library_does_not_replay_are_no_counterexample(monkeypa
 
 def test_an_interrupted_report_leaves_the_old_one(tmp_path, monkeypatch):
     file = tmp_path / "found.json"
-    _files.write_json(file, {"old": 1})
+    files.write_json(file, {"old": 1})
 
     def fail(self, target):
         raise OSError("disk full")
 
     monkeypatch.setattr(type(file), "replace", fail)
     with pytest.raises(RetainFirstError, match="disk full"):
-        _files.write_json(file, {"new": 2})
+        files.write_json(file, {"new": 2})
     assert "old" in file.read_text()
 
 
@@ -212,6 +211,6 @@ def test_a_link_to_a_report_stays_one(tmp_path):
     target, link = tmp_path / "target.json", tmp_path / "link.json"
     target.write_text("{}")
     link.symlink_to(target)
-    _files.write_json(link, {"new": 2})
+    files.write_json(link, {"new": 2})
     assert link.is_symlink()
     assert "new" in target.read_text()

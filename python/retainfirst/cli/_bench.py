@@ -11,7 +11,6 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from retainfirst.cli._options import numbers, set_options, words
 from retainfirst.errors import RetainFirstError, require
@@ -112,15 +111,11 @@ def _run(
 
 def _show(report: Report) -> None:
     from retainfirst_lab.bench.tables import conditions, tables
+    from retainfirst_lab.report import terminal
 
     console = Console()
     for found in tables(report):
-        shown = Table(title=found.title)
-        for i, column in enumerate(found.columns):
-            shown.add_column(column, justify="right" if i else "left", overflow="fold")
-        for row in found.rows:
-            shown.add_row(*row)
-        console.print(shown if found.rows else found.title)
+        terminal.show(found, console)
     console.print(conditions(report), highlight=False, soft_wrap=True)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from retainfirst.cli._options import words
 from retainfirst.errors import RetainFirstError, did_you_mean
@@ -121,17 +120,12 @@ def _command() -> str:
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
+    from retainfirst_lab.report import terminal
     from retainfirst_lab.reproduce.agreement import verdicts
     from retainfirst_lab.reproduce.tables import terminal_table
 
     console = Console()
-    found = terminal_table(results)
-    table = Table(title=found.title)
-    for index, column in enumerate(found.columns):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
-    for row in found.rows:
-        table.add_row(*row)
-    console.print(table)
+    terminal.show(terminal_table(results), console, words=2)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
     console.print(f"The paper's claims in this run: {counts or 'none could be judged'}.", highlight=False)
     console.print(

@@ -98,7 +98,7 @@ class Encoder:
 
     def _tokenised(self, rendered: Rendered, special: bool, where: str) -> tuple[list[int], int]:
         """Return the token ids, and the index of the first token that holds a character of the answer."""
-        text, fast = rendered.text, self._tokenizer.is_fast
+        text, fast = rendered.text, bool(getattr(self._tokenizer, "is_fast", False))
         # verbose=False: we count rows that are too long, with their places.
         encoding = self._tokenizer(
             text, add_special_tokens=special, truncation=False, verbose=False, return_offsets_mapping=fast

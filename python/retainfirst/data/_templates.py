@@ -60,14 +60,21 @@ class _Unsuitable(Exception):
 def as_messages(row: Mapping[str, Any], form: str) -> list[Message]:
     """Return a question or a conversation as messages of which the last is the assistant's."""
     if form == "answer":
-        turns = [("user", row["question"]), ("assistant", row["answer"])]
+        given = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
     else:
-        turns = [(m["role"], m["content"]) for m in row["messages"]]
-    # The rows of a data set that is formatted for numpy have strings of numpy's type.
-    messages = [{"role": str(role), "content": str(content)} for role, content in turns]
-    while messages[-1]["role"] != "assistant":
-        messages.pop()
-    return list(messages)
+        given = list(row["messages"])
+    while given[-1]["role"] != "assistant":
+        given.pop()
+    # Further keys, such as reasoning, are for the template. Data sets fill in null for keys that only other messages have;
+    # formatted for numpy, their strings are of numpy's type.
+    return [
+        {
+            **{key: value for key, value in m.items() if value is not None},
+            "role": str(m["role"]),
+            "content": str(m["content"]),
+        }
+        for m in given
+    ]
 
 
 def check_mode(chat_template: str) -> None:
@@ -124,9 +131,10 @@ class ChatTemplate:
         fixed = with_fixed_clock(template)
         if fixed is not None:
             self._options |= {"chat_template": fixed, CLOCK_VARIABLE: clock_formats(template, now or DEFAULT_NOW)}
-        added = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
-        marks = sorted((token for token in added if token.strip()), key=len, reverse=True)
-        self._special_token = re.compile("|".join(map(re.escape, marks)) or "(?!)")
+        special = {*tokenizer.all_special_tokens}
+        special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # Some formats end answers with a token that was added, but not as a special one.
+        self._end_tokens = [_any_of(special), _any_of({*tokenizer.get_added_vocab()})]
         self._warned = False
 
     def render(self, messages: Sequence[Message], where: str) -> Rendered:
@@ -144,51 +152,50 @@ class ChatTemplate:
         """
         problems = []
         for shape_prompt, shape_answer in product((_as_string, _in_parts), repeat=2):
-            prompt, answer = [shape_prompt(m) for m in messages[:-1]], messages[-1]["content"]
             try:
-                return self._render(messages[:-1], prompt, answer, shape_answer)
+                return self._render(messages, [shape_prompt(m) for m in messages[:-1]], shape_answer)
             except _Unsuitable as problem:
                 problems.append(str(problem))
         raise RetainFirstError(f"{where}: the chat template {problems[0]}")
 
     def _render(
-        self, messages: Sequence[Message], prompt: Sequence[Message], answer: str, shape: Callable[[Message], Message]
+        self, messages: Sequence[Message], prompt: Sequence[Message], shape: Callable[[Message], Message]
     ) -> Rendered:
-        """Render one shape of the content; ``messages`` is the prompt with plain strings."""
+        """Render the conversation with the prompt in this shape, and the answer in that which ``shape`` gives it."""
+        *asked, answer = messages
         before = self._apply(prompt, answer, generate=True)
         found = self._located(prompt, answer, shape)
         if not found.follows(before):
             joined = self._joined(before, prompt[-1], answer, shape)
-            if joined is not None and _missing(messages, joined) is None:
+            if joined is not None and _missing(asked, joined) is None:
                 return joined
-        missing = _missing(messages, found)
+        missing = _missing(asked, found)
         if missing is not None:
             labelled = found.text[_common_length(before, found.text) :]
             raise _Unsuitable(f"leaves out {missing}. After the prompt it writes {_short(labelled)}. {_ADVICE}")
         return found
 
-    def _located(self, prompt: Sequence[Message], answer: str, shape: Callable[[Message], Message]) -> Rendered:
+    def _located(self, prompt: Sequence[Message], answer: Message, shape: Callable[[Message], Message]) -> Rendered:
         """Render the conversation and find the answer in it."""
-        stand_in = _STAND_IN
+        stand_in, content = _STAND_IN, answer["content"]
         while any(stand_in in str(message["content"]) for message in prompt):
             stand_in += "X"
         whole, other = (
-            self._apply([*prompt, shape({"role": "assistant", "content": content})], answer)
-            for content in (answer, stand_in)
+            self._apply([*prompt, shape({**answer, "content": text})], answer) for text in (content, stand_in)
         )
         if other.count(stand_in) != 1:
             verb = "leaves out the answer" if stand_in not in other else "writes the answer more than once"
-            raise _Unsuitable(f"{verb} {_short(answer)}. It writes {_short(whole[-_SHOWN:])}. {_ADVICE}")
+            raise _Unsuitable(f"{verb} {_short(content)}. It writes {_short(whole[-_SHOWN:])}. {_ADVICE}")
         head, tail = other.split(stand_in)
         body = whole.removesuffix(tail)
-        if body == head + answer:
+        if body == head + content:
             start: int | None = len(head)
         else:
-            start = _where_it_starts(body, answer) if whole.endswith(tail) else None
+            start = _where_it_starts(body, content) if whole.endswith(tail) else None
         if start is None:
             labelled = whole[_common_length(head, whole) :]
-            raise _Unsuitable(f"changes the answer {_short(answer)}. It writes {_short(labelled)}. {_ADVICE}")
-        end = self._special_token.search(tail)
+            raise _Unsuitable(f"changes the answer {_short(content)}. It writes {_short(labelled)}. {_ADVICE}")
+        end = next((end for tokens in self._end_tokens if (end := tokens.search(tail))), None)
         if end is None:
             self._warn(tail)
             return Rendered(body, start, ended=False)
@@ -197,7 +204,9 @@ class ChatTemplate:
             raise _Unsuitable(f"adds text between the answer and its end token: {_short(labelled)}. {_ADVICE}")
         return Rendered(body + tail[: end.end()], start, ended=True)
 
-    def _joined(self, before: str, last: Message, answer: str, shape: Callable[[Message], Message]) -> Rendered | None:
+    def _joined(
+        self, before: str, last: Message, answer: Message, shape: Callable[[Message], Message]
+    ) -> Rendered | None:
         """Put the answer after the whole prompt, as the template puts it after the last message alone."""
         try:
             short_before = self._apply([last], answer, generate=True)
@@ -210,12 +219,13 @@ class ChatTemplate:
             before + short.text[len(short_before) :], short.start + len(before) - len(short_before), short.ended
         )
 
-    def _apply(self, messages: Sequence[Message], answer: str, *, generate: bool = False) -> str:
+    def _apply(self, messages: Sequence[Message], answer: Message, *, generate: bool = False) -> str:
         # Templates with this switch write reasoning marks before answers that have no reasoning, unless it is off.
-        thinking = {"enable_thinking": False} if self._can_think and "</think>" not in answer else {}
+        reasoned = "</think>" in answer["content"] or any("reasoning" in key or "thinking" in key for key in answer)
+        switch = {"enable_thinking": False} if self._can_think and not reasoned else {}
         try:
             text: str = self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=generate, **self._options, **thinking
+                list(messages), add_generation_prompt=generate, **self._options, **switch
             )
         except Exception as error:  # templates raise their own errors, such as for a role that they do not know
             raise _Unsuitable(f"refuses the messages: {error}") from error
@@ -230,6 +240,12 @@ class ChatTemplate:
                 tokenizer_name(self._tokenizer),
                 tail,
             )
+
+
+def _any_of(tokens: set[str]) -> re.Pattern[str]:
+    """Match any of the tokens, the longest first; white space is no token that ends anything."""
+    marks = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, marks)) or "(?!)")
 
 
 def _as_string(message: Message) -> Message:

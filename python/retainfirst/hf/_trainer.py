@@ -88,7 +88,8 @@ class TwoTaskTrainer(TwoTaskTrainerMixin, transformers.Trainer):  # type: ignore
 
 def _with_options(kind: Literal["forget", "retain"], name: str, options: Mapping[str, Any]) -> Callable[..., Tensor]:
     objective = get_objective(kind, name)
-    known = list(inspect.signature(objective).parameters.values())[2:]  # after the model and the batch
+    # After the model and the batch. The trainer counts items itself.
+    known = [p for p in list(inspect.signature(objective).parameters.values())[2:] if p.name != "num_items"]
     names = [parameter.name for parameter in known]
     for option in options:
         if option not in names:

@@ -96,17 +96,24 @@ def scored_labels(batch: Mapping[str, Tensor]) -> Tensor:
 
 def unwrapped(model: Any) -> Any:
     """Return the model inside the wrappers of PEFT, torch and trainers."""
+    return _layers(model)[-1]
+
+
+def _layers(model: Any) -> list[Any]:
+    """Return the model and what it wraps, from the outside in."""
+    layers = [model]
     while True:
+        model = layers[-1]
         if hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+            layers.append(model.get_base_model())
         elif callable(getattr(model, "reference_of", None)):
-            model = model.reference_of
+            layers.append(model.reference_of)
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+            layers.append(model._orig_mod)
         elif isinstance(getattr(model, "module", None), nn.Module) and "input_ids" not in _parameters(model):
-            model = model.module
+            layers.append(model.module)
         else:
-            return model
+            return layers
 
 
 def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
@@ -119,10 +126,11 @@ def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _argument_names(model: Callable[..., Any]) -> set[str]:
-    parameters = _parameters(unwrapped(model))
-    if "input_ids" not in parameters and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    layers = [_parameters(layer) for layer in _layers(model)]
+    if "input_ids" not in layers[-1] and any(p.kind is p.VAR_KEYWORD for p in layers[-1].values()):
         return set(_COMMON)
-    return {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name for layer in layers for name, p in layer.items() if p.kind in kinds}
 
 
 def _last_logits(logits: Tensor, length: int) -> Tensor:

@@ -162,7 +162,9 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
     count, details = 0, []
     violation, empty = None, False
     for name, combiner, call, dtype, raw in _searches(statement):
-        found = search(replace(statement, combiner=combiner), call, dtype, examples, raw=raw, seed=seed, name=name)
+        one = replace(statement, combiner=combiner)
+        # Only the first violation is simplified, since only that one is reported as a counterexample.
+        found = search(one, call, dtype, examples, raw=raw, seed=seed, name=name, shrink=violation is None)
         count += found.judged
         empty = empty or found.judged == 0
         tick(1)
@@ -189,13 +191,21 @@ def by_counterexample(statement: Statement, examples: int, seed: int, tick: Tick
     [implementation] = [one for one in implementations(statement.combiner) if one.backend == "rust"]
     for dtype in reversed(FORMATS):
         # Ten times as many: in the wide formats only rare pairs refute it.
-        found = search(statement, implementation.call, dtype, 10 * examples, seed=seed, name=statement.combiner)
+        found = search(
+            statement,
+            implementation.call,
+            dtype,
+            10 * examples,
+            seed=seed,
+            name=statement.combiner,
+            shrink=counterexample is None,
+        )
         count += found.judged
         tick(1)
         if found.violation is None:
             details.append(f"{dtype}: not refuted by {found.judged} pairs")
         else:
-            details.append(f"{dtype}: refuted; {found.judged} pairs were judged until the simplest was found")
+            details.append(f"{dtype}: refuted; {found.judged} pairs were judged")
             counterexample = counterexample or from_violation(found.violation)
     verdict: Verdict = "holds" if counterexample is None else "refuted"
     return _check("property", statement.combiner, verdict, "refuted", count, start, details, counterexample)

@@ -12,6 +12,7 @@ from retainfirst_lab.report.page import rewrite
 
 __all__ = ["as_markdown"]
 
+
 def as_markdown() -> str:
     """Return all statements with formula, status, source, combiners and the solver's claims."""
     return "\n".join(_section(one) for one in STATEMENTS)

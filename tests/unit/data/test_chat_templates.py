@@ -99,6 +99,27 @@ def test_reasoning_in_the_answer_is_part_of_the_answer():
     assert "Reasoning Mode: /think" in before
 
 
+def test_reasoning_under_a_key_of_its_own_is_context():
+    turns = messages(system=False)
+    turns[-1]["reasoning_content"] = "It purrs."
+    before, labelled = parts(tokenizer_of("Qwen 3"), {"messages": turns})
+    assert before.endswith("<|im_start|>assistant\n<think>\nIt purrs.\n</think>\n\n")
+    assert labelled == ANSWER + "<|im_end|>"
+    turns[-1]["reasoning_content"] = None
+    assert parts(tokenizer_of("Qwen 3"), {"messages": turns})[0].endswith("<think>\n\n</think>\n\n")
+
+
+def test_an_added_token_ends_the_answer_only_without_a_special_one():
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer.add_tokens(["</think>", "<end_of_turn>"])
+    row = {"question": QUESTION, "answer": ANSWER}
+    tokenizer.chat_template = "{% for m in messages %}<user>{{ m['content'] }}<end_of_turn>\n{% endfor %}"
+    assert parts(tokenizer, row)[1] == f"{ANSWER}<end_of_turn>"
+    tokenizer.chat_template = ended("{{ m['content'] }}</think>")
+    with pytest.raises(RetainFirstError, match=f"between the answer and its end token: '{ANSWER}</think><eos>'"):
+        data.encode(row, tokenizer, 999)
+
+
 def test_reasoning_that_the_template_drops_is_refused():
     row = {"question": QUESTION, "answer": "<think>It purrs.</think>" + ANSWER}
     with pytest.raises(RetainFirstError) as caught:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizer
 
 import tiny
 from retainfirst import data
+from retainfirst.errors import RetainFirstError
 
 
 def labelled(tokenizer, example) -> list[str]:
@@ -125,6 +126,16 @@ def test_tokenizers_without_offsets(tokenizer, chat_tokenizer, kind, row, chat):
     # A token that holds only white space of the answer may be left out.
     texts = [tokenizer.decode([i for i in one["labels"] if i != -100]) for one in (found, expected)]
     assert texts[0].strip() == texts[1].removeprefix(":").strip()
+
+
+def test_a_boundary_that_cannot_be_found_is_refused(monkeypatch):
+    """Without offsets, with a prompt whose tokens change, and decoding that loses the text."""
+    tokenizer = SlowTokenizer()
+    monkeypatch.setattr(tokenizer, "_tokenize", lambda text, **_: list(text) if len(text) < 9 else ["an", *text[1:]])
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **_: "?" * len(ids))
+    rows = [{"prompt": "see", "completion": "it"}, {"prompt": "a cat is", "completion": "it"}]
+    with pytest.raises(RetainFirstError, match=r"rows, row 2: the tokens of the answer cannot be told .*use_fast=True"):
+        data.encode_rows(rows, tokenizer, 99)
 
 
 def test_question_without_a_template(tokenizer):

@@ -171,6 +171,18 @@ def test_further_inputs_reach_a_model_inside_peft(batch):
         assert torch.allclose(objectives.sequence_log_probs(wrapped, turned), expected, rtol=1e-5)
 
 
+def test_inputs_of_peft_itself(batch):
+    """Only the outer model names ``task_ids``."""
+    peft = pytest.importorskip("peft")
+    config = peft.MultitaskPromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, num_tasks=3, num_ranks=1)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(tiny.tiny_llama(), config).eval()
+    for parameter in model.prompt_encoder.parameters():
+        torch.nn.init.normal_(parameter)
+    losses = [objectives.nll(model, {**batch, "task_ids": torch.full((3,), task)}).item() for task in range(3)]
+    assert len(set(losses)) == 3
+
+
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig"])
 def test_adapters_that_lengthen_the_row(batch, reference, kind):
     """Prompt tuning gives logits for its virtual tokens too; they come first."""
@@ -231,6 +243,16 @@ def test_micro_batches_add_up_to_the_large_batch(llama, reference, name):
     for found in gradients[1:]:
         for a, b in zip(found, gradients[0], strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_trainer_counts_items_itself(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from retainfirst.hf import TwoTaskTrainer
+
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    for option, message in (("num_items", "ga has no option 'num_items'. It has none."), ("beta", "It has none.")):
+        with pytest.raises(RetainFirstError, match=message):
+            TwoTaskTrainer(model=tiny.tiny_llama(), args=arguments, objective="ga", objective_options={option: 3})
 
 
 def test_every_objective_says_what_it_averages_over(batch):

@@ -71,6 +71,8 @@ def test_a_model_that_accelerate_has_prepared(batch, precision, attention):
     accelerator = Accelerator(mixed_precision=precision, cpu=True)
     prepared = accelerator.prepare(model).train()
     assert own_losses(prepared, batch, reference) == (pytest.approx(START, abs=1e-5), 0.0, ZERO)
+    wrapped = nn.DataParallel(prepared)  # on a CPU it only passes on
+    assert own_losses(wrapped, batch, reference) == (pytest.approx(START, abs=1e-5), 0.0, ZERO)
     stored = {**batch, "reference_logps": objectives.reference_log_probs(prepared, [batch])}
     assert objectives.npo(prepared, stored).item() == pytest.approx(START, abs=1e-5)
 
