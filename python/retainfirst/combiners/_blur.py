@@ -32,8 +32,9 @@ class BLUR(ProjectionCombiner):
 
     scope: str = "global"
 
-    def coefficients(self, moments: Tensor) -> tuple[float, Tensor]:
+    def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """``c_r = alpha``; ``c_f = gamma - alpha <r,f>/|f|^2``, or ``gamma`` for a zero forget gradient."""
         ff = moments[:, m.FF]
         step = self.alpha * (moments[:, m.FR] / ff * torch.exp2(moments[:, m.ER] - moments[:, m.EF]))
-        return self.alpha, torch.where(ff == 0, self.gamma, self.gamma - step)
+        c_forget = torch.where(ff == 0, self.gamma, self.gamma - step)
+        return torch.full_like(c_forget, self.alpha), c_forget

@@ -60,7 +60,7 @@ class PCGrad(ProjectionCombiner):
         """``"toward_retain"`` if that was asked for."""
         return "toward_retain" if self.round_toward_retain else "nearest"
 
-    def coefficients(self, moments: Tensor) -> tuple[Tensor, float]:
+    def coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """``c_r = alpha - gamma <f,r>/|r|^2`` under conflict, else ``alpha``; ``c_f = gamma``.
 
         With ``round_toward_retain``, ``<f,r>`` is first made smaller by what rounding can have added to it.
@@ -70,7 +70,7 @@ class PCGrad(ProjectionCombiner):
         else:
             step = self.gamma * m.along_retain(moments)
             c_retain = torch.where(moments[:, m.FR] < 0, self.alpha - step, self.alpha)
-        return c_retain, self.gamma
+        return c_retain, torch.full_like(c_retain, self.gamma)
 
     def _safe_coefficient(self, moments: Tensor) -> Tensor:
         """Return ``c_r`` with ``c_r |r|^2 + gamma <f,r> >= 0`` for the exact dot products, whatever those in the table lost.

@@ -86,7 +86,7 @@ def test_every_scope(backend, dtype, scope):
         for safe in (True, False):
             rule = rf.PCGrad(scope=scope, round_toward_retain=safe)
             u = rf.combine(f, r, rule)
-            for group in rule.group(names).values():
+            for group in rule.group(names).members:
                 left, right = (np.concatenate([as_array(x[names[i]]) for i in group]) for x in (u, r))
                 sign = reference.dot_sign(left, right)
                 assert sign >= 0 or not safe

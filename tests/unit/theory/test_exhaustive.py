@@ -36,7 +36,7 @@ def check(rule: str = "sago", dtype: str = "float16", alpha: float = 1.0, gamma:
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "rule": (lambda: check(rule="sagoo"), 'rule: "sagoo" is not one of sum, pcgrad'),
+    "rule": (lambda: check(rule="sagoo"), 'combiner: "sagoo" is not one of sum, pcgrad'),
     "another rule": (lambda: check(rule="sum"), 'combiner: "sum" is not one of sago, sago_keep_retain'),
     "dtype": (lambda: check(dtype="float32"), 'dtype: "float32" is not one of float16, bfloat16'),
     "alpha": (lambda: check(alpha=0.0, stop=0), "alpha: 0e0 is 0 in float32; it must be finite and above 0"),
