@@ -72,6 +72,12 @@ def own_registry() -> Iterator[None]:
     _registry._ENTRIES.update(before)
 
 
+@pytest.fixture(autouse=True)
+def own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget after each test the precision that older TrainingArguments leave in the environment for all later trainers."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 @pytest.fixture
 def default_device() -> Iterator[torch.device]:
     """What tensors are made on by default during the test."""
