@@ -1,4 +1,4 @@
-"""The combiners written out as their papers define them, error bounds, comparison to the bit, and gradients to try."""
+"""The combiners written out as their papers define them, with error bounds, comparison to the bit, and test gradients."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def exact_update(name: str, f: NDArray[Any], r: NDArray[Any], alpha: float, gamm
 
 
 def reach(name: str, f_norm: Any, r_norm: Any, alpha: Any, gamma: Any) -> tuple[Any, Any]:
-    """The largest size of ``c_r`` and of ``c_f``, and of each term that they are made of, for two norms."""
+    """Upper bounds of ``|c_r|`` and ``|c_f|``, and of each term in their sums, from the two norms."""
     if name == "ngdiff":
         return (alpha / r_norm if r_norm else 0), (gamma / f_norm if f_norm else 0)
     if name == "blur":
@@ -88,7 +88,7 @@ def reach(name: str, f_norm: Any, r_norm: Any, alpha: Any, gamma: Any) -> tuple[
 
 
 def projection_bound(dtype: torch.dtype, n: int, reaches: tuple[Any, Any], number: Any = float) -> Callable[..., Any]:
-    """A function of the exact element, of f and of r there: how far the stored element may be from the exact one.
+    """Return ``bound(exact, f, r)``: the largest distance of a stored element from the exact one, given f and r there.
 
     One unit in the last place of the format: half a unit for storing, and torch's conversion from float64 to a 16-bit format by
     way of float32 may round twice. Before that, float64 arithmetic: sums of n products, and some twenty operations, each off by

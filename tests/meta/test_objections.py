@@ -170,7 +170,7 @@ def test_verify_runs_every_proof(monkeypatch):
 
 
 def test_the_ieee_proof_is_for_all_weights_and_says_never_nan(monkeypatch):
-    """With gradients that may be infinite the update may be NaN: 0 times infinity, which only a free weight makes."""
+    """If gradients may be infinite, the update may be NaN: 0 times infinity, which needs a weight of 0."""
     import z3
 
     monkeypatch.setattr(z3, "fpIsInf", lambda x: z3.BoolVal(False))

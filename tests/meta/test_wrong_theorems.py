@@ -1,4 +1,4 @@
-"""Claims that are false are refuted, by the solver and by drawn pairs; empty ones are noticed; the verdicts follow."""
+"""The solver and drawn pairs refute false claims, vacuous ones are noticed, and the verdicts say so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAGO = implementations("sago")[0].call
 
 
 def without_condition(claim: Claim) -> Claim:
-    """T5's claims assume l p >= b (and b > 0) after what is true of any two gradients in conflict."""
+    """T5's claim with the assumption of a conflict only, without l p >= b and b > 0."""
     return replace(claim, assume=lambda v: [*pair_of_gradients(v), v.c < 0])
 
 
@@ -60,7 +60,7 @@ def test_drawn_pairs_refute(wrong, call):
 
 
 def test_every_other_claim_is_needed_as_it_stands():
-    """A claim turned round is refuted, so that none is proved by contradiction in its assumptions."""
+    """The opposite of each claim is refuted, so that no proof rests on contradictory assumptions."""
     for one in (T1, T5, T6):
         for claim in one.claims:
             turned = replace(claim, conclude=lambda v, claim=claim: [_not(x) for x in claim.conclude(v)])

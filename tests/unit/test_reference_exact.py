@@ -1,4 +1,4 @@
-"""The exact oracle: rational arithmetic as its judge, the theory's two counterexamples, and refusals that name the input."""
+"""The exact oracle against rational arithmetic, on the two counterexamples of the theory, and its errors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def sign(x: Fraction) -> int:
 
 
 def cosine_squared(x: Array, y: Array) -> Fraction:
-    """The cosine's square, with the cosine's sign."""
+    """The square of the cosine, with the sign of the cosine."""
     product = exact_dot(x, y)
     return sign(product) * product**2 / (exact_dot(x, x) * exact_dot(y, y))
 
 
 @st.composite
 def vectors(draw: st.DrawFn, dtype: Any, count: int) -> list[Array]:
-    """Arrays of one length, 1 to 200: raw bits, so that all exponents, subnormals and both zeros come; or small integers."""
+    """Arrays of one length, 1 to 200: raw bits, with all exponents, subnormals and both zeros; or small integers."""
     n = draw(st.one_of(st.integers(1, 8), st.integers(1, 200)))
     size = np.dtype(dtype).itemsize
     found = []
@@ -46,7 +46,7 @@ def vectors(draw: st.DrawFn, dtype: Any, count: int) -> list[Array]:
         small = draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n))
         chosen = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
         x = np.where(chosen, bits.view(dtype), np.array(small).astype(dtype))
-        with np.errstate(invalid="ignore"):  # ml_dtypes warns of the NaN that is looked for
+        with np.errstate(invalid="ignore"):  # ml_dtypes warns about NaN
             found.append(np.where(np.isfinite(x), x, np.ones_like(x)))
     return found
 
@@ -59,7 +59,7 @@ def test_dot_and_its_sign_are_those_of_rational_arithmetic(dtype: Any) -> None:
         x, y = pair
         assert reference.dot(x, y) == exact_dot(x, y)
         assert reference.dot_sign(x, y) == sign(exact_dot(x, y))
-        # Each product comes twice, with both signs; then the smallest product of the format decides.
+        # Every product occurs with both signs, so that the sum is 0; then the smallest product of the format decides.
         left, right = np.concatenate([x, y]), np.concatenate([y, -x])
         assert reference.dot_sign(left, right) == 0
         tiny = np.array([1], BITS[x.itemsize]).view(dtype)
@@ -94,10 +94,10 @@ def test_the_library_shows_that_sago_can_be_looser_than_pcgrad() -> None:
     sago, pcgrad = (reference.combine(forget, retain, name) for name in ("sago", "pcgrad"))
     assert reference.dot_sign(forget, retain) == -1
     assert reference.compare_cosines(sago, pcgrad, retain) == -1
-    # The stored 1/100 and 2/100, and PCGrad's update, are rounded by 2**-53; the squares are those of the theory but for that.
+    # The stored 1/100 and 2/100, and PCGrad's update, are rounded by 2**-53, and so are the squares.
     assert abs(cosine_squared(sago, retain) - Fraction(10201, 20002)) < Fraction(1, 10**15)
     assert abs(cosine_squared(pcgrad, retain) - Fraction(40000, 40009)) < Fraction(1, 10**15)
-    # The same through torch, with the update that keeps the retain gradient as the tightest of the three.
+    # The same with torch; sago_keep_retain is the tightest of the three.
     tensors = torch.from_numpy(forget), torch.from_numpy(retain)
     looser, tighter, tightest = (rf.combine(*tensors, name).numpy() for name in ("sago", "pcgrad", "sago_keep_retain"))
     assert reference.compare_cosines(looser, tighter, retain) == -1
@@ -190,7 +190,7 @@ def test_threads_change_nothing(dtype: Any) -> None:
     before = _rust.get_num_threads()
     x, y = np.random.default_rng(3).normal(size=(2, 150_000)).astype(dtype)
     left, right = np.concatenate([x, y]), np.concatenate([y, -x])
-    # No rounding, so that parts add up.
+    # Nothing is rounded, so the sum of the parts is the whole.
     whole = sum((reference.dot(x[i : i + 7000], y[i : i + 7000]) for i in range(0, len(x), 7000)), Fraction())
     doubled = np.concatenate([x, x]), np.concatenate([y, y])
     try:

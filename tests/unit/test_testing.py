@@ -1,4 +1,4 @@
-"""check_combiner: what passes, what is caught and how it is told, and functions that are no combiners."""
+"""check_combiner passes right combiners, reports wrong ones with a shrunk pair, and refuses functions that are no combiners."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def product(forget, retain):
 
 
 def plain_pcgrad(forget, retain):
-    """As many write it: in the gradients' own dtype."""
+    """The common way to write it: in the dtype of the gradients."""
     dot = (forget * retain).sum()
     return retain + (forget - dot / (retain * retain).sum() * retain if dot < 0 else forget)
 
@@ -38,7 +38,7 @@ def total(forget, retain):
 
 
 def guarded_pcgrad(forget, retain):
-    """With a constant against division by zero, which at the size of real gradients is no small one."""
+    """With a constant against division by zero that is large beside real gradients."""
     dot = (forget * retain).sum()
     return retain + (forget - dot / ((retain * retain).sum() + 1e-10) * retain if dot < 0 else forget)
 

@@ -1,4 +1,4 @@
-"""PCGrad rounded toward retain: ``<u,r> >= 0`` for the numbers stored, judged without rounding, and what it costs in accuracy."""
+"""PCGrad rounded toward retain: ``<u,r> >= 0`` for the stored update by the exact oracle, and its coefficient."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_bfloat16_with_a_long_forget_gradient(backend):
 
 
 def test_a_dot_product_that_loses_more_than_the_margin():
-    # Beside 2**54 every 1 is lost, in as many partial sums as a dot product may keep; the large ones cancel in the end.
+    # A partial sum of 2**54 loses every 1 that is added to it, even with 64 partial sums; in the end the large terms cancel.
     large = torch.full((64,), 2.0**54, dtype=torch.float64)
     f = torch.cat([large, -torch.ones(1 << 14, dtype=torch.float64), -large])
     with kernels.use_backend("eager"):
@@ -126,7 +126,7 @@ def test_the_coefficient_holds_for_the_worst_that_the_sums_can_lose(dtype):
     large, small = (1e300, 5e-324) if dtype == torch.float64 else (1e30, 1e-45)
 
     @settings(max_examples=300, deadline=None, database=None)
-    # The weight and the power of two each leave the range by themselves, but not their product.
+    # The weight and the power of two are out of range separately; their product is not.
     @example(9, 1.0, 1.0, 0.0, (-1, 1, 1), -900, 900, large, True)
     @example(9, 1.0, 1.0, 0.0, (-1, 1, 1), 900, -100, small, True)
     @given(
@@ -139,7 +139,7 @@ def test_the_coefficient_holds_for_the_worst_that_the_sums_can_lose(dtype):
         lost = n * unit  # relative to the product of the lengths
         found = ff * (1 + signs[0] * lost), rr * (1 + signs[1] * lost), fr + signs[2] * lost * Fraction(f) * Fraction(r)
         row = torch.zeros(1, len(m.COLUMNS), dtype=dtype)
-        # float() rounds once more, as the last addition does.
+        # float() has one rounding error, like the last addition.
         row[0, m.FF], row[0, m.RR], row[0, m.FR] = (float(x) for x in found)
         row[0, m.COUNT] = n
         if dtype == torch.float64:
@@ -195,7 +195,7 @@ def test_sums_in_float32_as_on_a_device_without_float64(monkeypatch, dtype):
 
 
 def test_nothing_is_read_back_to_the_host():
-    # A tensor without data has nothing that could be read.
+    # A meta tensor has no data to read.
     f, r = torch.ones(40, device="meta"), torch.ones(40, device="meta")
     table = torch.ones(1, len(m.COLUMNS), device="meta", dtype=torch.float64)
     written = _eager.linear_([f], [r], *SAFE.coefficients(table), toward_retain=True)

@@ -1,4 +1,4 @@
-"""Rounding toward retain, element by element: on retain's side, near, the same on both backends; and what is not finite."""
+"""Elements rounded toward retain: on retain's side, near the exact value, the same bits on both backends; NaN and infinity."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_elements_are_on_the_side_of_retain_and_near(backend, dtype):
             if math.isfinite(found) and math.isfinite(next_one) and b != 0:
                 kept, taken = Fraction(c_retain) * Fraction(b), Fraction(c_forget) * Fraction(a)
                 gained = (Fraction(found) - kept - taken) * (1 if b > 0 else -1)
-                # float64 has no narrower format to be rounded to: the margin is all.
+                # float64 is not rounded to a narrower format, so that only the margin remains.
                 unit = Fraction(0) if dtype == torch.float64 else abs(Fraction(found) - Fraction(next_one))
                 assert 0 <= gained < unit + (abs(kept) + abs(taken)) / 2**50 + Fraction(5e-324) * 8
 
@@ -47,7 +47,7 @@ def test_elements_are_on_the_side_of_retain_and_near(backend, dtype):
 
 
 def _neighbour(x: Tensor, goal: Tensor) -> Tensor:
-    """The next number in the direction of an infinite one; torch.nextafter lacks the 16-bit formats on some versions."""
+    """The next number toward plus or minus infinity; torch.nextafter lacks the 16-bit formats in some versions."""
     kind = BITS[x.dtype]
     up = goal > 0
     step = torch.where((x > 0) == up, 1, -1).to(kind)
@@ -84,7 +84,7 @@ def test_the_update_stays_near_the_projection(backend, dtype):
     f, r = gradients(2049, dtype, seed=3, ratio=5.0)
     exact = projection("pcgrad", f, r, 0.3, 0.7)
     found = rf.combine(f, r, "pcgrad", alpha=0.3, gamma=0.7, round_toward_retain=True).double()
-    # One unit in the last place; and the coefficient is larger by 3 (n + 32) 2**-53 |f|/|r|, the sums' own errors beside it.
+    # One unit in the last place; the coefficient is larger by 3 (n + 32) 2**-53 |f|/|r|, and the sums have errors as well.
     longer = 6 * (len(f) + 32) * 2.0**-53 * 0.7 * float(f.double().norm() / r.double().norm())
     arithmetic = 2.0**-49 * (f.double().abs() + 8 * r.double().abs())
     unit = 0.0 if dtype == torch.float64 else torch.finfo(dtype).eps
@@ -103,7 +103,7 @@ def test_shapes_and_layouts(backend, dtype, shape):
     ]:
         written = torch.empty_strided(b.shape, b.stride(), dtype=dtype).copy_(b)
         SAFE.combine_([a], [written])
-        # The dot products differ in their last bits with the layout, by less than the coefficient allows for.
+        # The last bits of the dot products depend on the layout; the coefficient's margin is larger.
         torch.testing.assert_close(written, expected, rtol=2 * torch.finfo(dtype).eps, atol=6 * 67 * 2.0**-53)
 
 

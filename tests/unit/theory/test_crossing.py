@@ -21,7 +21,7 @@ from retainfirst.theory.sums import GradientPair
 
 
 def is_tighter(pair, ratio):
-    """By the exact cosines' squares, times ``|r|^2``, at weights 1 and ratio."""
+    """Compare the exact squared cosines, times ``|r|^2``, at ``alpha = 1`` and ``gamma = ratio``."""
     sums = pair.sums
     sago = (sums.a + ratio * sums.p) ** 2 / (sums.a + ratio**2 * sums.q)
     return sago > sums.retain_square**2 / (sums.retain_square + ratio**2 * sums.projected_square)
@@ -49,7 +49,7 @@ def test_tighter_beyond_and_not_before(arrays, k):
 
 @given(conflicting)
 def test_without_agreement(arrays):
-    """With p = 0 SAGO keeps the conflicting part of retain alone, and may or may not become tighter."""
+    """With p = 0 SAGO has only the conflicting part of retain in its favour, and becomes tighter for some gradients only."""
     f, r = arrays
     f = np.where((f.astype(float) * r.astype(float)) > 0, np.zeros_like(f), f)
     pair = GradientPair(f, r)

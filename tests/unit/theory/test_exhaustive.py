@@ -1,4 +1,4 @@
-"""The binding of the check of all 16-bit pairs; the check itself is tested in Rust, with kernels that are wrong on purpose."""
+"""The Python binding of the check of all 16-bit pairs. Rust tests the check itself, with kernels that are wrong on purpose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80}
 @pytest.mark.parametrize("dtype", INFINITY)
 def test_the_kernels_pass_and_pairs_are_counted(dtype: str, rule: str) -> None:
     infinity = INFINITY[dtype]
-    # One row, too little for threads; then rows on both sides of infinity.
+    # One row, which is too little for threads; then rows below and above infinity.
     for start, stop, finite_rows in [
         (0x3C00, 0x3C01, 1),
         (infinity - 6, infinity + 4, 6),
@@ -67,7 +67,7 @@ def test_other_threads_run_during_the_check() -> None:
 
     thread = threading.Thread(target=other)
     interval = sys.getswitchinterval()
-    # From here on the interpreter takes the lock from nobody, so that the other thread can run only if it is given up.
+    # The interpreter does not switch threads now, so that the other thread runs only if the check releases the lock.
     sys.setswitchinterval(1000.0)
     try:
         thread.start()

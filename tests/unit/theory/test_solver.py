@@ -1,4 +1,4 @@
-"""The solver proves every claim of the book; what refutes X1 is a pair of vectors that everybody can check."""
+"""The solver proves every claim of the book, and its refutation of X1 is a pair of explicit vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_t1_holds_in_ieee_arithmetic(rule, dtype):
 
 
 def test_the_ieee_model_is_not_proved_by_accident(monkeypatch):
-    """Without one of its ends the claim fails: for gradients that may be NaN, and for plain addition."""
+    """Without its assumptions the claim fails: the gradients may be NaN, and the update is plain addition."""
     import z3
 
     monkeypatch.setattr(z3, "fpIsNaN", lambda x: z3.BoolVal(False))

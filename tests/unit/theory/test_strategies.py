@@ -1,4 +1,4 @@
-"""The domains are what their names say, by the exact oracle, and no product overflows in them."""
+"""The exact oracle confirms that each domain has the property of its name; no dot product overflows."""
 
 from __future__ import annotations
 
