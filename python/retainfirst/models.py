@@ -10,29 +10,55 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["keep_rope_theta", "load_model", "load_tokenizer"]
+__all__ = ["keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
+
+
+def load_config(model: str) -> Any:
+    """Load a model's configuration from a folder or the hub.
+
+    Raises:
+        RetainFirstError: There is no such folder, it is empty, it holds an adapter or no model, or transformers cannot load it.
+    """
+    transformers = require("transformers", "hf")
+    _check_folder(model)
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise RetainFirstError(
+                f"{model!r} holds a PEFT adapter, not a whole model. Merge it into its base model first:"
+                " peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(MERGED)"
+            )
+        raise RetainFirstError(f"{model!r} has no config.json, so it holds no model of transformers")
+    try:
+        return transformers.AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise RetainFirstError(
+            f"no model configuration could be loaded from {model!r}: {_first_sentence(error)}"
+        ) from error
 
 
 def load_tokenizer(model: str) -> Any:
     """Load a tokenizer from a folder or the hub.
 
     Raises:
-        RetainFirstError: It cannot be loaded; the text has transformers' reason.
+        RetainFirstError: There is no such folder, it is empty, or it has no tokenizer; the text has transformers' reason.
     """
     transformers = require("transformers", "hf")
+    _check_folder(model)
     try:
         return transformers.AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise RetainFirstError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}") from error
+    except Exception as error:  # tokenizers raises plain exceptions for damaged files
+        raise RetainFirstError(f"no tokenizer could be loaded from {model!r}: {_first_sentence(error)}") from error
 
 
 def load_model(model: str, dtype: str = "float32") -> Any:
     """Load a causal language model in a dtype, from a folder or the hub.
 
     Raises:
-        RetainFirstError: It cannot be loaded; the text has transformers' reason.
+        RetainFirstError: There is no such folder, it is empty, or transformers cannot load it; the text has its reason.
     """
     transformers = require("transformers", "hf")
+    _check_folder(model)
     # transformers 5 renamed the argument and will drop the old name.
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     name = "dtype" if version >= (4, 56) else "torch_dtype"
@@ -40,7 +66,7 @@ def load_model(model: str, dtype: str = "float32") -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
     except Exception as error:  # a damaged weights file raises errors of the library that reads it
         raise RetainFirstError(
-            f"no causal language model could be loaded from {model!r}: {_first_line(error)}"
+            f"no causal language model could be loaded from {model!r}: {_first_sentence(error)}"
         ) from error
 
 
@@ -59,5 +85,28 @@ def keep_rope_theta(folder: Path) -> None:
         file.write_text(json.dumps({**config, "rope_theta": rope["rope_theta"]}, indent=2) + "\n", encoding="utf-8")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _check_folder(model: str) -> None:
+    """Refuse a missing or empty folder at once: transformers would ask the hub for a name like it, and wait."""
+    folder = Path(model)
+    if folder.is_dir():
+        if not any(folder.iterdir()):
+            raise RetainFirstError(f"the folder {model!r} is empty")
+    elif _looks_like_a_path(model):
+        raise RetainFirstError(f"no such folder: {model!r}")
+
+
+def _looks_like_a_path(model: str) -> bool:
+    """Tell a path from the name of a model on the hub, which is ``name`` or ``owner/name``."""
+    parts = model.split("/")
+    return (
+        model.startswith((".", "~", "/"))
+        or "\\" in model
+        or len(parts) > 2
+        or (len(parts) == 2 and Path(parts[0]).is_dir())
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return an error's first line; with the second if the first breaks off there."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith((",", ":", "or", "the")) else lines[0]

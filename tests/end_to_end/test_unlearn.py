@@ -281,10 +281,144 @@ def test_bad_settings_are_named_before_anything_is_loaded(config, options, text)
 
 def test_a_model_that_is_none(config, tmp_path):
     (tmp_path / "nothing").mkdir()
-    for model in (tmp_path / "nothing", tmp_path / "missing"):
-        with pytest.raises(rf.RetainFirstError, match="could be loaded from"):
-            unlearn(config(model=str(model)))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.txt").write_text("no model")
+    for name, message in (("nothing", "is empty"), ("missing", "no such folder"), ("text", r"has no config\.json")):
+        with pytest.raises(rf.RetainFirstError, match=message):
+            unlearn(config(model=str(tmp_path / name)))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_an_adapter_is_refused_before_training(config, tmp_path):
+    peft = pytest.importorskip("peft")
+    from tiny import tiny_llama
+
+    adapted = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(rf.RetainFirstError, match="holds a PEFT adapter, not a whole model"):
+        unlearn(config(model=str(tmp_path / "adapter")))
+
+
+def _saved(model, folder):
+    from tiny import tiny_tokenizer
+
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_an_encoder_is_refused(config, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "vocab_size": 128,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    encoder = transformers.BertForMaskedLM(transformers.BertConfig(**sizes))
+    with pytest.raises(rf.RetainFirstError, match=r"\(BertLMHeadModel\) is not causal"):
+        unlearn(config(model=_saved(encoder, tmp_path / "bert")))
+
+
+def test_rows_longer_than_the_models_positions_are_refused(config, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    short = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=128, n_positions=4, n_embd=16, n_layer=1, n_head=2)
+    )
+    folder = _saved(short, tmp_path / "gpt2")
+    with pytest.raises(rf.RetainFirstError, match=r"line 1: \d+ tokens, but the model has 4 positions.*--max-length 4"):
+        unlearn(config(model=folder))
+
+
+def test_a_template_with_a_clock_sees_the_runs_start_also_when_resumed(config, tmp_path, monkeypatch):
+    from datetime import datetime
+
+    from retainfirst.unlearning import _run
+
+    seen = []
+
+    def load(*args, now, **kwargs):
+        seen.append(now)
+        return load_pairs(*args, now=now, **kwargs)
+
+    load_pairs = _run.load_pairs
+    monkeypatch.setattr(_run, "load_pairs", load)
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+    before = datetime.now().replace(microsecond=0)
+    with pytest.raises(Interrupted):
+        unlearn(config(**options), measure=lambda _: InterruptsAt(3))
+    settings_file = tmp_path / "out" / ".unfinished" / "settings.json"
+    content = json.loads(settings_file.read_text())
+    assert before <= datetime.fromisoformat(content["started"]) <= datetime.now()
+    settings_file.write_text(json.dumps(content | {"started": "2020-02-29T12:00:00"}))
+    unlearn(config(resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    assert seen == [datetime.fromisoformat(content["started"]), datetime(2020, 2, 29, 12)]
+
+
+class Terminates(InterruptsAt):
+    """Sends SIGTERM, as a batch system does."""
+
+    def forget(self, _):
+        self.calls += 1
+        if self.calls == self.call:
+            signal.raise_signal(signal.SIGTERM)
+        return 0.5
+
+
+def test_sigterm_saves_and_ends_as_ctrl_c_does(config, tmp_path):
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="--resume"):
+        unlearn(config(**options), measure=lambda _: Terminates(3))
+    assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_failure_to_write_keeps_the_last_step_and_says_how_to_go_on(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("retainfirst.unlearning._run.write_curves", _no_space)
+        with pytest.raises(
+            rf.RetainFirstError, match=r"No space left on device\. When that is mended, go on with --resume"
+        ):
+            unlearn(config())
+    assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_resuming_names_the_checkpoint_that_was_cut_short(config, caplog):
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+    with pytest.raises(Interrupted):
+        unlearn(config(**options), measure=lambda _: InterruptsAt(3))
+    broken = Path(config().output) / ".unfinished" / "checkpoint-5"
+    broken.mkdir()
+    unlearn(config(resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    assert f"{broken} is incomplete" in caplog.text
+    assert "Resuming from step 3." in caplog.text
+
+
+def test_where_limits_the_combiner_to_some_parameters(config, tmp_path):
+    plain = unlearn(config(output=str(tmp_path / "sum"), combiner="sum", max_steps=1))
+    nowhere = unlearn(config(output=str(tmp_path / "part"), where=r"embed_tokens", max_steps=1))
+    unlearn(config(output=str(tmp_path / "all"), max_steps=1))
+    assert nowhere["config"]["where"] == "embed_tokens"
+    assert plain["steps"][0]["forget_loss"] == nowhere["steps"][0]["forget_loss"]
+    assert not same(weights(tmp_path / "part"), weights(tmp_path / "all"))
+    assert not same(weights(tmp_path / "part"), weights(tmp_path / "sum"))
+    with pytest.raises(rf.RetainFirstError, match=r"where '\(' is no regular expression"):
+        config(where="(")
+
+
+def test_progress_is_printed_where_there_is_no_terminal(config, capfd):
+    unlearn(config())
+    lines = [line for line in capfd.readouterr().err.splitlines() if "step" in line]
+    assert lines[-1].startswith("unlearning: step 6/6, forget ")
+    assert lines[-1].endswith("0:00:00 left")
+
+
+def test_bfloat16_needs_no_device_where_there_is_no_accelerator(config):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has an accelerator")
+    assert len(unlearn(config(dtype="bfloat16", device="auto", max_steps=1))["steps"]) == 1
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_weights(config, tmp_path):

@@ -47,7 +47,7 @@ def _common(
 
 
 def main() -> None:
-    """Run the command and exit with 0 (done), 1 (a check failed), 2 (bad use or bad input) or 130 (Ctrl-C)."""
+    """Run the command and exit with 0 (done), 1 (a check failed), 2 (bad use or bad input) or 130 (interrupted)."""
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from retainfirst.combiners import Combiner, make_combiner
 from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
@@ -39,6 +40,18 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 _Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+
+
+def _compiles(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise RetainFirstError(f"where {value!r} is no regular expression: {error}") from error
+    return value
+
+
+_regular_expression = AfterValidator(_compiles)
 
 
 @settings
@@ -110,7 +123,9 @@ class UnlearnConfig:
     evaluate_every: Annotated[int, Field(ge=1, description="Steps between two measurements of that probability.")] = 10
     evaluate_rows: Annotated[int, Field(ge=1, description="Rows of each set to measure before and after.")] = 100
     save_every: Annotated[
-        int, Field(ge=0, description="Steps between checkpoints to resume from; 0: only on Ctrl-C."), _Resume.FREE
+        int,
+        Field(ge=0, description="Steps between checkpoints to resume from; 0: only on Ctrl-C or SIGTERM."),
+        _Resume.FREE,
     ] = 50
     lora_rank: Annotated[
         int, Field(ge=0, description="Train a LoRA adapter of this rank; 0: train the model's own weights.")
@@ -126,6 +141,14 @@ class UnlearnConfig:
     device: Annotated[
         str, Field(description="auto (the accelerator, if there is one) or cpu."), one_of(DEVICES), _Resume.FREE
     ] = "auto"
+    where: Annotated[
+        str | None,
+        Field(
+            description="Combine by the combiner only the parameters whose names this regular expression finds; all others get "
+            "the weighted sum."
+        ),
+        _regular_expression,
+    ] = None
     offload: Annotated[
         str,
         Field(description="cpu keeps the idle task's gradient in host memory; or none."),

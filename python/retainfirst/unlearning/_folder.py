@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from retainfirst.files import write_json
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._signals import on_interrupt
 
-__all__ = ["OutputFolder"]
+__all__ = ["OutputFolder", "is_whole"]
 
 _WORK = ".unfinished"
+_STARTED = "started"
 
 
 class OutputFolder:
@@ -29,6 +31,9 @@ class OutputFolder:
     Args:
         config: The run's settings.
 
+    Attributes:
+        started: When the run began, also that of the run to resume; chat templates that read the clock see this time.
+
     Raises:
         RetainFirstError: The folder is not empty, there is nothing to resume, or the run to resume had other settings (the text
             names them).
@@ -38,6 +43,7 @@ class OutputFolder:
         self.path = Path(config.output)
         self.work = self.path / _WORK
         self._settings = self.work / "settings.json"
+        self.started = datetime.now().replace(microsecond=0)
         # The folders that this run makes, the innermost first.
         self._made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
         if self.path.exists() and not self.path.is_dir():
@@ -58,7 +64,7 @@ class OutputFolder:
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RetainFirstError(f"output {self.path} cannot be written: {error.strerror}") from error
-        write_json(self._settings, config.identity())
+        write_json(self._settings, config.identity() | {_STARTED: self.started.isoformat()})
 
     def last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest complete checkpoint and its trainer state, the file that the trainer writes last."""
@@ -73,11 +79,11 @@ class OutputFolder:
         try:
             results.mkdir()
             write(results)
-        except OSError as error:
+        except Exception as error:  # a full disk raises errors of the library that writes
             raise RetainFirstError(f"the results cannot be written to {results}: {error}") from error
         if (logs := self.work / "runs").is_dir():  # report_to is tensorboard
             logs.rename(results / "runs")
-        # Ctrl-C is ignored while the results move out.
+        # Ctrl-C and SIGTERM are ignored while the results move out.
         with on_interrupt(signal.SIG_IGN):
             for entry in sorted(results.iterdir(), key=lambda entry: not entry.is_dir()):
                 target = self.path / entry.name
@@ -104,6 +110,8 @@ class OutputFolder:
             raise RetainFirstError(
                 f"{self._settings} is damaged, so the run cannot be resumed; remove {self.path} and start again"
             )
+        with suppress(KeyError, TypeError, ValueError):  # begun by a version that did not record it
+            self.started = datetime.fromisoformat(before[_STARTED])
         differing = [
             f"{name} (was {before.get(name)}, is {now[name]})" for name in now if before.get(name) != now[name]
         ]
@@ -112,6 +120,11 @@ class OutputFolder:
                 f"output {self.path} holds a run with other settings: {'; '.join(differing)}. Resume with the same, or name"
                 " another folder"
             )
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written to its end: the trainer writes its state last."""
+    return _read_json(checkpoint / "trainer_state.json") is not None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,20 @@ from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs,
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.files import write_json
-from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
+from retainfirst.models import keep_rope_theta, load_config, load_model, load_tokenizer
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
-from retainfirst.unlearning._folder import OutputFolder
+from retainfirst.unlearning._folder import OutputFolder, is_whole
 from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
+from retainfirst.unlearning._signals import on_interrupt
 
 __all__ = ["Interrupted", "unlearn"]
 
+logger = logging.getLogger(__name__)
+
 
 class Interrupted(RetainFirstError):
-    """Ctrl-C stopped the run; the text names the checkpoints to resume from, if there are any."""
+    """Ctrl-C or SIGTERM stopped the run; the text names the checkpoints to resume from, if there are any."""
 
 
 def unlearn(
@@ -34,8 +39,9 @@ def unlearn(
 ) -> Report:
     """Unlearn, and write the model, ``unlearning.json``, ``curves.png`` and a model card to the output folder.
 
-    After an error the output folder is as it was, unless a checkpoint was saved: then the run can be resumed. Ctrl-C first
-    finishes the step and saves a checkpoint.
+    After an error the output folder is as it was, unless a checkpoint was saved: then the run can be resumed. Ctrl-C and SIGTERM
+    first finish the step and save a checkpoint. Unless ``save_every`` is 0, the last step saves one too, which is kept until the
+    results are written.
 
     Args:
         config: The settings.
@@ -48,34 +54,41 @@ def unlearn(
 
     Raises:
         RetainFirstError: The data, the model or the output folder is bad; the text names it.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C or SIGTERM.
         MissingDependency: transformers, matplotlib or (for LoRA) peft is not installed.
     """
     folder = OutputFolder(config)
     # transformers' progress bars would interleave with ours.
     require("transformers", "hf").utils.logging.disable_progress_bar()
     require("matplotlib", "plot")
-    try:
-        folder.start(config)
-        tokenizer = load_tokenizer(config.model)
-        if config.pad_token is not None:
-            set_pad_token(tokenizer, config.pad_token)
-        pairs = load_pairs(
-            config.forget, config.retain, tokenizer, max_length=config.max_length, chat_template=config.chat_template,
-            pairing=config.pairing, seed=config.seed,
-        )  # fmt: skip
-        collator = PairedCollator(pad_token_id(tokenizer))
-        # Trained weights are float32: 16-bit weights would round the optimiser's small steps away.
-        model = load_model(config.model, config.dtype if config.lora_rank else "float32")
-        _check_vocabulary(model, pairs, collator)
-        model.config.pad_token_id = collator.pad_token_id
-        return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
-    except BaseException as error:
-        kept = folder.abandon()
-        if isinstance(error, KeyboardInterrupt):
-            hint = f"; go on with --resume (checkpoints are in {folder.work})" if kept else "; nothing was written"
-            raise Interrupted(f"interrupted{hint}") from None
-        raise
+    with on_interrupt(signal.default_int_handler):
+        try:
+            folder.start(config)
+            model_config = load_config(config.model)
+            tokenizer = load_tokenizer(config.model)
+            if config.pad_token is not None:
+                set_pad_token(tokenizer, config.pad_token)
+            pairs = load_pairs(
+                config.forget, config.retain, tokenizer, max_length=config.max_length, chat_template=config.chat_template,
+                pairing=config.pairing, seed=config.seed, now=folder.started, model=model_config,
+            )  # fmt: skip
+            collator = PairedCollator(pad_token_id(tokenizer))
+            # Trained weights are float32: 16-bit weights would round the optimiser's small steps away.
+            model = load_model(config.model, config.dtype if config.lora_rank else "float32")
+            _check_vocabulary(model, pairs, collator)
+            _check_causal(config.model, model)
+            model.config.pad_token_id = collator.pad_token_id
+            return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+        except BaseException as error:
+            kept = folder.abandon()
+            if isinstance(error, KeyboardInterrupt):
+                hint = f"; go on with --resume (checkpoints are in {folder.work})" if kept else "; nothing was written"
+                raise Interrupted(f"interrupted{hint}") from None
+            if kept and _is_about_writing(error):
+                raise RetainFirstError(
+                    f"{error}. When that is mended, go on with --resume (checkpoints are in {folder.work})"
+                ) from error
+            raise
 
 
 def _run(
@@ -88,7 +101,7 @@ def _run(
     make_measure: Callable[[Any], Measure] | None,
     label: str,
 ) -> Report:
-    from retainfirst.unlearning._callbacks import ProgressBar, StopAtForget, StopIfBroken, StopOnInterrupt
+    from retainfirst.unlearning._callbacks import ProgressBar, SaveAtEnd, StopAtForget, StopIfBroken, StopOnInterrupt
 
     interrupt, bar = StopOnInterrupt(), ProgressBar(label)
     with interrupt.watching():
@@ -102,6 +115,8 @@ def _run(
             measure = make_measure(tokenizer)
         if config.stop_at_forget_probability is not None:
             trainer.add_callback(StopAtForget(measure, config.stop_at_forget_probability, config.evaluate_every))
+        if config.save_every:
+            trainer.add_callback(SaveAtEnd())
         before = _measured(measure, model)
         try:
             _train(config, trainer, folder)
@@ -122,6 +137,8 @@ def _train(config: UnlearnConfig, trainer: Any, folder: OutputFolder) -> None:
     from transformers import TrainerState
 
     found = folder.last_checkpoint()
+    if config.resume:
+        _say_where_it_resumes(folder, found)
     if found is None:
         trainer.train()
         return
@@ -172,7 +189,7 @@ def _trainer(
         report_to=config.report_to,
         seed=config.seed,
         disable_tqdm=True,
-        use_cpu=config.device == "cpu",
+        use_cpu=config.device == "cpu" or not _has_accelerator(),
         dataloader_pin_memory=torch.cuda.is_available(),
         bf16=config.dtype == "bfloat16" and not config.lora_rank,
     )
@@ -190,6 +207,7 @@ def _trainer(
             retain_loss=config.retain_loss,
             objective_options=config.objective_options(),
             retain_options=retain_options,
+            where=config.where,
             offload="cpu" if config.offload == "cpu" else None,
         )
     except (ValueError, ImportError, RuntimeError) as error:
@@ -215,6 +233,38 @@ def _check_vocabulary(model: Any, pairs: PairedDataset, collator: PairedCollator
                 f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; use the"
                 " model's own tokenizer, or another --pad-token"
             )
+
+
+def _check_causal(name: str, model: Any) -> None:
+    """Refuse a model whose first logits depend on the second token."""
+    last = model.get_input_embeddings().num_embeddings - 1
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([[1, token]], device=model.device)).logits[0, 0] for token in (0, last)]
+    # A causal model computes both from the same numbers; this allows for kernels that sum in another order.
+    rounding = 16 * torch.finfo(logits[0].dtype).eps * logits[0].abs().max()
+    if (logits[0] - logits[1]).abs().max() > rounding:
+        raise RetainFirstError(
+            f"{name!r} ({type(model).__name__}) is not causal: what it predicts for a token depends on later tokens. Give a"
+            " causal language model; encoders such as BERT cannot be unlearned with these objectives"
+        )
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+
+
+def _is_about_writing(error: BaseException) -> bool:
+    """Tell whether files could not be written; torch and safetensors have errors of their own for a full disk."""
+    texts = ("No space left", "PytorchStreamWriter", "cannot be written")
+    return isinstance(error, OSError) or any(text in str(error) for text in texts)
+
+
+def _say_where_it_resumes(folder: OutputFolder, found: tuple[Path, dict[str, Any]] | None) -> None:
+    for path in sorted(folder.work.glob("checkpoint-*")):
+        if not is_whole(path):
+            logger.warning("%s is incomplete (the run ended while it was written) and is not used.", path)
+    start = "the first step: no whole checkpoint is there" if found is None else f"step {found[1]['global_step']}"
+    logger.warning("Resuming from %s.", start)
 
 
 def _with_lora(model: Any, config: UnlearnConfig) -> Any:

@@ -1,4 +1,4 @@
-"""A temporary handler of Ctrl-C."""
+"""A temporary handler of Ctrl-C and SIGTERM, with which batch systems end a job."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ __all__ = ["on_interrupt"]
 
 @contextmanager
 def on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Let ``handler`` handle Ctrl-C inside the block; no effect outside the main thread, since only that one gets signals."""
+    """Let ``handler`` handle both signals inside the block.
+
+    No effect outside the main thread, since only that one gets signals.
+    """
     try:
-        before = signal.signal(signal.SIGINT, handler)
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, former in before.items():
+            signal.signal(number, signal.SIG_DFL if former is None else former)
