@@ -408,6 +408,18 @@ def test_where_limits_the_combiner_to_some_parameters(config, tmp_path):
         config(where="(")
 
 
+def test_a_weight_that_changes(config, tmp_path):
+    options = {"combiner": "sum", "max_steps": 3}
+    constant = unlearn(config(output=str(tmp_path / "a"), gamma="2", **options))
+    unlearn(config(output=str(tmp_path / "b"), gamma=2.0, **options))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    changing = unlearn(config(output=str(tmp_path / "c"), gamma="2:0:2", **options))
+    assert changing["config"]["gamma"] == "2:0:2"
+    assert changing["steps"][0] == constant["steps"][0]
+    last = changing["steps"][2]["geometry"]  # gamma is 0: the update is the retain gradient
+    assert last["norm_update"] == pytest.approx(last["norm_retain"], rel=1e-6)
+
+
 def test_progress_is_printed_where_there_is_no_terminal(config, capfd):
     unlearn(config())
     lines = [line for line in capfd.readouterr().err.splitlines() if "step" in line]

@@ -122,7 +122,7 @@ def combiner_options(name: str) -> dict[str, inspect.Parameter]:
     return _find(name)[1].options
 
 
-def make_combiner(name: str, **options: Any) -> Combiner:
+def make_combiner(name: str, /, **options: Any) -> Combiner:
     """Make a combiner by name.
 
     Args:

@@ -17,7 +17,8 @@ from retainfirst.combiners import Combiner, make_combiner
 from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
 from retainfirst.errors import RetainFirstError
 from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES
-from retainfirst.unlearning._settings import one_of, settings, settings_of
+from retainfirst.schedule import parse_weight, weight_at
+from retainfirst.unlearning._settings import one_of, settings, settings_of, weight
 
 __all__ = ["DEVICES", "DTYPES", "OFFLOADS", "UnlearnConfig"]
 
@@ -95,8 +96,18 @@ class UnlearnConfig:
         str | None,
         Field(description="Which gradients a projecting combiner takes together: tensor, module, block or global."),
     ] = None
-    alpha: Annotated[float, Field(gt=0, description="Weight of the retain gradient.")] = 1.0
-    gamma: Annotated[float, Field(ge=0, description="Weight of the forget gradient.")] = 1.0
+    alpha: Annotated[
+        float | str,
+        Field(
+            description="Weight of the retain gradient, above 0; START:END:STEPS moves it linearly within that many steps."
+        ),
+        weight("above 0", lambda value: value > 0),
+    ] = 1.0
+    gamma: Annotated[
+        float | str,
+        Field(description="Weight of the forget gradient, at least 0; or START:END:STEPS."),
+        weight("at least 0", lambda value: value >= 0),
+    ] = 1.0
     beta: Annotated[
         float | None, Field(gt=0, description="Sharpness of npo (0.1 if not given) and simnpo (4.5 if not given).")
     ] = None
@@ -184,15 +195,21 @@ class UnlearnConfig:
             )
 
     def make_combiner(self) -> Combiner:
-        """Return the combiner that the settings name."""
-        own = {"alpha": self.alpha, "gamma": self.gamma} | ({} if self.scope is None else {"scope": self.scope})
+        """Return the combiner that the settings name, with the weights of the first step."""
+        options = self.trainer_options()
+        return make_combiner(
+            self.combiner, **options | {name: weight_at(options[name], 0) for name in ("alpha", "gamma")}
+        )
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Return the combiner's options as the trainers take them: a weight that changes is a function of the step."""
+        own: dict[str, Any] = {"alpha": parse_weight(self.alpha), "gamma": parse_weight(self.gamma)}
+        own |= {} if self.scope is None else {"scope": self.scope}
         for name in own.keys() & self.combiner_options.keys():
             raise RetainFirstError(
                 f"{name} is a setting of its own: give it there, and not among the combiner's options"
             )
-        if "name" in self.combiner_options:  # the name of make_combiner's own argument
-            raise RetainFirstError(f"{self.combiner} has no option 'name'")
-        return make_combiner(self.combiner, **own, **self.combiner_options)
+        return own | self.combiner_options
 
     def objective_options(self) -> dict[str, float]:
         """Return ``beta`` and ``delta`` where they were given."""

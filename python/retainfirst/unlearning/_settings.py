@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import textwrap
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import pydantic
 import pydantic.dataclasses
 from pydantic.fields import FieldInfo
 
 from retainfirst.errors import RetainFirstError, did_you_mean
+from retainfirst.schedule import Linear, parse_weight, weight_at
 
-__all__ = ["Setting", "one_of", "settings", "settings_of"]
+__all__ = ["Setting", "one_of", "settings", "settings_of", "weight"]
 
 T = TypeVar("T")
 
@@ -30,7 +33,7 @@ class Setting:
 
     Attributes:
         name: The field's name.
-        type: Its type, without None.
+        type: Its type, without None; str where a number or a text is taken.
         help: Its help text.
         notes: Its range and its default in words, such as ``("at least 1", "default: 4")``, as far as it has them.
         flags: The rest of its annotation.
@@ -85,7 +88,7 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
         if not any(field.default is nothing for nothing in (dataclasses.MISSING, None, False)):
             notes.append(f"default: {field.default}")
         found.append(
-            Setting(field.name, _without_none(types[field.name]), info.description or "", tuple(notes), tuple(flags))
+            Setting(field.name, _of_options(types[field.name]), info.description or "", tuple(notes), tuple(flags))
         )
     return tuple(found)
 
@@ -102,6 +105,29 @@ def one_of(names: Iterable[str]) -> pydantic.AfterValidator:
     return pydantic.AfterValidator(check)
 
 
+def weight(text: str, holds: Callable[[float], bool]) -> pydantic.BeforeValidator:
+    """Return a check for a field that takes a number, or the text of a weight that changes (:func:`parse_weight`).
+
+    Args:
+        text: The range in words.
+        holds: Whether a number is in the range; both ends of a changing weight must be.
+    """
+
+    def check(value: Any, info: pydantic.ValidationInfo) -> float | str:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RetainFirstError(f"{info.field_name}: input should be a finite number, found {value!r}")
+        try:
+            parsed = parse_weight(value)
+        except RetainFirstError as error:
+            raise RetainFirstError(f"{info.field_name}: {error}") from error
+        ends = (parsed.start, parsed.end) if isinstance(parsed, Linear) else (weight_at(parsed, 0),)
+        if not all(holds(end) for end in ends):
+            raise RetainFirstError(f"{info.field_name} must be {text}, found {value!r}")
+        return str(value) if isinstance(parsed, Linear) else float(ends[0])
+
+    return pydantic.BeforeValidator(check)
+
+
 def _with_arguments(doc: str, described: Iterable[Setting]) -> str:
     """Return a docstring with an ``Args`` section before its ``Raises``."""
     lines = ["    Args:"]
@@ -112,9 +138,12 @@ def _with_arguments(doc: str, described: Iterable[Setting]) -> str:
     return head + "\n".join(lines) + "\n\n" + raises + tail
 
 
-def _without_none(kind: Any) -> Any:
+def _of_options(kind: Any) -> Any:
+    """Return a type without None, and str where a number or a text is taken."""
     others = [one for one in get_args(kind) if one is not type(None)]
-    return others[0] if type(None) in get_args(kind) else kind
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return str if str in others else others[0]
 
 
 def _range(bounds: Mapping[str, float]) -> str:

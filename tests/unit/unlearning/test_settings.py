@@ -16,6 +16,9 @@ FILES = {"model": "m", "forget": "f", "retain": "r", "output": "o"}
     [
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
         ({"alpha": 0}, "alpha must be above 0, found 0"),
+        ({"alpha": "1:0:10"}, "alpha must be above 0, found '1:0:10'"),
+        ({"gamma": "0:-1:10"}, "gamma must be at least 0, found '0:-1:10'"),
+        ({"gamma": "fast"}, "gamma: 'fast' is no weight; give a number, or START:END:STEPS"),
         ({"stop_at_forget_probability": 1.5}, "stop_at_forget_probability must be at most 1, found 1.5"),
         (
             {"batch_size": 0, "max_length": 1},
