@@ -296,6 +296,28 @@ def test_changed_weights_are_used_from_the_next_step_on(registry, tmp_path):
     assert trainer._two_task_step.combiner is trainer.combiner
 
 
+def test_a_weight_that_moves_linearly(registry, tmp_path):
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, training={"max_steps": 4}, gamma="1:0:2", combiner="sago")
+    seen = []
+    compute = trainer.forget_loss
+
+    def spy(*arguments):
+        seen.append((trainer.gamma, trainer.combiner.gamma))
+        return compute(*arguments)
+
+    trainer.forget_loss = spy
+    trainer.train()
+    assert list(dict.fromkeys(seen)) == [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)]
+    with pytest.raises(RetainFirstError, match=r"trainer\.method_args\.gamma: '1:0' is no weight"):
+        make(registry, "RetainFirstGradDiff", tmp_path, gamma="1:0")
+
+
+def test_where_is_passed_to_the_step(registry, tmp_path):
+    trainer = make(registry, "RetainFirstGradDiff", tmp_path, training={"max_steps": 1}, where="there is no such name")
+    with pytest.raises(RetainFirstError, match="where selects none"):
+        trainer.train()
+
+
 class Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
         pairs = Pairs()

@@ -15,6 +15,7 @@ from torch import Tensor
 from retainfirst.combiners import Combiner, combiner_options, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
+from retainfirst.schedule import Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, split_class
@@ -63,7 +64,8 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
             installed package registers, ``path/to/rules.py:name``.
         combiner_options: The combiner's options, except for its weights.
         scope: Short for the option of that name; combiners without it ignore it.
-        **kwargs: For the framework's trainer: its ``method_args`` (``alpha``, ``gamma``, ...) among them.
+        **kwargs: For the framework's trainer: its ``method_args`` (``alpha``, ``gamma``, ...) among them. A weight that is a text
+            ``START:END:STEPS`` moves linearly (:class:`retainfirst.schedule.Linear`).
 
     Raises:
         UnknownCombiner: No combiner has that name.
@@ -82,6 +84,11 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         _check_data(kwargs.get("train_dataset"))
         if "tokenizer" in kwargs and "tokenizer" not in _parameters(transformers.Trainer.__init__):
             kwargs["processing_class"] = kwargs.pop("tokenizer")  # renamed in transformers 5
+        self._schedules: dict[str, Weight] = {}
+        for name in ("alpha", "gamma"):
+            if isinstance(value := kwargs.get(name), str) and ":" in value:
+                self._schedules[name] = _schedule(name, value)
+                kwargs[name] = weight_at(self._schedules[name], 0)
         super().__init__(*args, combiner=made, **kwargs)
         if "training_step" in vars(self):
             raise RetainFirstError(
@@ -94,6 +101,8 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
+        for name, schedule in self._schedules.items():
+            setattr(self, name, weight_at(schedule, getattr(self, "state").global_step))  # noqa: B009
         if (weights := self._current_weights()) != self._weights:
             self._weights = weights
             self.combiner = self.combiner.with_weights(alpha=weights[0], gamma=weights[1])
@@ -168,6 +177,13 @@ def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | No
         return make_combiner(name, **given)
     except RetainFirstError as error:
         raise type(error)(f"{here}.{'combiner_options' if given else 'combiner'}: {error}") from None
+
+
+def _schedule(name: str, text: str) -> Weight:
+    try:
+        return parse_weight(text)
+    except RetainFirstError as error:
+        raise RetainFirstError(f"trainer.method_args.{name}: {error}") from None
 
 
 def _check_data(dataset: Any) -> None:
