@@ -121,7 +121,7 @@ def test_a_run_is_a_function_of_its_settings(config, tmp_path):
 
 
 def test_stopping_once_forgotten(config):
-    report = unlearn(config(stop_at_forget_probability=1.0, evaluate_every=2))
+    report = unlearn(config(stop_at_forget_probability=1.0, evaluate_every=2, force=True))
     assert [entry["step"] for entry in report["evaluations"]] == [2]
     assert len(report["steps"]) == 2
 
@@ -164,7 +164,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(config, tm
 
 @pytest.mark.parametrize("stop", [None, 0.7])
 def test_a_run_that_failed_after_its_last_step_is_only_finished(config, tmp_path, monkeypatch, stop):
-    options = {"save_every": 2, "stop_at_forget_probability": stop, "evaluate_every": 4}
+    options = {"save_every": 2, "stop_at_forget_probability": stop, "evaluate_every": 4, "force": True}
     whole = unlearn(config(output=str(tmp_path / "whole"), **options), measure=lambda _: InterruptsAt(-1))
     with monkeypatch.context() as broken:
         broken.setattr("retainfirst.unlearning._run.write_curves", _no_space)
@@ -418,6 +418,54 @@ def test_a_weight_that_changes(config, tmp_path):
     assert changing["steps"][0] == constant["steps"][0]
     last = changing["steps"][2]["geometry"]  # gamma is 0: the update is the retain gradient
     assert last["norm_update"] == pytest.approx(last["norm_retain"], rel=1e-6)
+
+
+class Measures:
+    """Gives the numbers of a list, one a call, and then the last one."""
+
+    name = "probability"
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def forget(self, _):
+        return self.values.pop(0) if len(self.values) > 1 else self.values[0]
+
+    def retain(self, _):
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "target", "text"),
+    [
+        ((0.9, 0.5), 0.2, "the stop target was missed: forget_probability is 0.500, above 0.2"),
+        ((0.9, 0.85), None, "forgetting is not done: forget_probability was 0.900 and is 0.850"),
+        ((0.9, 0.1), 0.2, None),
+        ((0.9, 0.7), None, None),
+    ],
+)
+def test_a_run_says_whether_it_worked(config, tmp_path, values, target, text):
+    settings = config(stop_at_forget_probability=target, max_steps=2)
+    report = unlearn(settings, measure=lambda _: Measures(*values))
+    assert [text in warning for warning in report["warnings"]] == ([] if text is None else [True])
+    assert ("**Warning:**" in (tmp_path / "out" / "README.md").read_text()) == (text is not None)
+
+
+def test_a_target_that_is_met_before_training_is_refused(config, tmp_path):
+    with pytest.raises(rf.RetainFirstError, match=r"measure 0\.100, which is not above .* 0\.3.*--force"):
+        unlearn(config(stop_at_forget_probability=0.3), measure=lambda _: Measures(0.1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_rows_to_forget_and_to_retain(config, files, tmp_path):
+    with pytest.raises(rf.RetainFirstError, match="4 of 4 rows of .*forget.jsonl are in .* too"):
+        unlearn(config(retain=files["forget"]))
+    forced = unlearn(config(retain=files["forget"], force=True, max_steps=1))
+    assert any("4 of 4 rows" in warning for warning in forced["warnings"])
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(Path(files["retain"]).read_text() + Path(files["forget"]).read_text().splitlines()[0] + "\n")
+    partly = unlearn(config(retain=str(mixed), max_steps=1, output=str(tmp_path / "b")))
+    assert any("1 of 4 rows" in warning for warning in partly["warnings"])
 
 
 def test_progress_is_printed_where_there_is_no_terminal(config, capfd):

@@ -132,7 +132,7 @@ class _Accuracy:
 def _show(reports: dict[str, dict[str, Any]], as_json: bool) -> None:
     if as_json:
         summary = {
-            combiner: {"steps": len(report["steps"]), "before": report["before"], "after": report["after"]}
+            combiner: {"steps": len(report["steps"])} | {key: report[key] for key in ("before", "after", "warnings")}
             for combiner, report in reports.items()
         }
         print(json_text(summary))
@@ -146,7 +146,11 @@ def _show(reports: dict[str, dict[str, Any]], as_json: bool) -> None:
             table.add_row(*lead, name.replace("_", " "), f"{before:.3f}", _value(report["after"][name]))
             lead = ("", "")
         table.add_section()
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for combiner, report in reports.items():
+        for text in report["warnings"]:
+            console.print(f"warning ({combiner}): {text}", style="yellow", markup=False)
 
 
 def _value(number: float | None) -> str:

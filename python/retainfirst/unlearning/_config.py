@@ -167,6 +167,11 @@ class UnlearnConfig:
         _Resume.FREE,
     ] = "none"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of data order and pairing.")] = 0
+    force: Annotated[
+        bool,
+        Field(description="Train although all forget rows are retain rows too, or the stop target is met already."),
+        _Resume.FREE,
+    ] = False
     resume: Annotated[
         bool, Field(description="Resume the interrupted run in the output folder."), _Resume.UNRECORDED
     ] = False

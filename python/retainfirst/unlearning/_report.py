@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def make_report(
     before: Mapping[str, float],
     after: Mapping[str, float],
     data: Mapping[str, int],
+    warnings: Sequence[str],
 ) -> Report:
     """Return the content of ``unlearning.json``.
 
@@ -35,6 +36,7 @@ def make_report(
         before: The measurements before the first step.
         after: The measurements after the last step.
         data: Numbers of rows: used, truncated and dropped.
+        warnings: What a reader should know before using the model.
 
     Returns:
         A dictionary for JSON. None stands for numbers that are not finite, such as a cosine with a zero vector.
@@ -59,6 +61,7 @@ def make_report(
         "versions": versions(),
         "seed": config.seed,
         "data": dict(data),
+        "warnings": list(warnings),
         "steps": steps,
         "evaluations": evaluations,
         "before": dict(before),
@@ -110,6 +113,7 @@ def write_card(report: Report, path: Path) -> None:
     keys = ("objective", "retain_loss", "combiner", "combiner_options", "scope", "alpha", "gamma", "beta", "delta",
             "learning_rate", "batch_size", "accumulate", "lora_rank", "dtype", "seed")  # fmt: skip
     settings = "\n".join(f"| {key} | {_setting(config[key])} |" for key in keys if config[key] not in (None, {}))
+    warnings = "".join(f"**Warning:** {text}.\n\n" for text in report["warnings"])
     software = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     local = Path(config["model"]).exists()
     base = Path(config["model"]).resolve().name if local else config["model"]
@@ -129,9 +133,9 @@ computed separately and combined by `{config["combiner"]}`.
 | --- | --- | --- |
 {rows}
 
-A probability is that of the labelled answer: the geometric mean over its tokens, averaged over rows. It tells how likely the
-model is to give these answers to these prompts. It does not tell that the knowledge is gone. Paraphrases, other languages or a
-few steps of fine-tuning may bring it back: test for that before you rely on the model.
+{warnings}A probability is that of the labelled answer: the geometric mean over its tokens, averaged over rows. It tells how
+likely the model is to give these answers to these prompts. It does not tell that the knowledge is gone. Paraphrases, other
+languages or a few steps of fine-tuning may bring it back: test for that before you rely on the model.
 
 | setting | value |
 | --- | --- |

@@ -24,6 +24,7 @@ from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder, is_whole
 from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
 from retainfirst.unlearning._signals import on_interrupt
+from retainfirst.unlearning._warnings import about_data, about_results, check_stop_target
 
 __all__ = ["Interrupted", "unlearn"]
 
@@ -103,6 +104,7 @@ def _run(
 ) -> Report:
     from retainfirst.unlearning._callbacks import ProgressBar, SaveAtEnd, StopAtForget, StopIfBroken, StopOnInterrupt
 
+    warnings = about_data(config, pairs)
     interrupt, bar = StopOnInterrupt(), ProgressBar(label)
     with interrupt.watching():
         if config.lora_rank:
@@ -118,6 +120,7 @@ def _run(
         if config.save_every:
             trainer.add_callback(SaveAtEnd())
         before = _measured(measure, model)
+        check_stop_target(config, next(iter(before.values())))
         try:
             _train(config, trainer, folder)
         finally:
@@ -127,7 +130,8 @@ def _run(
         after = _measured(measure, model)
         if not all(math.isfinite(value) for value in after.values()):
             raise RetainFirstError(f"the model broke in the last step ({after}); try a lower learning rate or gamma")
-        report = make_report(config, trainer.state.log_history, before, after, _counts(pairs))
+        warnings += about_results(config, before, after)
+        report = make_report(config, trainer.state.log_history, before, after, _counts(pairs), warnings)
         folder.finish(lambda results: _write(results, report, model, tokenizer))
     return report
 

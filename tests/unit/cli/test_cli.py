@@ -28,7 +28,8 @@ def run(monkeypatch):
     def fake(config: UnlearnConfig, **options):
         seen.append((config, options))
         measured = {"forget_probability": 0.9, "retain_probability": 0.8}
-        return {"steps": [{}] * 3, "before": measured, "after": {"forget_probability": 0.1, "retain_probability": None}}
+        after = {"forget_probability": 0.1, "retain_probability": None}
+        return {"steps": [{}] * 3, "before": measured, "after": after, "warnings": ["the stop target was missed"]}
 
     monkeypatch.setattr("retainfirst.unlearning.unlearn", fake)
 
@@ -65,12 +66,14 @@ def test_the_table_and_the_json(run):
     result, _ = run(*FILES)
     assert "forget probability" in result.output
     assert "not finite" in result.output
+    assert "warning (sago): the stop target was missed" in result.output
     result, _ = run(*FILES, "--json")
     assert json.loads(result.output) == {
         "sago": {
             "steps": 3,
             "before": {"forget_probability": 0.9, "retain_probability": 0.8},
             "after": {"forget_probability": 0.1, "retain_probability": None},
+            "warnings": ["the stop target was missed"],
         }
     }
 
