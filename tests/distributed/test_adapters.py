@@ -8,6 +8,7 @@ import adapter_cases
 import processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", adapter_cases.CASES)
 def test_equal_to_one_process(name):
     for result in processes.results("adapter_cases.py", 2, name):

@@ -55,6 +55,7 @@ def strip_times(value):
     return [strip_times(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_the_files_are_complete(finished, results):
     assert {path.name for path in finished.iterdir()} == {
         "run.json",
@@ -76,6 +77,7 @@ def test_the_files_are_complete(finished, results):
         assert [point["step"] for point in cell["path"]] == list(range(0, 2 * len(cell["path"]), 2))
 
 
+@pytest.mark.slow
 def test_forgetting_is_reached_and_results_are_compared_there(results):
     cells = {(cell["objective"], cell["variant"]): cell for cell in results["cells"]}
     for combiner in ("sum", "pcgrad", "sago"):
@@ -87,12 +89,14 @@ def test_forgetting_is_reached_and_results_are_compared_there(results):
     assert sago >= naive - 0.05
 
 
+@pytest.mark.slow
 def test_the_scores_of_a_path_equal_lm_evals(results):
     assert results["lm_eval_difference"] == 0.0
     for cell in results["cells"]:
         assert len(cell["lm_eval"]["end"]) == 5
 
 
+@pytest.mark.slow
 def test_the_reports_show_every_method_and_need_nothing_else(finished, results):
     text, page = (finished / "report.md").read_text(), (finished / "report.html").read_text()
     for name in ("GA + GD", "NPO + GD", "SimNPO + GD", "naive (sum)", "PCGrad", "SAGO"):
@@ -107,6 +111,7 @@ def test_the_reports_show_every_method_and_need_nothing_else(finished, results):
     assert f"| {covered['retain_accuracy']['covered']:.3f} |" in text
 
 
+@pytest.mark.slow
 def test_results_depend_on_seed_and_settings_alone(finished, results, tmp_path):
     threads = torch.get_num_threads()
     again = reproduce(SMALL, tmp_path / "again", jobs=1, only=ONE)
@@ -118,6 +123,7 @@ def test_results_depend_on_seed_and_settings_alone(finished, results, tmp_path):
     assert cell["relearning"] == before["relearning"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(finished, results, tmp_path, monkeypatch):
     """Ctrl-C in the second cell: the first one is kept, nothing half written stays, and only the rest is run later."""
     done = []
@@ -182,6 +188,7 @@ def test_a_cell_resumes_from_its_checkpoint(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_cells_beyond_the_budget_are_not_begun(finished, tmp_path, monkeypatch):
     clock = [0.0]
 
@@ -276,6 +283,7 @@ def test_a_killed_process_raises(tmp_path, monkeypatch):
         reproduce(SMALL, tmp_path / "out", jobs=2)
 
 
+@pytest.mark.slow
 def test_a_folder_takes_more_seeds_but_no_other_sizes(finished, tmp_path):
     identity = json.loads((finished / "run.json").read_text())
     versions = identity.pop("versions")

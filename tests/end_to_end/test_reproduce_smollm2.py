@@ -44,6 +44,7 @@ def data_dir(tmp_path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_a_whole_run(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(SmolTier, "sizes", replace(SmolTier(minutes=20.0).sizes, max_steps=6))
     tier = SmolTier(minutes=20.0, model=str(tiny_model_dir), data_dir=data_dir)

@@ -30,6 +30,7 @@ def share(barrier) -> None:
     _barriers.append(barrier)
 
 
+@pytest.mark.slow
 def test_two_runs_share_an_empty_cache(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("RETAINFIRST_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -33,6 +33,7 @@ def report(tmp_path_factory):
     return json.loads((folder / "verification.json").read_text()), result.stdout
 
 
+@pytest.mark.slow
 def test_every_statement_is_as_expected(report):
     found, _ = report
     assert [one["id"] for one in found["statements"]] == [one.id for one in STATEMENTS]
@@ -53,6 +54,7 @@ def test_every_statement_is_as_expected(report):
     assert (found["examples"], found["seed"], found["real_steps"], found["exhaustive"]) == (20, 0, 2, False)
 
 
+@pytest.mark.slow
 def test_counterexamples_can_be_replayed(report):
     found, _ = report
     for entry in found["statements"]:
@@ -74,6 +76,7 @@ def test_counterexamples_can_be_replayed(report):
             assert case["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_the_table(report):
     _, shown = report
     for one in STATEMENTS:
@@ -94,6 +97,7 @@ def test_chosen_statements_and_json(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same(tmp_path):
     found = []
     for _ in range(2):
@@ -176,6 +180,7 @@ def test_bad_use(arguments, text):
     assert re.search(text, str(result.exception))
 
 
+@pytest.mark.slow
 def test_exit_code_of_a_shell():
     code = "from retainfirst.cli import main; import sys; sys.argv = ['retainfirst', *sys.argv[1:]]; main()"
     bad = subprocess.run(

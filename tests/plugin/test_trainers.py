@@ -270,6 +270,7 @@ def test_a_combiner_in_a_file(registry, tmp_path):
     assert (trainer.combiner.name, trainer.combiner.share) == ("in_a_file", 0.25)
 
 
+@pytest.mark.slow
 def test_a_combiner_of_an_installed_package(tmp_path):
     """In a process of its own: entry points are read once."""
     strangers.write_package(tmp_path, "in_a_package")

@@ -53,6 +53,7 @@ def test_old_modules_are_the_new_files():
         from retainfirst.tasks import nothing  # noqa: F401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tasks.implant", "tasks.smollm2", "bench.page", "bench.summary", "reproduce.page"])
 def test_an_old_command_works_and_warns(module):
     command = [sys.executable, "-m", f"retainfirst.{module}", "--help"]

@@ -245,6 +245,7 @@ def shell(*arguments):
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_exit_codes_as_a_shell_sees_them(tmp_path):
     assert shell("--version").returncode == 0
     bad = shell("unlearn", "--model", str(tmp_path), "--forget", "f", "--retain", "r", "--output", str(tmp_path / "o"))

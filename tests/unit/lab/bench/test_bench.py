@@ -113,6 +113,7 @@ def test_the_model_has_the_documented_size():
     assert 40e6 < parameters < 60e6
 
 
+@pytest.mark.slow
 def test_memory(tmp_path, monkeypatch):
     """One case in a process of its own; the others would take as long each to import the same libraries."""
     started = []
@@ -136,6 +137,7 @@ def test_a_failed_process_raises(monkeypatch):
         memory._in_a_process("plain", model.Shape(1, 2), 1, "cpu", True)
 
 
+@pytest.mark.slow
 def test_imports(imported):
     report = run("imports", "--rounds", 1)
     check_spread(report["wall_ratio"])
@@ -191,6 +193,7 @@ def test_a_missing_library_is_named_with_its_extra(refused, tmp_path, monkeypatc
         model.make_model("cpu")
 
 
+@pytest.mark.slow
 def test_tables_are_inserted_into_the_page(imported, tmp_path):
     target = tmp_path / "performance.md"
     target.write_text(PAGE.read_text())
@@ -244,6 +247,7 @@ def test_time_per_element_in_cache_and_in_memory():
     assert not list(tables._per_element(report | {"rows": [row for row in rows if row["elements"] < 10_000_000]}))
 
 
+@pytest.mark.slow
 def test_check_exits_with_1_for_a_missed_target(imported):
     for found, code in ((1.1, 0), (1.3, 1)):
         ratio = {"median": found, "least": found, "greatest": found}

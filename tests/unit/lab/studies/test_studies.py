@@ -73,6 +73,7 @@ def tiny_gpu_study(monkeypatch):
     return gpu_setting.Setting(torch.device("cpu"), rounds=1, scale=1e-5)
 
 
+@pytest.mark.slow
 def test_gpu(tiny_gpu_study, tmp_path):
     report = gpu.measure(tiny_gpu_study, ["check", "sync", "huge", "combiners", "peers", "list"], tmp_path / "out.json")
     assert report["failed"] == []

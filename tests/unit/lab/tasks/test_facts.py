@@ -270,6 +270,7 @@ def test_the_slower_of_two_builders_takes_the_others_entry(cache, monkeypatch, s
     assert [entry.name for entry in cache.iterdir()] == [folder.name]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(cache):
     program = (
         "from retainfirst_lab.tasks.facts import FactsConfig, cached_folder, load;"
