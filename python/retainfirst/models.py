@@ -91,7 +91,7 @@ def _check_folder(model: str) -> None:
     if folder.is_dir():
         if not any(folder.iterdir()):
             raise RetainFirstError(f"the folder {model!r} is empty")
-    elif _looks_like_a_path(model):
+    elif _looks_like_a_path(str(model)):
         raise RetainFirstError(f"no such folder: {model!r}")
 
 
