@@ -131,7 +131,7 @@ def test_caught(combiner, claimed, seen_by, dtype):
             CHECKS[check](claimed, combiner, dtype)
 
 
-@pytest.mark.parametrize("name", ["sago", "pcgrad"])
+@pytest.mark.parametrize("name", [pytest.param("sago", marks=pytest.mark.slow), "pcgrad"])
 def test_the_right_ones_pass(name):
     for check in CHECKS.values():
         check(name, lambda pair: right(name, pair), "float32")

@@ -51,7 +51,9 @@ def problems(draw: st.DrawFn, dtype: torch.dtype) -> tuple[list[Tensor], list[Te
     return forget, retain, [group for g in (0, 1) if (group := [i for i, o in enumerate(owner) if o == g])]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(dtype, marks=() if dtype == torch.bfloat16 else pytest.mark.slow) for dtype in DTYPES]
+)
 def test_no_group_is_opposed_exactly(backend, dtype):
     judged = 0
 

@@ -62,7 +62,9 @@ def test_products_that_underflow_are_still_on_the_side_of_retain(backend):
     assert (update * torch.sign(tiny) >= 5e-324).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(dtype, marks=() if dtype == torch.bfloat16 else pytest.mark.slow) for dtype in DTYPES]
+)
 def test_both_backends_give_the_same_bits(dtype):
     @settings(max_examples=200, deadline=None, database=None)
     @given(st.integers(1, 100), st.data(), COEFFICIENTS, COEFFICIENTS)
