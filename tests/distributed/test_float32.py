@@ -7,6 +7,8 @@ import pytest
 import float32_cases
 import processes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", float32_cases.CASES)

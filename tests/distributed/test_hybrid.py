@@ -7,6 +7,8 @@ import pytest
 import hybrid_cases
 import processes
 
+pytestmark = pytest.mark.slow
+
 WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
 
 

@@ -7,6 +7,8 @@ import pytest
 import precision_cases
 import processes
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     kind: [name for name in precision_cases.CASES if name.startswith(kind)] for kind in ("near", "scaled", "broken")
 }

@@ -7,6 +7,8 @@ import pytest
 import processes
 import resume_cases
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", resume_cases.CASES)
