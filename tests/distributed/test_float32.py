@@ -10,7 +10,7 @@ import processes
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("name", float32_cases.CASES)
 def test_the_step_is_within_the_bound(world, name):
     for result in processes.results("float32_cases.py", world, name):

@@ -9,7 +9,7 @@ import processes
 
 pytestmark = pytest.mark.slow
 
-WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
+WORLDS = (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
     [
         # FSDP 1 with a single shard is NO_SHARD.
         *((2, name) for name in hybrid_cases.CASES if name.startswith("equal, fully_shard")),
-        *(pytest.param(4, name, marks=pytest.mark.slow) for name in hybrid_cases.CASES if name.startswith("equal")),
+        *((4, name) for name in hybrid_cases.CASES if name.startswith("equal")),
     ],
 )
 def test_equal_to_one_process(world, name):

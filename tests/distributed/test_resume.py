@@ -10,7 +10,7 @@ import resume_cases
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("name", resume_cases.CASES)
 def test_resumed(world, name):
     for result in processes.results("resume_cases.py", world, name):

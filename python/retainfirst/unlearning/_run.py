@@ -82,13 +82,11 @@ def unlearn(
             return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
         except BaseException as error:
             kept = folder.abandon()
+            resume = f"go on with --resume (checkpoints are in {folder.work})"
             if isinstance(error, KeyboardInterrupt):
-                hint = f"; go on with --resume (checkpoints are in {folder.work})" if kept else "; nothing was written"
-                raise Interrupted(f"interrupted{hint}") from None
+                raise Interrupted(f"interrupted; {resume if kept else 'nothing was written'}") from None
             if kept and _is_about_writing(error):
-                raise RetainFirstError(
-                    f"{error}. When that is mended, go on with --resume (checkpoints are in {folder.work})"
-                ) from error
+                raise RetainFirstError(f"{error}. When that is mended, {resume}") from error
             raise
 
 
