@@ -50,9 +50,7 @@ def guard_(
         return _work(_rust, mine, lists, zeros)
     tables, counts, order = [], [], list[int]()
     for kernels, chosen in _parts(backend, mine, lists):
-        near = [
-            None if xs is None else [xs[i].to(mine[i].device, non_blocking=True) for i in chosen] for xs in lists
-        ]
+        near = [None if xs is None else [xs[i].to(mine[i].device, non_blocking=True) for i in chosen] for xs in lists]
         table, count = _work(kernels, [mine[i] for i in chosen], near, zeros)
         tables += [] if table is None else [table.to(mine[0].device)]
         counts.append(count.to(mine[0].device))
@@ -64,9 +62,7 @@ def guard_(
 _Lists = Sequence[Sequence[Tensor] | None]
 
 
-def _work(
-    kernels: ModuleType, after: Sequence[Tensor], lists: _Lists, zeros: bool
-) -> tuple[Tensor | None, Tensor]:
+def _work(kernels: ModuleType, after: Sequence[Tensor], lists: _Lists, zeros: bool) -> tuple[Tensor | None, Tensor]:
     before, signs, forget, retain = lists
     gradients = None if forget is None else (forget, retain)
     found: tuple[Tensor | None, Tensor] = kernels.guard_(before, after, signs, zeros, gradients)
