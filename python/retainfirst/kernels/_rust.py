@@ -73,10 +73,8 @@ def guard_(
     gradients: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
 ) -> tuple[Tensor | None, Tensor]:
     """Put back coordinates of a step; see :func:`retainfirst.kernels.guard_`."""
-    dtype, *step = _addresses(before, after)
-    judged = Tensors.of(signs or ()).addresses
-    forget, retain = (Tensors.of(xs).addresses for xs in gradients or ((), ()))
-    table, counts = _rust.guard_(dtype, *step, judged, zeros, forget, retain)
+    judged, forget, retain = (Tensors.of(xs or ()).addresses for xs in (signs, *(gradients or ((), ()))))
+    table, counts = _rust.guard_(*_addresses(before, after), judged, zeros, forget, retain)
     return torch.from_numpy(table) if gradients is not None else None, torch.tensor(counts)
 
 

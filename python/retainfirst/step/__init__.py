@@ -2,7 +2,6 @@
 
 from retainfirst.step._guard import Guard, guard_step_
 from retainfirst.step._step import TwoTaskStep, check_memory_options
-
 from retainfirst.step._step_geometry import StepGeometry
 
 __all__ = ["Guard", "StepGeometry", "TwoTaskStep", "check_memory_options", "guard_step_"]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from retainfirst import kernels
-from retainfirst import moments as m
 from retainfirst.combiners import SAGO, Combiner
 from retainfirst.engines import Engine, Gradients, local
 from retainfirst.errors import RetainFirstError
@@ -62,15 +61,16 @@ class Guard:
     """Watches the steps of an optimiser; made by :meth:`retainfirst.TwoTaskStep.guard`.
 
     A combiner's promises are about the update ``u`` in ``.grad``. The parameters move by ``d``, their difference over
-    ``optimizer.step()``, which preconditioning, momentum and weight decay turn away from ``u``. The guard measures ``d``, and with
-    ``enforce`` it puts back every coordinate that works against the retain gradient ``r``. Then ``d_i r_i <= 0`` at every
+    ``optimizer.step()``, which preconditioning, momentum and weight decay turn away from ``u``. The guard measures ``d``, and
+    with ``enforce`` it puts back every coordinate that works against the retain gradient ``r``. Then ``d_i r_i <= 0`` at every
     coordinate and ``<d, r> <= 0`` (theorem T11), exactly in every format and with any optimiser.
 
-    SAGO's update has the signs of ``r`` or is zero (theorem T12). With SAGO, enforcing therefore reads ``.grad`` and needs no copy
-    of ``r``; it also puts back coordinates where ``.grad`` is zero. Clipping and loss scaling keep the signs.
+    SAGO's update has the signs of ``r`` or is zero (theorem T12). With SAGO, enforcing therefore reads ``.grad`` and needs no
+    copy of ``r``; it also puts back coordinates where ``.grad`` is zero. Clipping and loss scaling keep the signs.
 
-    Memory: during ``optimizer.step()`` a copy of the parameters; from ``combine()`` until then a copy of ``r`` where it is needed,
-    and in steps that are measured one of the forget gradient too. With the step's ``offload="cpu"`` they are in host memory.
+    Memory: during ``optimizer.step()`` a copy of the parameters; from ``combine()`` until then a copy of ``r`` where it is
+    needed, and in steps that are measured one of the forget gradient too. With the step's ``offload="cpu"`` they are in host
+    memory.
 
     Attributes:
         geometry: The geometry of the last measured step; None before the first.
@@ -84,9 +84,11 @@ class Guard:
         self.geometry: StepGeometry | None = None
         self.enforce, self.every, self.removed = enforce, every, False
         self._optimizer, self._to_host = _checked(optimizer), to_host
+        self._versions: dict[str, tuple[nn.Parameter, int]] = {}
         self._reset()
         # torch.compile must not trace into the hooks.
-        before, after = (torch.compiler.disable(hook) for hook in (self._before_step, self._after_step))
+        compiler: Any = torch.compiler
+        before, after = compiler.disable(self._before_step), compiler.disable(self._after_step)
         self._handles = [self._optimizer.register_step_pre_hook(before), self._optimizer.register_step_post_hook(after)]
         _guarded.add(self._optimizer)
 
@@ -154,8 +156,8 @@ class Guard:
         """
         if engine.steps_copies:
             raise RetainFirstError(
-                f"step.guard(): {type(engine).__name__} moves flat copies of its partitions and writes the parameters from them, so"
-                " that a guard on the parameters would be overwritten; use DDP or FSDP, or no guard"
+                f"step.guard(): {type(engine).__name__} moves flat copies of its partitions and writes the parameters from them,"
+                " so that a guard on the parameters would be overwritten; use DDP or FSDP, or no guard"
             )
         held = {parameter for group in self._optimizer.param_groups for parameter in group["params"]}
         missing = [name for name, parameter in moved.items() if parameter not in held]
@@ -174,8 +176,8 @@ class Guard:
             )
         if not self._due:
             raise RetainFirstError(
-                f"Guard: {type(optimizer).__name__}.step() without combine() since the last step; call combine() before each step,"
-                " or take the guard off with guard.remove()"
+                f"Guard: {type(optimizer).__name__}.step() without combine() since the last step; call combine() before each"
+                " step, or take the guard off with guard.remove()"
             )
         if not (self._measured or self.enforce):
             return
@@ -184,7 +186,8 @@ class Guard:
                 continue  # it does not move
             if name not in self._retain and name not in self._by_update:
                 raise RetainFirstError(
-                    f"Guard: {name} has a .grad that combine() did not write; run backward passes inside the blocks of TwoTaskStep"
+                    f"Guard: {name} has a .grad that combine() did not write; run backward passes inside the blocks of"
+                    " TwoTaskStep"
                 )
             self._before[name] = self._copy(local(parameter))
 
@@ -238,7 +241,7 @@ class Guard:
         self._retain: Gradients = {}
         self._forget: Gradients = {}
         self._by_update: set[str] = set()
-        self._versions: dict[str, tuple[nn.Parameter, int]] = {}
+        self._versions = {}
 
 
 def check_every(every: object) -> int:

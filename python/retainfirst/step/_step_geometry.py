@@ -20,8 +20,8 @@ FIELDS = ("cos_step_retain", "cos_step_forget", "norm_step", "opposed_fraction",
 class StepGeometry:
     """Where the parameters moved, relative to the two gradients of the step.
 
-    ``d`` is the difference of the stored parameters over ``optimizer.step()``, after coordinates were put back; ``r`` and ``f`` are
-    the retain and the forget gradient. To first order the retain loss changes by ``<d, r>``.
+    ``d`` is the difference of the stored parameters over ``optimizer.step()``, after coordinates were put back; ``r`` and ``f``
+    are the retain and the forget gradient. To first order the retain loss changes by ``<d, r>``.
 
     The numbers stay on the device until one of them is read. Where parameters are sharded over processes, call
     :meth:`all_reduce` on every process before reading, as for :class:`retainfirst.Geometry`.
