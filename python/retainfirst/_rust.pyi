@@ -45,6 +45,7 @@ def linear_(
     c_retain: list[float],
     c_forget: list[float],
     toward_retain: bool = False,
+    measure: bool = True,
 ) -> NDArray[np.float64]: ...
 def guard_(
     dtype: str,

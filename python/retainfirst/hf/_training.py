@@ -37,7 +37,8 @@ class TwoTaskTraining:
     schedule, checkpoints, resume.
 
     Every training log has ``forget_loss`` and ``retain_loss`` (means over the microbatches of all processes since the last log,
-    unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step;
+    unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step
+    (also in ``last_geometry``; None after a step that ``logging_steps`` leaves out, which is not measured);
     the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. With a guard there are also ``cos_step_retain``
     of the last measured step and ``step_opposes_retain``, the share of the steps measured since the last log in which the
     parameters moved against the retain gradient. A checkpoint keeps the moving average of a
@@ -58,8 +59,8 @@ class TwoTaskTraining:
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones), before there are
-            two gradients; FSDP without ``use_orig_params``, DeepSpeed without ZeRO, with offloading or with a guard; or an argument that would
-            have no effect (:data:`retainfirst.hf._arguments.REFUSED`).
+            two gradients; FSDP without ``use_orig_params``; DeepSpeed without ZeRO, with offloading or with a guard; or an
+            argument that would have no effect (:data:`retainfirst.hf._arguments.REFUSED`).
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class TwoTaskTraining:
             scaler: Any = me.accelerator.scaler
             zero: Any = model.optimizer if me.is_deepspeed_enabled else None
             self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
-            self.last_geometry = step.combine(**self._scales())
+            self.last_geometry = step.combine(**self._scales(), measure=self._about_to_log())
         items = items.to(forget_loss.device)
         sums = torch.stack([torch.stack([forget_loss, retain_loss]).float() * items, items])
         self._loss_sums = self._loss_sums.to(sums.device) + sums
@@ -285,6 +286,15 @@ class TwoTaskTraining:
         """Return the number of microbatches in this step; recent versions know that an epoch's last step is shorter."""
         me: Any = self
         return int(getattr(me, "current_gradient_accumulation_steps", me.args.gradient_accumulation_steps))
+
+    def _about_to_log(self) -> bool:
+        """Whether the step that is being made may be logged; measuring the others would take time for nothing."""
+        me: Any = self
+        number = me.state.global_step + 1
+        strategy = getattr(me.args.logging_strategy, "value", me.args.logging_strategy)
+        if strategy != "steps" or number >= me.state.max_steps or (number == 1 and me.args.logging_first_step):
+            return True
+        return bool(number % me.state.logging_steps == 0)
 
     def _about_to_step(self) -> bool:
         """Whether the trainer steps the optimiser after this microbatch."""

@@ -41,7 +41,13 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
 
 
 def elementwise_(
-    formula: Formula, fast: str | None, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
+    formula: Formula,
+    fast: str | None,
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    alpha: float,
+    gamma: float,
+    measure: bool = True,
 ) -> Tensor:
     """Write an element-wise update into ``retain`` and measure it in the same pass.
 
@@ -53,6 +59,7 @@ def elementwise_(
         retain: ``n`` retain gradients, overwritten by the update.
         alpha: Weight of retain for the fast kernel, above 0; it rounds it to the dtype (16-bit formats: to float32).
         gamma: Weight of forget, likewise, at least 0.
+        measure: False: the table need not be filled; the update has the same bits.
 
     Returns:
         Float64 of shape ``[n, 11]``.
@@ -65,7 +72,9 @@ def elementwise_(
 
     def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], _: list[int] | None) -> Tensor:
         made = (
-            _eager.elementwise_(formula, f, r) if kernels is _eager else kernels.elementwise_(fast, f, r, alpha, gamma)
+            _eager.elementwise_(formula, f, r, measure)
+            if kernels is _eager
+            else kernels.elementwise_(fast, f, r, alpha, gamma, measure)
         )
         table: Tensor = made
         return table
@@ -74,7 +83,12 @@ def elementwise_(
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain`` and measure it in the same pass.
 
@@ -87,6 +101,7 @@ def linear_(
         c_forget: Float64 of shape ``[n]``.
         toward_retain: Round each element in the direction of the sign of its retain gradient, not to nearest, and keep all
             errors on that side: no ``u_i r_i`` is below ``(c_retain r_i + c_forget f_i) r_i`` taken exactly.
+        measure: See :func:`elementwise_`.
 
     Returns:
         Float64 of shape ``[n, 11]``; read only the columns of the update.
@@ -97,7 +112,7 @@ def linear_(
         if chosen is not None:
             on = send(torch.tensor(chosen, device="cpu"), c_retain.device)
             coefficients = c_retain[on], c_forget[on]
-        table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain)
+        table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain, measure)
         return table
 
     return _dispatch(current_backend(), forget, retain, work)

@@ -25,25 +25,30 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 # Elements that are widened to float64 at a time: bounds the scratch memory at a few tens of MiB.
 CHUNK = 1 << 21
 
-_Piece = Callable[..., tuple[Tensor | None, Tensor]]
+_Piece = Callable[..., Tensor]
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
-    return _over_pieces(_measure, forget, retain, [()] * len(retain))
+    return _over_pieces(None, forget, retain, [()] * len(retain))
 
 
-def elementwise_(formula: Formula, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+def elementwise_(formula: Formula, forget: Sequence[Tensor], retain: Sequence[Tensor], measure: bool = True) -> Tensor:
     """Write a formula's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    return _over_pieces(partial(_elementwise, formula), forget, retain, [()] * len(retain))
+    return _over_pieces(partial(_elementwise, formula), forget, retain, [()] * len(retain), measure)
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     coefficients = zip(c_retain, c_forget, strict=True)
-    return _over_pieces(partial(_linear, toward_retain), forget, retain, coefficients)
+    return _over_pieces(partial(_linear, toward_retain), forget, retain, coefficients, measure)
 
 
 def guard_(
@@ -83,15 +88,20 @@ def _row_of_step(before: Tensor, after: Tensor, forget: Tensor, retain: Tensor) 
 
 
 def _over_pieces(
-    work: _Piece, forget: Sequence[Tensor], retain: Sequence[Tensor], coefficients: Iterable[tuple[Any, ...]]
+    work: _Piece | None,
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    coefficients: Iterable[tuple[Any, ...]],
+    measure: bool = True,
 ) -> Tensor:
     """Work piece by piece.
 
     Args:
-        work: Makes the update of a piece of a pair, and its row of moments.
+        work: Makes the update of a piece of a pair; None: there is no update.
         forget: ``n`` forget gradients.
         retain: ``n`` retain gradients, overwritten if there is an update.
         coefficients: Further arguments of ``work``, one tuple a tensor.
+        measure: Whether to fill the table.
 
     Returns:
         Shape ``[n, 11]``.
@@ -100,28 +110,23 @@ def _over_pieces(
     for f, r, chosen in zip(forget, retain, coefficients, strict=True):
         rows.append([])
         for part in _pieces(f, r):
-            u, row = work(*part, *chosen)
-            rows[-1].append(row)
+            u = work(*part, *chosen) if work is not None else None
+            if measure:
+                rows[-1].append(_row(part[0], part[1], u))
             if u is not None:
                 part[1].copy_(u)
-    return _per_tensor(rows)
+    return _per_tensor(rows) if measure else m.unmeasured(retain)
 
 
-def _measure(f: Tensor, r: Tensor) -> tuple[None, Tensor]:
-    return None, _row(f, r, None)
-
-
-def _elementwise(formula: Formula, f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+def _elementwise(formula: Formula, f: Tensor, r: Tensor) -> Tensor:
     # 16-bit formats are computed in float32 and rounded once at the end; the others in their own dtype.
     narrow = f.dtype in (torch.float16, torch.bfloat16)
-    u = (formula(f.float(), r.float()) if narrow else formula(f, r)).to(r.dtype)
-    return u, _row(f, r, u)
+    return (formula(f.float(), r.float()) if narrow else formula(f, r)).to(r.dtype)
 
 
-def _linear(toward_retain: bool, f: Tensor, r: Tensor, c_retain: Tensor, c_forget: Tensor) -> tuple[Tensor, Tensor]:
+def _linear(toward_retain: bool, f: Tensor, r: Tensor, c_retain: Tensor, c_forget: Tensor) -> Tensor:
     kept, taken = c_retain * r.to(c_retain.dtype), c_forget * f.to(c_forget.dtype)
-    u = add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
-    return u, _row(f, r, u)
+    return add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -32,6 +32,7 @@ def combine_blocks(
     vector: tl.constexpr,
     aligned: tl.constexpr,
     even: tl.constexpr,
+    measured: tl.constexpr,
 ):
     """Combine ``block * steps`` elements of one tensor; write their sums to this program's row.
 
@@ -54,6 +55,7 @@ def combine_blocks(
         vector: Neighbouring elements that a thread loads at once: 16 bytes, or one element where addresses allow no more.
         aligned: Whether all addresses of this launch are multiples of 16.
         even: Whether all sizes are.
+        measured: Whether the sums are wanted.
     """
     program = skipped + tl.program_id(0)
     tensor = tl.load(table + 4 * n + program)
@@ -90,9 +92,10 @@ def combine_blocks(
         u = _update(f, r, alpha, gamma, formula, dtype)
         if formula != "moments":
             tl.store(r_start + offsets, u)
-        ff, rr, uu, fr, ur, uf, conflicts = _measured(
-            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
-        )
+        if measured:
+            ff, rr, uu, fr, ur, uf, conflicts = _measured(
+                f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
+            )
     if whole < left:
         offsets = whole + tl.arange(0, block)
         inside = offsets < left
@@ -103,10 +106,13 @@ def combine_blocks(
             tl.store(r_start + offsets, u, inside)
             # An infinite coefficient makes NaN even of the zeros past the end.
             u = tl.where(inside, u, 0.0).to(dtype)
-        ff, rr, uu, fr, ur, uf, conflicts = _measured(
-            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
-        )
+        if measured:
+            ff, rr, uu, fr, ur, uf, conflicts = _measured(
+                f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
+            )
 
+    if not measured:
+        return
     # Sums that a formula leaves out are still zero.
     row = sums + program.to(tl.int64) * 8
     tl.store(row, tl.sum(ff.to(tl.float64), 0))

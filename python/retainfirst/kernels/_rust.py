@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from retainfirst import _rust
+from retainfirst import moments as m
 from retainfirst.errors import RetainFirstError
 from retainfirst.kernels._layout import dense
 from retainfirst.kernels._tensors import Tensors
@@ -45,9 +46,14 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(_rust.moments(*_addresses(forget, retain)))
 
 
-def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+def elementwise_(
+    fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float, measure: bool = True
+) -> Tensor:
     """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
     try:
+        if not measure:
+            _rust.update_alone_(fast, *_addresses(forget, retain), alpha, gamma)
+            return m.unmeasured(retain)
         table = _rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
@@ -55,11 +61,17 @@ def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     try:
-        table = _rust.linear_(*_addresses(forget, retain), c_retain.tolist(), c_forget.tolist(), toward_retain)
+        coefficients = c_retain.tolist(), c_forget.tolist()
+        table = _rust.linear_(*_addresses(forget, retain), *coefficients, toward_retain, measure)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)

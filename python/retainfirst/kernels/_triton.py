@@ -72,18 +72,26 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return _run("moments", forget, retain)
 
 
-def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+def elementwise_(
+    fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float, measure: bool = True
+) -> Tensor:
     """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    return _run(fast, forget, retain, weights=(float(alpha), float(gamma)))
+    return _run(fast, forget, retain, weights=(float(alpha), float(gamma)), measure=measure)
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     if toward_retain:
-        return _eager.linear_(forget, retain, c_retain, c_forget, toward_retain)
-    return _run("linear", forget, retain, coefficients=(c_retain.contiguous(), c_forget.contiguous()))
+        return _eager.linear_(forget, retain, c_retain, c_forget, toward_retain, measure)
+    coefficients = c_retain.contiguous(), c_forget.contiguous()
+    return _run("linear", forget, retain, coefficients=coefficients, measure=measure)
 
 
 def _run(
@@ -92,6 +100,7 @@ def _run(
     retain: Sequence[Tensor],
     weights: tuple[float, float] = (0.0, 0.0),
     coefficients: tuple[Tensor, Tensor] | None = None,
+    measure: bool = True,
 ) -> Tensor:
     n, device, shape = len(retain), retain[0].device, LAUNCH or _launch(retain)
     span = shape.block * shape.steps
@@ -118,13 +127,15 @@ def _run(
                 vector=16 // retain[0].element_size() if aligned else 1,
                 aligned=aligned,
                 even=even,
+                measured=measure,
                 num_warps=shape.warps,
                 # A fused alpha * r + gamma * f would skip a rounding that other backends make. SAGO adds only products for its
                 # sums, which are exact in float64, so that fusing changes the time alone.
                 enable_fp_fusion=formula in ("sago", "moments"),
             )
-        add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
-    return result
+        if measure:
+            add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
+    return result if measure else m.unmeasured(retain)
 
 
 def _launch(retain: Sequence[Tensor]) -> Launch:

@@ -60,12 +60,31 @@ pub fn elementwise_<'py>(
     with_dtype!(dtype, apply_elementwise(py, tensors, combiner, alpha, gamma))
 }
 
+/// Writes an element-wise combiner's update into the retain tensors, like `elementwise_`, but measures nothing.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
+pub fn update_alone_(
+    py: Python<'_>,
+    combiner: &str,
+    dtype: &str,
+    forget: Vec<usize>,
+    retain: Vec<usize>,
+    lengths: Vec<usize>,
+    alpha: f64,
+    gamma: f64,
+) -> PyResult<()> {
+    let combiner: Combiner = combiner.parse().map_err(from_core)?;
+    let tensors = Tensors { forget, retain, lengths };
+    with_dtype!(dtype, update_alone(py, tensors, combiner, alpha, gamma))
+}
+
 /// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once:
 /// to nearest, or with `toward_retain` in the direction of each retain element's sign.
 ///
-/// The table has only `uu`, `ur`, `uf`, `count` and the exponents. `ef` and `er` equal those of `moments`.
+/// The table has only `uu`, `ur`, `uf`, `count` and the exponents, and zeros without `measure`. `ef` and `er` equal those of
+/// `moments`.
 #[pyfunction]
-#[pyo3(signature = (dtype, forget, retain, lengths, c_retain, c_forget, toward_retain=false))]
+#[pyo3(signature = (dtype, forget, retain, lengths, c_retain, c_forget, toward_retain=false, measure=true))]
 #[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
 pub fn linear_<'py>(
     py: Python<'py>,
@@ -76,6 +95,7 @@ pub fn linear_<'py>(
     c_retain: Vec<f64>,
     c_forget: Vec<f64>,
     toward_retain: bool,
+    measure: bool,
 ) -> Table<'py> {
     for (name, list) in [("c_retain", &c_retain), ("c_forget", &c_forget)] {
         if list.len() != forget.len() {
@@ -90,7 +110,7 @@ pub fn linear_<'py>(
         c_retain.into_iter().zip(c_forget).map(|(retain, forget)| Coefficients { retain, forget }).collect();
     let rounding = if toward_retain { Rounding::TowardRetain } else { Rounding::Nearest };
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_linear(py, tensors, coefficients, rounding))
+    with_dtype!(dtype, apply_linear(py, tensors, coefficients, rounding, measure))
 }
 
 pub(crate) struct Tensors {
@@ -122,10 +142,36 @@ fn apply_linear<T: Element>(
     tensors: Tensors,
     coefficients: Vec<Coefficients>,
     rounding: Rounding,
+    measure: bool,
 ) -> Table<'_> {
     let pairs = tensors.into_write::<T>()?;
     let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
-    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients, rounding))
+    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients, rounding, measure))
+}
+
+fn update_alone<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
+    combiner: Combiner,
+    alpha: f64,
+    gamma: f64,
+) -> PyResult<()> {
+    update(py, tensors, |pairs: Pairs<'_, T>| {
+        retainfirst_core::apply_unmeasured(combiner, alpha, gamma, pairs)
+    })
+}
+
+pub(crate) type Pairs<'a, T> = Vec<(&'a [T], &'a mut [T])>;
+
+/// Runs work that measures nothing.
+pub(crate) fn update<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
+    work: impl FnOnce(Pairs<'_, T>) -> Result<(), Error> + Send,
+) -> PyResult<()> {
+    let pairs = tensors.into_write::<T>()?;
+    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
+    py.detach(|| install(elements, || work(pairs)))?.map_err(from_core)
 }
 
 fn run(
@@ -153,7 +199,7 @@ impl Tensors {
     }
 
     /// Returns the pairs of forget and retain as slices. Retain will be written.
-    pub(crate) fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
+    pub(crate) fn into_write<'a, T>(self) -> PyResult<Pairs<'a, T>> {
         self.check::<T>(true)?;
         let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
         // SAFETY: as in `into_read`. `check` has also found that no retain slice overlaps another slice.

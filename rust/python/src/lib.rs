@@ -18,11 +18,11 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use crate::addresses::{elementwise_, linear_, moments};
+    use crate::addresses::{elementwise_, linear_, moments, update_alone_};
     #[pymodule_export]
     use crate::arrays::{combine, combine_, geometry};
     #[pymodule_export]
-    use crate::baselines::{baseline_, update_alone_};
+    use crate::baselines::baseline_;
     #[pymodule_export]
     use crate::errors::RustError;
     #[pymodule_export]

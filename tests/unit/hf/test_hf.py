@@ -109,6 +109,21 @@ def test_logged_losses_are_means_over_the_micro_batches(tmp_path, pairs):
     assert entry["loss"] == pytest.approx(forget + retain, abs=1e-4)  # the trainer rounds to four digits
 
 
+def test_only_steps_that_are_logged_are_measured(tmp_path, pairs):
+    class Watched(InOrder):
+        def training_step(self, *arguments, **options):
+            loss = super().training_step(*arguments, **options)
+            measured.append(self.last_geometry is not None)
+            return loss
+
+    models = []
+    for logging_steps, expected in ((1, [True] * 5), (2, [False, True, False, True, True])):
+        measured: list[bool] = []
+        models.append(train(tmp_path, pairs, kind=Watched, max_steps=5, logging_steps=logging_steps).model)
+        assert measured == expected
+    assert_same(*models, exactly=True)
+
+
 @pytest.mark.parametrize("accumulate", [5, 8])
 def test_an_epoch_no_longer_than_the_accumulation_still_steps(tmp_path, pairs, accumulate):
     trainer = train(tmp_path, pairs, num_train_epochs=1, gradient_accumulation_steps=accumulate)

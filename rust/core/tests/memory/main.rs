@@ -56,7 +56,7 @@ fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f3
     for rounding in [Rounding::Nearest, Rounding::TowardRetain] {
         let mut gradient = put(2);
         let coefficients = [Coefficients { retain: alpha, forget: -gamma }];
-        rows.extend(apply_linear(vec![(&forget, &mut gradient)], &coefficients, rounding).unwrap());
+        rows.extend(apply_linear(vec![(&forget, &mut gradient)], &coefficients, rounding, true).unwrap());
         written.push(gradient);
     }
     let mut gradient = put(2);
