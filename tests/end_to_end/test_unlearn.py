@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from importlib import metadata
 from pathlib import Path
@@ -92,6 +93,56 @@ def test_what_a_run_leaves_behind(config, curves):
     assert load_tokenizer(str(out)).pad_token_id == 0
     assert "rope_theta" in json.loads((out / "config.json").read_text())  # where transformers 4 looks for it
     assert not same(load_model(str(out)).state_dict(), load_model(settings.model).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "used"),
+    [
+        ({"objective": "npo"}, {"beta": 0.1, "delta": None, "scope": None, "combiner_options": {}}),
+        ({"objective": "simnpo", "beta": 2.0}, {"beta": 2.0, "delta": 0.0}),
+        ({"combiner": "pcgrad"}, {"scope": "tensor", "combiner_options": {"round_toward_retain": False}, "beta": None}),
+        (
+            {"combiner": "gru", "combiner_options": {"scope": "block"}},
+            {"scope": "block", "combiner_options": {"average": 0.0}},
+        ),
+        ({"epochs": 2.0, "max_steps": None}, {"epochs": 2.0, "max_steps": 6}),
+        ({"max_steps": 6, "device": "auto"}, {"epochs": 2, "max_steps": 6, "device": "cpu", "pad_token": "<pad>"}),
+    ],
+)
+def test_the_record_has_the_values_that_were_used(config, options, used):
+    if options.get("device") == "auto" and torch.cuda.is_available():
+        pytest.skip("this machine has an accelerator")
+    settings = config(**options)
+    found = unlearn(settings)["config"]
+    assert {name: found[name] for name in used} == used
+    again = UnlearnConfig(**found, output=settings.output)
+    assert again.make_combiner() == settings.make_combiner()
+
+
+def code_of(card):
+    """Return the Python of a model card."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_card_says_how_to_load_the_model_and_has_all_settings(config, monkeypatch, lora_rank):
+    settings = config(lora_rank=lora_rank, max_length=99, where="mlp|attn")
+    report = unlearn(settings)
+    card = (Path(settings.output) / "README.md").read_text()
+    assert f'\nbase_model: "{Path(settings.model).name}"  # a folder here; ' in card.split("---")[1]
+    for name, value in report["config"].items():
+        assert (f"| {name} | " in card) == (name != "model" and value not in (None, {})), name
+    assert "| max_length | 99 |" in card
+    assert r"| where | mlp\|attn |" in card
+    monkeypatch.chdir(settings.output)
+    names = {}
+    exec(code_of(card), names)
+    assert hasattr(names["model"], "peft_config") == bool(lora_rank)
+    ids = torch.tensor([names["tokenizer"]("the one")["input_ids"]])
+    with torch.no_grad():
+        found, written = (model(input_ids=ids).logits for model in (names["model"], load_model(".")))
+    torch.testing.assert_close(found, written, rtol=1e-4, atol=1e-4)  # the merge rounds
+    assert not Path("adapter/README.md").exists()
 
 
 @pytest.mark.parametrize("objective", ["ga", "npo", "simnpo"])
