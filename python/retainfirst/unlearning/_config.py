@@ -73,7 +73,9 @@ class UnlearnConfig:
     model: Annotated[_Text, Field(description="Folder or hub id of a causal language model with its tokenizer.")]
     forget: Annotated[
         _Text,
-        Field(description="Forget set: a JSON-lines file, or a hub name such as locuslab/TOFU:forget10."),
+        Field(
+            description="Forget set: a JSON-lines, CSV or Parquet file, or a hub name such as locuslab/TOFU:forget10."
+        ),
         _Resume.CONTENT,
     ]
     retain: Annotated[_Text, Field(description="Retain set, likewise."), _Resume.CONTENT]
