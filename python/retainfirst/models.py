@@ -22,12 +22,12 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RetainFirstError(f"Device {name!r} cannot be used: give one such as cpu, cuda or cuda:1") from error
+        raise RetainFirstError(f"device {name!r} cannot be used: give one such as cpu, cuda or cuda:1") from error
     backend = getattr(torch, device.type, None)
     count = 1 if device.type == "cpu" else int(getattr(backend, "device_count", lambda: 0)())
     if (device.index or 0) >= count:
         devices = f"{count or 'no'} {device.type} {'device' if count == 1 else 'devices'}"
-        raise RetainFirstError(f"Device {name!r} cannot be used: this machine has {devices}")
+        raise RetainFirstError(f"device {name!r} cannot be used: this machine has {devices}")
     return device
 
 

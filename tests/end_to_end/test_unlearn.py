@@ -508,6 +508,26 @@ def test_a_target_that_is_met_before_training_is_refused(config, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_does_not_know_the_forget_rows(config, tmp_path):
+    class Unknown(Measures):
+        def retain(self, _):
+            return 0.9
+
+    with pytest.raises(
+        rf.RetainFirstError, match=r"measure 0\.080, and the retain rows 0\.900: the model does not know .*--force"
+    ):
+        unlearn(config(), measure=lambda _: Unknown(0.08))
+    assert not (tmp_path / "out").exists()
+    forced = unlearn(config(force=True, max_steps=1), measure=lambda _: Unknown(0.08, 0.01))
+    assert ["the model does not know what it is to forget" in text for text in forced["warnings"]] == [True]
+    assert "the model does not know what it is to forget" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_model_that_knows_nothing_is_reported(config):
+    report = unlearn(config(max_steps=1))
+    assert any("hardly more than a guess at each token" in text for text in report["warnings"])
+
+
 def test_the_same_rows_to_forget_and_to_retain(config, files, tmp_path):
     with pytest.raises(rf.RetainFirstError, match="4 of 4 rows of .*forget.jsonl are in .* too"):
         unlearn(config(retain=files["forget"]))

@@ -113,7 +113,7 @@ def _load(model: str, place: torch.device) -> tuple[Any, Any]:
     try:
         network.to(place)
     except RuntimeError as error:  # no memory, for one
-        raise RetainFirstError(f"Device '{place}' cannot be used: {str(error).splitlines()[0]}") from error
+        raise RetainFirstError(f"device '{place}' cannot be used: {str(error).splitlines()[0]}") from error
     return network, tokenizer
 
 

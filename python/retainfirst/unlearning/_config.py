@@ -181,7 +181,10 @@ class UnlearnConfig:
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of data order and pairing.")] = 0
     force: Annotated[
         bool,
-        Field(description="Train although all forget rows are retain rows too, or the stop target is met already."),
+        Field(
+            description="Train although all forget rows are retain rows too, the model does not know them, or the stop target is "
+            "met already."
+        ),
         _Resume.FREE,
     ] = False
     resume: Annotated[

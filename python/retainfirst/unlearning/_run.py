@@ -24,7 +24,7 @@ from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder, is_whole
 from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
 from retainfirst.unlearning._signals import on_interrupt
-from retainfirst.unlearning._warnings import about_data, about_results, check_stop_target
+from retainfirst.unlearning._warnings import about_data, about_results, about_start
 
 __all__ = ["Interrupted", "unlearn"]
 
@@ -109,7 +109,9 @@ def _run(
             model = _with_lora(model, config)
         trainer = _trainer(config, folder, model, pairs, collator, [bar, interrupt, StopIfBroken()])
         model = trainer.model
+        guess = 0.0
         if make_measure is None:
+            guess = 1 / model.get_input_embeddings().num_embeddings
             measure: Measure = AnswerProbability(pairs, collator.pad_token_id, config.evaluate_rows, config.batch_size)
         else:
             measure = make_measure(tokenizer)
@@ -118,7 +120,7 @@ def _run(
         if config.save_every:
             trainer.add_callback(SaveAtEnd())
         before = _measured(measure, model)
-        check_stop_target(config, next(iter(before.values())))
+        warnings += about_start(config, before, guess)
         try:
             _train(config, trainer, folder)
         finally:

@@ -285,7 +285,7 @@ def test_a_device_is_refused_before_the_model_is_loaded(facts_dir, monkeypatch, 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     code, _, err = run(monkeypatch, capsys, "--model", facts_dir, "--device", "cuda:1")
     assert code == 2
-    assert "Device 'cuda:1' cannot be used: this machine has 1 cuda device" in err
+    assert "device 'cuda:1' cannot be used: this machine has 1 cuda device" in err
 
 
 @pytest.mark.parametrize(
