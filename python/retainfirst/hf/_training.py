@@ -10,12 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from retainfirst.combiners import Combiner, resolve
+from retainfirst.combiners import Combiner, resolve, resolve_scheduled
 from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
 from retainfirst.hf._arguments import refuse_arguments
-from retainfirst.schedule import weight_at
 from retainfirst.step import TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
@@ -69,10 +68,7 @@ class TwoTaskTraining:
     ) -> None:
         self._two_task_step: TwoTaskStep | None = None
         self._step_state: dict[str, Any] = {}
-        options = dict(combiner_options or {})
-        self._schedule = {name: options[name] for name in ("alpha", "gamma") if callable(options.get(name))}
-        at_first = {name: weight_at(weight, 0) for name, weight in self._schedule.items()}
-        self.combiner = resolve(combiner, **options | at_first)
+        self.combiner, self._schedule = resolve_scheduled(combiner, **(combiner_options or {}))
         check_memory_options(self.combiner, offload, stream)
         self._step_options: dict[str, Any] = {"offload": offload, "stream": stream, "where": where}
         super().__init__(*args, **kwargs)

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from retainfirst.combiners import Combiner, combiner_options, make_combiner
+from retainfirst.combiners import Combiner, combiner_options, resolve_scheduled
 from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
 from retainfirst.errors import RetainFirstError
 from retainfirst.models import find_device
 from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES, get_objective
-from retainfirst.schedule import parse_weight, weight_at
+from retainfirst.schedule import parse_weight
 from retainfirst.unlearning._settings import one_of, settings, settings_of, weight
 
 __all__ = ["DTYPES", "OFFLOADS", "UnlearnConfig"]
@@ -110,12 +110,12 @@ class UnlearnConfig:
         Field(
             description="Weight of the retain gradient, above 0; START:END:STEPS moves it linearly within that many steps."
         ),
-        weight("above 0", lambda value: value > 0),
+        weight,
     ] = 1.0
     gamma: Annotated[
         float | str,
         Field(description="Weight of the forget gradient, at least 0; or START:END:STEPS."),
-        weight("at least 0", lambda value: value >= 0),
+        weight,
     ] = 1.0
     beta: Annotated[
         float | None, Field(gt=0, description="Sharpness of npo (0.1 if not given) and simnpo (4.5 if not given).")
@@ -216,10 +216,7 @@ class UnlearnConfig:
 
     def make_combiner(self) -> Combiner:
         """Return the combiner that the settings name, with the weights of the first step."""
-        options = self.trainer_options()
-        return make_combiner(
-            self.combiner, **options | {name: weight_at(options[name], 0) for name in ("alpha", "gamma")}
-        )
+        return resolve_scheduled(self.combiner, **self.trainer_options())[0]
 
     def trainer_options(self) -> dict[str, Any]:
         """Return the combiner's options as the trainers take them: a weight that changes is a function of the step."""

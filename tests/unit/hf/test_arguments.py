@@ -114,6 +114,12 @@ def test_a_schedule_equals_weights_set_by_a_callback(tmp_path):
     assert not torch.equal(by_hand, constant)
 
 
+@pytest.mark.parametrize("combiner", ["sago", rf.PCGrad()])
+def test_a_schedule_that_leaves_the_range_is_refused_at_construction(tmp_path, combiner):
+    with pytest.raises(rf.RetainFirstError, match=r"gamma must be a finite number at least 0, not -1\.0, as Linear"):
+        make(tmp_path, combiner=combiner, combiner_options={"gamma": Linear(1.0, -1.0, 10)})
+
+
 def test_where_reaches_the_step(tmp_path):
     trainer = make(tmp_path, combiner="sago", where="mlp")
     trainer.train()
