@@ -14,7 +14,7 @@ from retainfirst.combiners import Combiner, resolve, resolve_scheduled
 from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
-from retainfirst.hf._arguments import refuse_arguments
+from retainfirst.hf._arguments import refuse_arguments, refuse_split_model
 from retainfirst.step import TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
@@ -79,6 +79,7 @@ class TwoTaskTraining:
                 ' gradient_accumulation_steps=1, or use offload="cpu" to save memory'
             )
         refuse_arguments(type(self).__name__, me.args, kwargs, me.accelerator.num_processes)
+        refuse_split_model(type(self).__name__, me.model)
         fsdp = getattr(me.accelerator.state, "fsdp_plugin", None)
         if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
             raise RetainFirstError(
@@ -178,6 +179,11 @@ class TwoTaskTraining:
         with torch.no_grad(), me.compute_loss_context_manager():
             forget_loss, retain_loss = (compute(model, inputs) for compute in self.task_losses())
         return (self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss).mean(), None, None
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Count both halves of a pair as the trainer counts a batch."""
+        count: Any = super().floating_point_ops  # type: ignore[misc]
+        return int(sum(map(count, (inputs["forget"], inputs["retain"]))) if "forget" in inputs else count(inputs))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the geometry to a training log."""
@@ -296,9 +302,9 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
 def _empty_cache(device: torch.device) -> None:
     """Free cached memory between the forward and the backward pass, as the trainer does for ``torch_empty_cache_steps``."""
-    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
-    if empty is not None:
-        empty()
+    backend = getattr(torch, device.type, None)
+    for name in ("empty_cache", "clear_graph_cache"):  # the second of mps only
+        getattr(backend, name, lambda: None)()
 
 
 def _state_file(folder: str, process: int) -> Path:
