@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -424,6 +425,28 @@ def test_sigterm_saves_and_ends_as_ctrl_c_does(config, tmp_path):
         unlearn(config(**options), measure=lambda _: Terminates(3))
     assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == ["checkpoint-3"]
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_run_in_another_thread(config, tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(unlearn(config(max_steps=2))))
+    thread.start()
+    thread.join()
+    assert len(found[0]["steps"]) == 2
+
+
+def test_the_callers_handlers_are_back_after_a_run(config, monkeypatch):
+    handlers = {number: lambda *_: None for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        unlearn(config(max_steps=1))
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+        with pytest.raises(rf.RetainFirstError, match="not empty"):
+            unlearn(config())
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_failure_to_write_keeps_the_last_step_and_says_how_to_go_on(config, tmp_path, monkeypatch):

@@ -42,7 +42,8 @@ def unlearn(
 
     After an error the output folder is as it was, unless a checkpoint was saved: then the run can be resumed. Ctrl-C and SIGTERM
     first finish the step and save a checkpoint. Unless ``save_every`` is 0, the last step saves one too, which is kept until the
-    results are written.
+    results are written. In the main thread the run handles the two signals itself, and gives them back to the caller's handlers
+    at its end; in another thread it does not see them.
 
     Args:
         config: The settings.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from retainfirst.data import EncodedSet, PairedDataset
 from retainfirst.errors import RetainFirstError
+from retainfirst.objectives._sequence import IGNORE_INDEX
 from retainfirst.unlearning._config import UnlearnConfig
 
 __all__ = ["about_data", "about_results", "about_start"]
@@ -24,13 +25,15 @@ _CHANCE = 2.0
 
 
 def about_data(config: UnlearnConfig, pairs: PairedDataset) -> list[str]:
-    """Return a warning if some rows are to be forgotten and to be retained.
+    """Return a warning if some rows are to be forgotten and to be retained: the same tokens, some of them labelled in both.
 
     Raises:
         RetainFirstError: All rows to forget are, and ``config.force`` is not set.
     """
-    retained = _token_rows(pairs.retain)
-    shared = sum(tuple(pairs.forget[i]["input_ids"]) in retained for i in range(len(pairs.forget)))
+    retained: dict[tuple[int, ...], set[int]] = {}
+    for tokens, labelled in _token_rows(pairs.retain):
+        retained.setdefault(tokens, set()).update(labelled)
+    shared = sum(bool(retained.get(tokens, set()) & labelled) for tokens, labelled in _token_rows(pairs.forget))
     if not shared:
         return []
     text = f"{shared} of {len(pairs.forget)} rows of {pairs.forget.name} are in {pairs.retain.name} too"
@@ -86,5 +89,8 @@ def about_results(config: UnlearnConfig, before: Mapping[str, float], after: Map
     return []
 
 
-def _token_rows(rows: EncodedSet) -> set[tuple[int, ...]]:
-    return {tuple(rows[i]["input_ids"]) for i in range(len(rows))}
+def _token_rows(rows: EncodedSet) -> Iterator[tuple[tuple[int, ...], set[int]]]:
+    """Give the tokens of each row, and the positions of those that are labelled."""
+    for i in range(len(rows)):
+        labelled = {position for position, label in enumerate(rows[i]["labels"]) if label != IGNORE_INDEX}
+        yield tuple(rows[i]["input_ids"]), labelled
