@@ -189,7 +189,7 @@ def _drawable(values: Any) -> list[float]:
 
 def _setting(value: Any) -> str:
     text = ", ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "\\<")
 
 
 def _number(value: Any) -> str:

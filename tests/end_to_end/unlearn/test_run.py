@@ -81,6 +81,7 @@ def test_the_card_says_how_to_load_the_model_and_has_all_settings(config, monkey
     for name, value in report["config"].items():
         assert (f"| {name} | " in card) == (name != "model" and value not in (None, {})), name
     assert "| max_length | 99 |" in card
+    assert r"| pad_token | \<pad> |" in card
     assert r"| where | mlp\|attn |" in card
     monkeypatch.chdir(settings.output)
     names = {}
