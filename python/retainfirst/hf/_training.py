@@ -15,6 +15,7 @@ from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
 from retainfirst.hf._arguments import refuse_arguments, refuse_split_model
+from retainfirst.hf._guard import GuardMode, TrainerGuard
 from retainfirst.step import TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
@@ -36,7 +37,9 @@ class TwoTaskTraining:
 
     Every training log has ``forget_loss`` and ``retain_loss`` (means over the microbatches of all processes since the last log,
     unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step;
-    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. A checkpoint keeps the moving average of a
+    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. With a guard there are also ``cos_step_retain``
+    of the last measured step and ``step_opposes_retain``, the share of the steps measured since the last log in which the
+    parameters moved against the retain gradient. A checkpoint keeps the moving average of a
     combiner that has one.
 
     Args:
@@ -47,13 +50,16 @@ class TwoTaskTraining:
         where: See :class:`~retainfirst.TwoTaskStep`: combine only these parameters by the combiner.
         offload: See :class:`~retainfirst.TwoTaskStep`: ``"cpu"`` keeps the idle task's gradients in host memory.
         stream: See there: combine during the retain pass; without gradient accumulation.
+        guard: What to do about the optimiser's steps (:meth:`retainfirst.TwoTaskStep.guard`): ``"off"``; ``"measure"`` each of
+            them; or ``"enforce"`` that no coordinate works against the retain gradient, measuring the steps that are logged.
         **kwargs: For the trainer.
 
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones), before there are
-            two gradients; FSDP without ``use_orig_params``, DeepSpeed without ZeRO or with offloading; or an argument that would
-            have no effect (:data:`retainfirst.hf._arguments.REFUSED`).
+            two gradients; FSDP without ``use_orig_params``, DeepSpeed without ZeRO, with offloading or with a guard; an argument
+            that would have no effect (:data:`retainfirst.hf._arguments.REFUSED`); or a model split by tensor parallelism or by
+            SageMaker.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class TwoTaskTraining:
         where: str | Callable[[str, nn.Parameter], bool] | None = None,
         offload: Literal["cpu"] | None = None,
         stream: bool = False,
+        guard: GuardMode = "off",
         **kwargs: Any,
     ) -> None:
         self._two_task_step: TwoTaskStep | None = None
@@ -71,6 +78,7 @@ class TwoTaskTraining:
         self.combiner, self._schedule = resolve_scheduled(combiner, **(combiner_options or {}))
         check_memory_options(self.combiner, offload, stream)
         self._step_options: dict[str, Any] = {"offload": offload, "stream": stream, "where": where}
+        self._guard = TrainerGuard(guard)
         super().__init__(*args, **kwargs)
         me: Any = self
         if stream and me.args.gradient_accumulation_steps > 1:
@@ -88,6 +96,7 @@ class TwoTaskTraining:
             )
         if me.is_deepspeed_enabled:
             check_zero_config(me.accelerator.state.deepspeed_plugin.deepspeed_config)
+            self._guard.refuse_deepspeed(type(self).__name__)
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
@@ -136,6 +145,7 @@ class TwoTaskTraining:
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
         step = self._two_task_step or self._make_step(model)
+        self._guard.note_step()
         compute_forget, compute_retain = self.task_losses()
         last = self._about_to_step()
         counted = self.count_items(inputs)
@@ -196,6 +206,7 @@ class TwoTaskTraining:
             if self.last_geometry is not None:
                 for name, value in self.last_geometry.all_reduce().as_dict().items():
                     logs[name] = value / self._loss_scale if name.startswith("norm") else value
+            logs.update(self._guard.logs())
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _make_step(self, model: nn.Module) -> TwoTaskStep:
@@ -204,7 +215,9 @@ class TwoTaskTraining:
         if self._step_state:
             step.load_state_dict(self._step_state)
             self._step_state = {}
-        step.steps = getattr(self, "state").global_step  # noqa: B009
+        me: Any = self
+        step.steps = me.state.global_step
+        self._guard.set(step, me)
         self._two_task_step = step
         return step
 
@@ -295,6 +308,7 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer._combiner = self._trainer.combiner
+        self._trainer._guard.remove()
         self._trainer._two_task_step = None
         self._trainer._forget_losses()
         self._trainer._window_items.zero_()

@@ -17,13 +17,13 @@ from retainfirst.kernels._eager import Formula
 from retainfirst.kernels._tensors import Tensors
 from retainfirst.transfer import send
 
-__all__ = ["FAST", "Formula", "elementwise_", "linear_", "moments"]
+__all__ = ["BROUGHT_OVER", "FAST", "Formula", "elementwise_", "kernels_for", "linear_", "moments"]
 
 FAST = ("sum", "sago", "sago_keep_retain")
 """Element-wise formulas that have a Rust and a Triton kernel."""
 
-# Bytes of forget gradients that are copied from host memory at a time.
-_BROUGHT_OVER = 16 * 2**20
+BROUGHT_OVER = 16 * 2**20
+"""Bytes of each list of tensors that are copied from host memory at a time."""
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
@@ -118,7 +118,7 @@ def _dispatch(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
         return _bring_over(backend, forget, retain, work)
     parts: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
-        parts.setdefault((_kernels(backend, f, r), r.dtype, r.device), []).append(i)
+        parts.setdefault((kernels_for(backend, f, r), r.dtype, r.device), []).append(i)
     if len(parts) == 1:
         [(kernels, _, _)] = parts
         return work(kernels, forget, retain, None)
@@ -131,12 +131,14 @@ def _dispatch(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
     return torch.cat(tables)[send(back, retain[0].device)]
 
 
-def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
-    if backend == "auto" and _rust.takes(forget, retain):
+def kernels_for(backend: str, *tensors: Tensor) -> ModuleType:
+    """Return the kernels for tensors of one shape and dtype; the last one's device decides."""
+    last = tensors[-1]
+    if backend == "auto" and _rust.takes(*tensors):
         return _rust
-    if backend == "triton" or (backend == "auto" and retain.is_cuda):
-        triton = import_triton() if backend == "triton" else _triton_on(retain.device)
-        if triton is not None and triton.takes(forget, retain):
+    if backend == "triton" or (backend == "auto" and last.is_cuda):
+        triton = import_triton() if backend == "triton" else _triton_on(last.device)
+        if triton is not None and triton.takes(*tensors):
             return triton
     return _eager
 
@@ -161,7 +163,7 @@ def _bring_over(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor]
     for i, r in enumerate(retain):
         chosen.append(i)
         size += r.nbytes
-        if size >= _BROUGHT_OVER or i == len(retain) - 1:
+        if size >= BROUGHT_OVER or i == len(retain) - 1:
             near = [forget[j].to(retain[j].device, non_blocking=True) for j in chosen]
             table = _dispatch(backend, near, [retain[j] for j in chosen], _of(chosen, work))
             tables.append(table.to(retain[0].device))

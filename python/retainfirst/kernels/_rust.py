@@ -12,7 +12,7 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.kernels._layout import dense
 from retainfirst.kernels._tensors import Tensors
 
-__all__ = ["elementwise_", "linear_", "moments", "takes", "takes_all"]
+__all__ = ["elementwise_", "guard_", "linear_", "moments", "takes", "takes_all"]
 
 _NAMES = {
     torch.float64: "float64",
@@ -22,9 +22,9 @@ _NAMES = {
 }
 
 
-def takes(forget: Tensor, retain: Tensor) -> bool:
-    """Whether this backend can work on the pair: on the CPU, both dense in the same element order, no pending negation."""
-    return retain.is_cpu and dense(forget, retain)
+def takes(*tensors: Tensor) -> bool:
+    """Whether this backend can work on tensors of one shape: the last on the CPU, all dense in one order, no pending negation."""
+    return tensors[-1].is_cpu and dense(*tensors)
 
 
 def takes_all(forget: Tensors, retain: Tensors) -> bool:
@@ -63,6 +63,19 @@ def linear_(
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)
+
+
+def guard_(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    signs: Sequence[Tensor] | None,
+    zeros: bool,
+    gradients: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+) -> tuple[Tensor | None, Tensor]:
+    """Put back coordinates of a step; see :func:`retainfirst.kernels.guard_`."""
+    judged, forget, retain = (Tensors.of(xs or ()).addresses for xs in (signs, *(gradients or ((), ()))))
+    table, counts = _rust.guard_(*_addresses(before, after), judged, zeros, forget, retain)
+    return torch.from_numpy(table) if gradients is not None else None, torch.tensor(counts)
 
 
 def _addresses(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[str, list[int], list[int], list[int]]:

@@ -57,10 +57,14 @@ LAUNCH: Launch | None = None
 _MANY = 1 << 28
 
 
-def takes(forget: Tensor, retain: Tensor) -> bool:
-    """Whether this backend can work on the pair: on a GPU, no float64, both dense in the same order, no pending negation."""
-    on_device = retain.is_cuda or (_INTERPRETED and retain.device.type == "cpu")
-    return on_device and retain.dtype in _DTYPES and dense(forget, retain)
+def takes(*tensors: Tensor) -> bool:
+    """Whether this backend can work on tensors of one shape: the last on a GPU, no float64, all dense in one order.
+
+    A pending negation is no dense tensor either.
+    """
+    last = tensors[-1]
+    on_device = last.is_cuda or (_INTERPRETED and last.device.type == "cpu")
+    return on_device and last.dtype in _DTYPES and dense(*tensors)
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:

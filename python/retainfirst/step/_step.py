@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from retainfirst.combiners import Combiner, Sum, check_pairs, resolve_scheduled
 from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 from retainfirst.schedule import Weight, weight_at
+from retainfirst.step._guard import Guard, check_every
 from retainfirst.step._named import by_name
 from retainfirst.step._offload import Offload
 from retainfirst.step._retain_average import RetainAverage
@@ -106,6 +108,7 @@ class TwoTaskStep:
         self._offload = Offload() if offload == "cpu" else None
         self._stream = stream
         self._retain_average: RetainAverage | None = None
+        self._guard: Guard | None = None
         self._combiner: Combiner = chosen
         self.combiner = chosen
         self._where = _selection(where)
@@ -184,6 +187,9 @@ class TwoTaskStep:
         _scale(forget, forget_scale)
         _scale(retain, retain_scale)
         self._set_weights()
+        guard = self._guard if self._guard is not None and not self._guard.removed else None
+        if guard is not None and not streaming:
+            guard.begin(self._engine, self._moved(), self.steps + 1)
         left = (forget.keys() | retain.keys()).difference(done)
         trained, others = self._split(name for name in self._engine.parameters if name in left)
         geometry = self._combine_(self.combiner, trained, forget, retain)
@@ -195,8 +201,57 @@ class TwoTaskStep:
         if self.check_finite:
             _check_finite(geometry.all_reduce(), trained)
         self._engine.write(retain)
+        if guard is not None:
+            guard.finish()
         self.steps += 1
         return geometry
+
+    def guard(self, optimizer: Optimizer, *, enforce: bool = False, every: int = 1) -> Guard:
+        """Watch the optimiser's steps: where the parameters move, and with ``enforce`` that they do not move against retention.
+
+        The combiner's promises hold for the update; the optimiser turns it into another direction (:class:`Guard`).
+
+        Args:
+            optimizer: Any ``torch.optim.Optimizer`` that takes its gradients from ``.grad`` and moves all of the step's
+                parameters; what else it holds is left alone. It works with parameter groups, fused, foreach and compiled
+                optimisers, gradient clipping, and ``GradScaler`` (a step that it skips is none).
+            enforce: Put back every coordinate that works against the retain gradient (theorems T11 and T12).
+            every: Measure each step of which the number (from 1) is a multiple; 0: none. Other steps cost nothing, unless
+                ``enforce`` puts coordinates back.
+
+        Returns:
+            The guard: read ``guard.geometry`` after ``optimizer.step()``; take it off with ``guard.remove()``.
+
+        Raises:
+            RetainFirstError: The optimiser has a guard or does not hold all the step's parameters; LBFGS, whose step needs a
+                closure; a DeepSpeed engine, whose optimiser moves copies of the parameters; or ``every`` is no whole number.
+                Later, from ``optimizer.step()``: there was no ``combine()`` since the last step.
+
+        Example:
+            >>> model = torch.nn.Linear(2, 1)
+            >>> optimizer = torch.optim.AdamW(model.parameters())
+            >>> step = TwoTaskStep(model, "pcgrad")
+            >>> guard = step.guard(optimizer, enforce=True)
+            >>> with step.forget():
+            ...     (-model(torch.ones(4, 2)).square().mean()).backward()
+            >>> with step.retain():
+            ...     model(-torch.ones(4, 2)).square().mean().backward()
+            >>> _ = step.combine()
+            >>> optimizer.step()
+            >>> guard.geometry.opposes
+            False
+        """
+        if self._guard is not None and not self._guard.removed:
+            raise RetainFirstError("step.guard(): this step has a guard already; call remove() on that one first")
+        self._refuse_open("guard()")
+        guard = Guard(optimizer, enforce=enforce, every=check_every(every), to_host=self._offload is not None)
+        try:
+            guard.check_parameters(self._engine, self._moved())
+        except BaseException:
+            guard.remove()
+            raise
+        self._guard = guard
+        return guard
 
     def reset(self) -> None:
         """Discard the gradients of the current step."""
@@ -319,6 +374,8 @@ class TwoTaskStep:
             return None
 
         groups += [[name] for name in others]
+        if self._guard is not None and not self._guard.removed:
+            self._guard.begin(self._engine, self._moved(), self.steps + 1)
         self._streaming = Streaming(self._engine.parameters, groups, self._forget.gradients, combine)
         return self._streaming
 
@@ -331,6 +388,8 @@ class TwoTaskStep:
                 forget[name] = torch.zeros_like(retain[name])
         mine: tuple[list[Tensor], list[Tensor]] = [forget[name] for name in names], [retain[name] for name in names]
         pairs = check_pairs(combiner.name, names, *mine, same_device=self._offload is None)
+        if self._guard is not None and not self._guard.removed:
+            self._guard.keep(combiner, names, forget, retain)
         if combiner.average and self._retain_average:
             self._retain_average.replace(names, retain)
         return combiner.combine_named_(*pairs, combiner.group(names), self._engine.reduce)
@@ -347,6 +406,11 @@ class TwoTaskStep:
             mine = (self._trained is None or parameter in self._trained) and self._where(name, parameter)
             (trained if mine else others).append(name)
         return trained, others
+
+    def _moved(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that the optimiser changes."""
+        parameters = self._engine.parameters
+        return {n: p for n, p in parameters.items() if self._trained is None or p in self._trained}
 
     def _refuse_open(self, call: str) -> None:
         if self._open is not None:

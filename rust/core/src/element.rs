@@ -53,7 +53,7 @@ impl Wide for f64 {
 }
 
 /// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
-pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
+pub trait Element: Copy + Default + PartialOrd + Send + Sync + sealed::Sealed + 'static {
     /// The format in which element-wise combiners compute.
     #[doc(hidden)]
     type Wide: Wide;

@@ -185,16 +185,16 @@ impl Tensors {
     }
 }
 
-struct Memory {
-    start: usize,
-    end: usize,
-    is_written: bool,
-    name: &'static str,
-    i: usize,
+pub(crate) struct Memory {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) is_written: bool,
+    pub(crate) name: &'static str,
+    pub(crate) i: usize,
 }
 
 /// Returns the end of the tensor.
-fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResult<usize> {
+pub(crate) fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResult<usize> {
     if start == 0 {
         return Err(refuse(format!(
             "{name}[{i}]: null address for {length} elements; give tensor.data_ptr()"
@@ -213,7 +213,7 @@ fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResu
 }
 
 /// Forget tensors may overlap each other; a written tensor may overlap none.
-fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
+pub(crate) fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
     ranges.sort_by_key(|range| range.start);
     // The previous range with the largest end, and the previous written range with the largest end.
     let (mut furthest, mut furthest_written): (Option<&Memory>, Option<&Memory>) = (None, None);
@@ -221,7 +221,7 @@ fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
         let before = if range.is_written { furthest } else { furthest_written };
         if let Some(before) = before.filter(|before| before.end > range.start) {
             return Err(refuse(format!(
-                "{}[{}] overlaps {}[{}] in memory; a retain tensor is written and must be its own",
+                "{}[{}] overlaps {}[{}] in memory; a tensor that is written must have memory of its own",
                 before.name, before.i, range.name, range.i
             )));
         }
@@ -236,7 +236,7 @@ fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
 
 /// # Safety
 /// Like [`std::slice::from_raw_parts`], except that the address of an empty tensor is arbitrary.
-unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
+pub(crate) unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
     if length == 0 {
         return &[];
     }
@@ -246,7 +246,7 @@ unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
 
 /// # Safety
 /// Like [`std::slice::from_raw_parts_mut`], except that the address of an empty tensor is arbitrary.
-unsafe fn slice_mut<'a, T>(address: usize, length: usize) -> &'a mut [T] {
+pub(crate) unsafe fn slice_mut<'a, T>(address: usize, length: usize) -> &'a mut [T] {
     if length == 0 {
         return &mut [];
     }

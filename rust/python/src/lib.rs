@@ -8,6 +8,7 @@ mod baselines;
 mod errors;
 mod exact;
 mod exhaustive;
+mod guard;
 mod table;
 mod threads;
 
@@ -28,6 +29,8 @@ mod _rust {
     use crate::exact::{compare_cosines, dot, dot_sign};
     #[pymodule_export]
     use crate::exhaustive::exhaustive;
+    #[pymodule_export]
+    use crate::guard::guard_;
     #[pymodule_export]
     use crate::threads::{get_num_threads, set_num_threads};
 

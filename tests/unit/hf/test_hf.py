@@ -8,45 +8,22 @@ from importlib import metadata
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 import retainfirst as rf
 import tiny
 from retainfirst import objectives
-from retainfirst.data import EncodedSet, PairedCollator, PairedDataset
+from retainfirst.data import PairedCollator
 from retainfirst.geometry import FIELDS
 from retainfirst.hf import TwoTaskTrainer, TwoTaskTrainerMixin
+from tiny_trainer import InOrder, arguments, make_pairs
 
 ROWS = 5
-
-
-def make_pairs(rows):
-    def encoded(seed):
-        batch = tiny.tiny_batch((8,) * rows, seed=seed)
-        return EncodedSet([{key: value[i].tolist() for key, value in batch.items()} for i in range(rows)], name="tiny")
-
-    return PairedDataset(encoded(1), encoded(2))
 
 
 @pytest.fixture
 def pairs():
     return make_pairs(ROWS)
-
-
-def arguments(folder, **options):
-    defaults = {
-        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 1,
-        "max_grad_norm": 0.0, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
-        "disable_tqdm": True,
-    }  # fmt: skip
-    return TrainingArguments(output_dir=str(folder), **{**defaults, **options})
-
-
-class InOrder(TwoTaskTrainer):
-    """Takes the rows in order, so that a loop by hand can follow."""
-
-    def _get_train_sampler(self, *_):
-        return None
 
 
 def train(folder, pairs, model=None, kind=InOrder, **options):

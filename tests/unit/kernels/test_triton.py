@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from retainfirst.kernels import _backend, _dispatch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16)
 SIZES = (0, 1, 255, 256, 257, 511, 512, 513, 1300)
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
@@ -36,8 +36,9 @@ runs = pytest.mark.skipif(DEVICE.type == "cpu" and not INTERPRETED, reason="no G
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda" or INTERPRETED, reason="the other tests run in this process")
-def test_in_the_interpreter():
+def test_in_the_interpreter(request):
     command = [sys.executable, "-W", "ignore", "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__]
+    command += ["-m", request.config.option.markexpr, "--hypothesis-profile", settings.get_current_profile_name()]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
