@@ -62,7 +62,7 @@ test-memory: .venv/.built ## Run the unsafe code under valgrind, in two minutes
 
 test-oldest: .venv-oldest/.installed ## Run the trainer's tests on the oldest supported transformers
 	PYTHONPATH=.venv-oldest $(PYTEST) -p no:cacheprovider tests/unit/hf tests/unit/objectives tests/unit/data \
-	  tests/end_to_end/test_unlearn.py
+	  tests/end_to_end/unlearn
 
 # DeepSpeed on the CPU: nothing of it is compiled, and its other dependencies are not needed.
 .venv-deepspeed/.installed: .venv/.built

@@ -134,6 +134,13 @@ class QADataset:
         self.rows = [(row[question_key], row[answer_key]) for row in datasets.load_dataset(**hf_args)]
 
 
+def test_files_may_begin_with_a_byte_order_mark(flat_folder):
+    file = flat_folder / "forget_level1.json"
+    before = load_rows("forget_level1", str(flat_folder))
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load_rows("forget_level1", str(flat_folder)) == before
+
+
 @pytest.fixture
 def handlers():
     return _Registry({"PretrainingDataset": PretrainingDataset, "QADataset": QADataset}, _make_dataset)

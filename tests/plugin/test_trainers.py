@@ -144,6 +144,8 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha=0.0)
     assert trainer.alpha == 0
     assert 0 < trainer.combiner.alpha < 1e-20
+    scheduled = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha="1:0:2")
+    assert scheduled.combiner.alpha == 1
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,16 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
             "layerwise",
         ),
         ("RetainFirstGradDiff", {"alpha": -1.0}, "alpha must be a finite number above 0, not -1.0"),
+        (
+            "RetainFirstGradDiff",
+            {"gamma": "1:-1:10"},
+            r"trainer\.method_args\.gamma: .*gamma must be a finite number at least 0, not -1\.0, as Linear",
+        ),
+        (
+            "RetainFirstGradDiff",
+            {"alpha": "1:-1:10"},
+            r"trainer\.method_args\.alpha: .*alpha must be a finite number above 0",
+        ),
         ("RetainFirstGradDiff", {"alpha": "0.5"}, "trainer.method_args.alpha: '0.5' is not a number"),
         ("RetainFirstGradDiff", {"gamma": None}, "trainer.method_args.gamma: None is not a number"),
         ("RetainFirstGradDiff", {"combiner_options": {"alpha": 3.0}}, "set alpha by trainer.method_args.alpha"),

@@ -157,7 +157,7 @@ def _number(folder: Path) -> int:
 
 def _read(file: Path) -> list[Row]:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise RetainFirstError(f"RWKU: there is no {file}, though its folder is there; add the file") from error
     except (OSError, ValueError) as error:

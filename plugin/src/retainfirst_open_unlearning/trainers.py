@@ -12,10 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from retainfirst.combiners import Combiner, combiner_options, make_combiner
+from retainfirst.combiners import Combiner, check_schedule, combiner_options, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
-from retainfirst.schedule import Weight, parse_weight, weight_at
+from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, split_class
@@ -98,6 +98,8 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         if self._weights[0] == SMALLEST_WEIGHT:
             _logger.warning("alpha is 0: the combiner sees the retain gradient, but does not add it")
         self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
+        for name, schedule in self._schedules.items():
+            _check_schedule(self.combiner, name, schedule)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
@@ -182,6 +184,15 @@ def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | No
 def _schedule(name: str, text: str) -> Weight:
     try:
         return parse_weight(text)
+    except RetainFirstError as error:
+        raise RetainFirstError(f"trainer.method_args.{name}: {error}") from None
+
+
+def _check_schedule(combiner: Combiner, name: str, schedule: Weight) -> None:
+    if name == "alpha" and isinstance(schedule, Linear):  # the framework's alpha may be 0
+        schedule = Linear(schedule.start or SMALLEST_WEIGHT, schedule.end or SMALLEST_WEIGHT, schedule.steps)
+    try:
+        check_schedule(combiner, name, schedule)
     except RetainFirstError as error:
         raise RetainFirstError(f"trainer.method_args.{name}: {error}") from None
 

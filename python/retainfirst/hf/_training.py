@@ -10,13 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from retainfirst.combiners import Combiner, resolve
+from retainfirst.combiners import Combiner, resolve, resolve_scheduled
 from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
-from retainfirst.hf._arguments import refuse_arguments
+from retainfirst.hf._arguments import refuse_arguments, refuse_split_model
 from retainfirst.hf._guard import GuardMode, TrainerGuard
-from retainfirst.schedule import weight_at
 from retainfirst.step import TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
@@ -59,8 +58,9 @@ class TwoTaskTraining:
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones), before there are
-            two gradients; FSDP without ``use_orig_params``; DeepSpeed without ZeRO, with offloading or with a guard; or an
-            argument that would have no effect (:data:`retainfirst.hf._arguments.REFUSED`).
+            two gradients; FSDP without ``use_orig_params``; DeepSpeed without ZeRO, with offloading or with a guard; an argument
+            that would have no effect (:data:`retainfirst.hf._arguments.REFUSED`); or a model split by tensor parallelism or by
+            SageMaker.
     """
 
     def __init__(
@@ -76,10 +76,7 @@ class TwoTaskTraining:
     ) -> None:
         self._two_task_step: TwoTaskStep | None = None
         self._step_state: dict[str, Any] = {}
-        options = dict(combiner_options or {})
-        self._schedule = {name: options[name] for name in ("alpha", "gamma") if callable(options.get(name))}
-        at_first = {name: weight_at(weight, 0) for name, weight in self._schedule.items()}
-        self.combiner = resolve(combiner, **options | at_first)
+        self.combiner, self._schedule = resolve_scheduled(combiner, **(combiner_options or {}))
         check_memory_options(self.combiner, offload, stream)
         self._step_options: dict[str, Any] = {"offload": offload, "stream": stream, "where": where}
         self._guard = TrainerGuard(guard)
@@ -91,6 +88,7 @@ class TwoTaskTraining:
                 ' gradient_accumulation_steps=1, or use offload="cpu" to save memory'
             )
         refuse_arguments(type(self).__name__, me.args, kwargs, me.accelerator.num_processes)
+        refuse_split_model(type(self).__name__, me.model)
         fsdp = getattr(me.accelerator.state, "fsdp_plugin", None)
         if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
             raise RetainFirstError(
@@ -192,6 +190,11 @@ class TwoTaskTraining:
         with torch.no_grad(), me.compute_loss_context_manager():
             forget_loss, retain_loss = (compute(model, inputs) for compute in self.task_losses())
         return (self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss).mean(), None, None
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Count both halves of a pair as the trainer counts a batch."""
+        count: Any = super().floating_point_ops  # type: ignore[misc]
+        return int(sum(map(count, (inputs["forget"], inputs["retain"]))) if "forget" in inputs else count(inputs))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the geometry to a training log."""
@@ -323,9 +326,9 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
 def _empty_cache(device: torch.device) -> None:
     """Free cached memory between the forward and the backward pass, as the trainer does for ``torch_empty_cache_steps``."""
-    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
-    if empty is not None:
-        empty()
+    backend = getattr(torch, device.type, None)
+    for name in ("empty_cache", "clear_graph_cache"):  # the second of mps only
+        getattr(backend, name, lambda: None)()
 
 
 def _state_file(folder: str, process: int) -> Path:

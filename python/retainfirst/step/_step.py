@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from retainfirst.combiners import Combiner, Sum, check_pairs, resolve
+from retainfirst.combiners import Combiner, Sum, check_pairs, resolve_scheduled
 from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
@@ -52,7 +52,8 @@ class TwoTaskStep:
         where: Combine only these parameters by the combiner: a regular expression that is searched in the names, or a function
             of a name and a parameter. The others get the weighted sum ``alpha r + gamma f`` and do not count in the geometry.
         alpha: Weight of retain: a number (only with a combiner's name), or a function from the number of finished steps to a
-            number, evaluated at each :meth:`combine` (:mod:`retainfirst.schedule`).
+            number, evaluated at each :meth:`combine` (:mod:`retainfirst.schedule`). One that leaves the weight's range is refused
+            here, as far as its end is known.
         gamma: Weight of forget, likewise.
         offload: ``"cpu"``: the gradients of the idle task wait in host memory (pinned, for a GPU), and come back in parts, of
             16 MiB or one parameter, to be combined. The device then holds no gradient set beyond plain training's. Each step
@@ -100,9 +101,7 @@ class TwoTaskStep:
         **options: Any,
     ) -> None:
         weights = {name: weight for name, weight in (("alpha", alpha), ("gamma", gamma)) if weight is not None}
-        self._schedule = {name: weight for name, weight in weights.items() if callable(weight)}
-        options |= {name: weight for name, weight in weights.items() if name not in self._schedule}
-        chosen = resolve(combiner, **options)
+        chosen, self._schedule = resolve_scheduled(combiner, **options, **weights)
         self.steps = 0
         check_memory_options(chosen, offload, stream)
         self.check_finite = check_finite
@@ -112,7 +111,6 @@ class TwoTaskStep:
         self._guard: Guard | None = None
         self._combiner: Combiner = chosen
         self.combiner = chosen
-        self._set_weights()
         self._where = _selection(where)
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else by_name(model)

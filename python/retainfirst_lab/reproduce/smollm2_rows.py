@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from retainfirst.data._files import file_rows
 from retainfirst.errors import RetainFirstError, require
 
 __all__ = ["CHOICES", "Row", "fewer_choices", "read_rows", "shortest", "unknown"]
@@ -33,14 +33,14 @@ def read_rows(name: str, data_dir: Path | None) -> list[Row]:
         data_dir: The folder of the local files, or the parent of their folders ``tofu`` and ``arc_easy``; None: the hub.
 
     Raises:
-        RetainFirstError: The file is absent, or the hub is unreachable.
+        RetainFirstError: The file is absent or damaged, or the hub is unreachable.
     """
     if data_dir is not None:
         folders = [data_dir, data_dir / "tofu", data_dir / "arc_easy"]
         found = [folder / f"{name}.jsonl" for folder in folders if (folder / f"{name}.jsonl").is_file()]
         if not found:
             raise RetainFirstError(f"Data folder {data_dir} has no {name}.jsonl, nor has tofu or arc_easy in it.")
-        return [json.loads(line) for line in found[0].read_text(encoding="utf-8").splitlines()]
+        return [row for _, row in file_rows(found[0])]
     repository, configuration, split = _FILES[name]
     datasets = require("datasets", "hf")
     try:
