@@ -50,7 +50,8 @@ def implant_rows(
         max_length: Rows are cut to so many tokens.
         seed: Of the order of the rows.
         chat_template: For questions and messages: ``"auto"``, ``"always"`` or ``"never"``.
-        checkpoint: A file that every epoch is saved to; an interrupted call resumes from it. It is removed at the end.
+        checkpoint: A file that every epoch is saved to; an interrupted call resumes from it. It is removed at the end. One of
+            another model, other rows or other settings is not used.
         progress: Show a progress bar on standard error.
 
     Returns:
@@ -79,7 +80,7 @@ def implant_rows(
     from retainfirst.data import collate, encode_rows, pad_token_id, read_rows
     from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
     from retainfirst.objectives import nll
-    from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
+    from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint, training_key
 
     tokenizer = load_tokenizer(str(model))
     padding = pad_token_id(tokenizer)
@@ -96,7 +97,8 @@ def implant_rows(
         optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 1.0) * (1 - step / steps)
     )
     losses: list[float] = []
-    if found := load_checkpoint(checkpoint, network, optimizer):
+    key = training_key(network, [rows, epochs, learning_rate, batch_size, seed])
+    if found := load_checkpoint(checkpoint, network, optimizer, key):
         losses = found["losses"]
         schedule.load_state_dict(found["schedule"])
         order.set_state(found["order"])
@@ -118,7 +120,7 @@ def implant_rows(
             losses.append(total / len(rows))
             if checkpoint is not None:
                 state = {"losses": losses, "schedule": schedule.state_dict(), "order": order.get_state()}
-                save_checkpoint(checkpoint, network, optimizer, state)
+                save_checkpoint(checkpoint, network, optimizer, state, key)
     with whole_folder(target) as draft:
         network.eval().save_pretrained(draft)
         keep_rope_theta(draft)

@@ -105,3 +105,23 @@ def test_teaching_resumes_from_its_checkpoint(tiny_model_dir, rows, tmp_path, mo
     assert not (tmp_path / "state.pt").exists()
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_checkpoint_of_another_training_is_not_used(tiny_model_dir, rows, tmp_path, monkeypatch, caplog):
+    from retainfirst_lab import checkpoint
+
+    options = {"epochs": 2, "batch_size": 1, "learning_rate": 1e-2}
+    whole = implant_rows(tiny_model_dir, rows[:1], tmp_path / "whole", **options)
+    save = checkpoint.save_checkpoint
+
+    def interrupt(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        implant_rows(tiny_model_dir, rows, tmp_path / "out", checkpoint=tmp_path / "state.pt", **options)
+    monkeypatch.undo()
+    found = implant_rows(tiny_model_dir, rows[:1], tmp_path / "out", checkpoint=tmp_path / "state.pt", **options)
+    assert found == whole
+    assert "state.pt is a checkpoint of another training; this one begins anew" in caplog.text
