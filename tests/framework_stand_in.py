@@ -11,6 +11,7 @@ from types import ModuleType
 
 import torch
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
 
 KEYS = ("input_ids", "attention_mask", "labels")
 
@@ -246,6 +247,20 @@ ODD_LATER = {
 """Trainers whose loss is the sum at the first batch, and is refused at the second step."""
 
 ODD_TRAINERS = [_odd(name, combine) for name, (_, combine) in (ODD | ODD_LATER).items()]
+
+
+class TwoDevices(torch.nn.Module):
+    """Does as torch's DataParallel with two GPUs: halves the batch, and gathers logits by rows and losses into a vector."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, **batch):
+        halves = [{key: value.chunk(2)[i] for key, value in batch.items()} for i in range(2)]
+        outputs = [self.module(**half) for half in halves]
+        gathered = {"logits": torch.cat([one.logits for one in outputs])}
+        return CausalLMOutput(loss=torch.stack([one.loss for one in outputs]), **gathered)
 
 
 def install(monkeypatch) -> ModuleType:

@@ -20,6 +20,8 @@ import torch
 import transformers
 from hydra import compose, initialize_config_dir
 
+from framework_stand_in import TwoDevices
+
 HOME, WORKSPACE, ANSWER = (Path(argument) for argument in sys.argv[1:4])
 sys.path.insert(0, str(HOME / "src"))
 framework, data, models, utils = map(importlib.import_module, ("trainer", "data", "model", "trainer.utils"))
@@ -135,6 +137,12 @@ def sum_beside_own(method: str, setting: str) -> dict:
         # transformers 4.51 leaves the mean over microbatches to trainers of models that know num_items_in_batch.
         "undivided": getattr(own, "model_accepts_loss_kwargs", False) and not hasattr(own, "current_gradient_accumulation_steps"),
     }  # fmt: skip
+
+
+def on_two_gpus(method: str) -> dict:
+    """Do the same with one process and two GPUs, which is DataParallel."""
+    torch.nn.DataParallel, transformers.TrainingArguments.n_gpu = TwoDevices, 2
+    return sum_beside_own(method, "plain")
 
 
 def preferences(update: str) -> dict:

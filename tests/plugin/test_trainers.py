@@ -319,6 +319,24 @@ def test_where_is_passed_to_the_step(registry, tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize("name", SPLITTABLE)
+def test_several_gpus_in_one_process(registry, name, tmp_path, monkeypatch, caplog):
+    """Rows have equal lengths, so that the mean over two devices is that over all rows."""
+    one = make(registry, PREFIX + name, tmp_path / "one", training={"per_device_train_batch_size": 4})
+    one.train()
+    monkeypatch.setattr(torch.nn, "DataParallel", framework.TwoDevices)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
+    with caplog.at_level("INFO"):
+        two = make(registry, PREFIX + name, tmp_path / "two")
+    assert "a step takes 8 pairs: 2 a device, 2 devices, 2 microbatches. One process with 2 GPUs" in caplog.text
+    two.train()
+    assert isinstance(two.model_wrapped, framework.TwoDevices)
+    if issubclass(framework.__dict__[name], framework.Referenced):
+        return  # this stand-in's loss is a function of the mean over the rows of a device
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2 * 0.1 * 1e-5)
+
+
 class Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
         pairs = Pairs()

@@ -98,6 +98,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         if self._weights[0] == SMALLEST_WEIGHT:
             _logger.warning("alpha is 0: the combiner sees the retain gradient, but does not add it")
         self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
+        _say_batch(getattr(self, "args"))  # noqa: B009
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
@@ -201,6 +202,23 @@ def _check_data(dataset: Any) -> None:
             raise RetainFirstError(
                 f"the training data have no {part!r} part; set data.{part} to a data set of the framework, and data.anchor"
             )
+
+
+def _say_batch(args: Any) -> None:
+    """Log how many pairs a step takes. With several GPUs and one process that is easily more than was meant."""
+    if args.process_index:
+        return
+    gpus, processes, accumulated = max(1, args.n_gpu), args.world_size, args.gradient_accumulation_steps
+    factors = f"{args.per_device_train_batch_size} a device, {gpus * processes} devices, {accumulated} microbatches"
+    text = f"a step takes {args.train_batch_size * processes * accumulated} pairs: {factors}"
+    if gpus == 1:
+        _logger.info(text)
+    else:
+        _logger.warning(
+            "%s. One process with %d GPUs uses DataParallel: start one process for each GPU with accelerate launch or torchrun, or"
+            " name one GPU with CUDA_VISIBLE_DEVICES",
+            text, gpus,
+        )  # fmt: skip
 
 
 def _parameters(function: Any) -> set[str]:
