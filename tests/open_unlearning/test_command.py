@@ -56,6 +56,24 @@ def test_every_scope(framework, tmp_path):
     assert all(len(logs(tmp_path / scope)) == 2 for scope in ("tensor", "module", "block", "global"))
 
 
+def test_the_documented_sweep_leaves_one_model_for_each_job(framework, tmp_path):
+    """With task_name in the output folder, as in the framework's own paths; without the combiner in it, a job is refused."""
+    output = tmp_path / "${task_name}"
+    combiners = "trainer.method_args.combiner=sum,sago"
+    done = framework.train(
+        "RetainFirstNPO", output, combiners, "task_name=npo_${trainer.method_args.combiner}", sweep=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = [load_file(tmp_path / f"npo_{name}" / "model.safetensors") for name in ("sum", "sago")]
+    assert any(not ends[0][name].equal(ends[1][name]) for name in ends[0])
+    done = framework.train("RetainFirstNPO", output, combiners, "task_name=npo", sweep=True)
+    assert done.returncode != 0
+    assert "job 1 of this sweep would replace the model of job 0 in" in done.stderr
+    done = framework.train("RetainFirstNPO", output, "task_name=npo")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "has the model of an earlier run, which this run replaces" in done.stdout + done.stderr
+
+
 OPTIONS = {
     "pcgrad": ["trainer.method_args.combiner_options={round_toward_retain: true, scope: block}"],
     "gru": ["+trainer.method_args.combiner_options.average=0.9"],

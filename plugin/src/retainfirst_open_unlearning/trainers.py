@@ -17,6 +17,7 @@ from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.schedule import Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
+from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, split_class
 
@@ -98,7 +99,10 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         if self._weights[0] == SMALLEST_WEIGHT:
             _logger.warning("alpha is 0: the combiner sees the retain gradient, but does not add it")
         self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
-        _say_batch(getattr(self, "args"))  # noqa: B009
+        arguments: Any = getattr(self, "args")  # noqa: B009
+        if not arguments.process_index:
+            check_output(arguments.output_dir)
+            _say_batch(arguments)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
@@ -206,8 +210,6 @@ def _check_data(dataset: Any) -> None:
 
 def _say_batch(args: Any) -> None:
     """Log how many pairs a step takes. With several GPUs and one process that is easily more than was meant."""
-    if args.process_index:
-        return
     gpus, processes, accumulated = max(1, args.n_gpu), args.world_size, args.gradient_accumulation_steps
     factors = f"{args.per_device_train_batch_size} a device, {gpus * processes} devices, {accumulated} microbatches"
     text = f"a step takes {args.train_batch_size * processes * accumulated} pairs: {factors}"
@@ -215,7 +217,7 @@ def _say_batch(args: Any) -> None:
         _logger.info(text)
     else:
         _logger.warning(
-            "%s. One process with %d GPUs uses DataParallel: start one process for each GPU with accelerate launch or torchrun, or"
+            "%s. One process with %d GPUs uses DataParallel: start one process for each GPU by accelerate launch or torchrun, or"
             " name one GPU with CUDA_VISIBLE_DEVICES",
             text, gpus,
         )  # fmt: skip
