@@ -197,6 +197,14 @@ class ThreeDual(Dual):
         return self.final_loss_value([forget_loss, retain_loss, _distance(self, model)])
 
 
+class DualOfThree(Dual):
+    """Has a third preference."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.preferences.append(1.0)
+
+
 def _distance(trainer, model):
     """Return the squared distance from the starting weights; it is 0 at the first batch, and so is its gradient."""
     if not hasattr(trainer, "start"):
@@ -268,7 +276,7 @@ def install(monkeypatch) -> ModuleType:
     module = ModuleType("trainer")
     classes = [
         Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, Renamed, Extended, Helped, Overridden, ByRow, Logger,
-        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, *ODD_TRAINERS,
+        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, DualOfThree, *ODD_TRAINERS,
     ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}
     monkeypatch.setitem(sys.modules, "trainer", module)

@@ -6,10 +6,11 @@ import json
 import math
 import shutil
 import subprocess
+from pathlib import Path
 
 import commands
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import strangers
 from rwku_files import write_by_subject
@@ -133,6 +134,7 @@ def test_evaluation_during_training_and_checkpoints(framework, tmp_path):
         "trainer.args.do_eval=true", "trainer.args.eval_on_start=true", "trainer.args.eval_strategy=epoch",
         "++trainer.args.max_steps=-1", "trainer.args.num_train_epochs=2", "trainer.args.save_strategy=epoch",
         "eval=retainfirst_rwku", "~eval.tofu", f"eval.rwku.path={tmp_path}/rwku",
+        "++trainer.args.metric_for_best_model=forget_rouge", "++trainer.args.greater_is_better=false",
     )  # fmt: skip
     done = framework.train("RetainFirstGradDiff", tmp_path / "out", *more)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -141,6 +143,33 @@ def test_evaluation_during_training_and_checkpoints(framework, tmp_path):
     for step in (3, 6):
         assert (tmp_path / "out" / f"checkpoint-{step}" / "model.safetensors").is_file()
     assert len(logs(tmp_path / "out")) == 6
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert Path(state["best_model_checkpoint"]).parent == tmp_path / "out"
+    done = framework.train("GradDiff", tmp_path / "own", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_evaluation_of_two_models_with_one_task_name(framework, tmp_path):
+    """By the framework's own command on a CPU; the second model's answers are not those of the first."""
+    write_by_subject(tmp_path / "rwku")
+    other = tmp_path / "other"
+    shutil.copytree(framework.workspace / "model", other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: -one for name, one in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    found = []
+    for model in (framework.workspace / "model", other, other):
+        done = framework.call(
+            "src/eval.py", "--config-name=eval.yaml", "eval=retainfirst_rwku", "task_name=same",
+            "model.model_args.device_map=cpu", f"eval.rwku.path={tmp_path}/rwku",
+            f"paths.output_dir={tmp_path}/out", "eval.rwku.batch_size=2",
+            f"model.model_args.pretrained_model_name_or_path={model}", "model.model_args.attn_implementation=sdpa",
+            f"model.tokenizer_args.pretrained_model_name_or_path={model}", "model.model_args.torch_dtype=float32",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        logs_of = json.loads((tmp_path / "out" / "RWKU_EVAL.json").read_text())
+        found.append([row["generation"] for row in logs_of["forget_level2_rouge"]["value_by_index"].values()])
+    assert found[0] != found[1] == found[2]
+    assert "already, of the same model" in done.stdout + done.stderr
 
 
 LAUNCHERS = {

@@ -196,6 +196,7 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
         ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
         ("RetainFirstFinetuneTrainer", {}, "RetainFirstFinetuneTrainer: .*not an unlearning trainer"),
         ("RetainFirstLogger", {}, "Logger has a training_step of its own .Logger.training_step."),
+        ("RetainFirstDualOfThree", {}, "RetainFirstDualOfThree: the trainer weighs 3 losses by its preferences"),
         ("RetainFirstLoggerByInstance", {}, "RetainFirstLoggerByInstance: .*training_step of its own"),
     ],
 )
@@ -311,6 +312,27 @@ def test_a_weight_that_moves_linearly(registry, tmp_path):
     assert list(dict.fromkeys(seen)) == [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)]
     with pytest.raises(RetainFirstError, match=r"trainer\.method_args\.gamma: '1:0' is no weight"):
         make(registry, "RetainFirstGradDiff", tmp_path, gamma="1:0")
+
+
+@pytest.mark.parametrize("metric", ["rouge", "eval_rouge"])
+def test_the_best_model_by_a_result_of_the_frameworks_evaluators(registry, metric, tmp_path, monkeypatch):
+    """They return plain names, and transformers looks for ``eval_<name>``."""
+    monkeypatch.setattr(framework.FinetuneTrainer, "evaluate", lambda self, *_, **__: {"rouge": self.state.global_step})
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_only_model": True,
+    }
+    training = {**saving, "metric_for_best_model": metric, "greater_is_better": False}
+    trainer = make(
+        registry, "RetainFirstGradDiff", tmp_path, training=training, eval_dataset="dummy"
+    )  # as in the framework
+    trainer.evaluators = {"rouge": None}
+    trainer.train()
+    assert trainer.state.best_metric == 1
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
 
 
 def test_where_is_passed_to_the_step(registry, tmp_path):

@@ -32,6 +32,7 @@ from torch import nn
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
 from retainfirst.files import write_json
 from retainfirst.weights import weights_digest
+from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.rwku_data import HUB, PROBES, Row, instruction, load_rows, wants_cue
 
 __all__ = ["RWKUEvaluator", "make_evaluator"]
@@ -148,7 +149,8 @@ class RWKUEvaluator:
 
         Returns:
             ``<set>_rouge``, the mean over the probes of a set; ``<set>_rouge/<subject>``; and ``forget_rouge`` and
-            ``neighbor_rouge``, the mean over their levels, each level with the same weight.
+            ``neighbor_rouge``, the mean over their levels, each level with the same weight. All but those of single subjects
+            are there once more as ``eval_...``, for ``trainer.args.metric_for_best_model``.
 
         Raises:
             RetainFirstError: There is no tokenizer or no chat template, or the folder has a file that cannot be read.
@@ -189,7 +191,7 @@ class RWKUEvaluator:
             model.train(was_training)
         summary = self.summarize(logs)
         _write(folder / "RWKU_SUMMARY.json", summary)
-        return summary
+        return with_prefix({name: value for name, value in summary.items() if "/" not in name}) | summary
 
     def summarize(self, logs: Logs) -> dict[str, float]:
         """Return the summary of an evaluation; see :meth:`evaluate`."""

@@ -166,6 +166,14 @@ class PreferenceLoss(SplitLoss):
     preferences: list[float]
     _losses: tuple[Tensor, ...] = ()  # the forget loss
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if len(self.preferences) != 2:
+            raise RetainFirstError(
+                f"{type(self).__name__}: the trainer weighs {len(self.preferences)} losses by its preferences; two gradients are"
+                " combined, so there must be a forget and a retain loss, and no other. Add a third loss to one of them"
+            )
+
     def _current_weights(self) -> tuple[float, float]:
         return 1.0, 1.0
 

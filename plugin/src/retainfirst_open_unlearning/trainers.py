@@ -17,6 +17,7 @@ from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.schedule import Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
+from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, split_class
@@ -114,6 +115,13 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         loss = super().training_step(*args, **kwargs)
         self.check_last_batch()
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as the framework does; ``trainer.args.metric_for_best_model`` can name each result of its evaluators."""
+        metrics = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        if not getattr(self, "evaluators", None) or not isinstance(metrics, Mapping):
+            return metrics
+        return with_prefix(metrics, kwargs.get("metric_key_prefix", "eval"))
 
     def _current_weights(self) -> tuple[float, float]:
         me: Any = self
