@@ -75,6 +75,49 @@ def test_the_documented_sweep_leaves_one_model_for_each_job(framework, tmp_path)
     assert "has the model of an earlier run, which this run replaces" in done.stdout + done.stderr
 
 
+WORKERS = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=10"]}
+
+
+@pytest.mark.parametrize("launcher", WORKERS)
+def test_launchers_that_start_fresh_workers(framework, launcher, tmp_path):
+    if framework.call("-c", f"import hydra_plugins.hydra_{launcher.split('_')[0]}_launcher").returncode:
+        pytest.skip(f"the framework's environment has no hydra-{launcher.split('_')[0]}-launcher")
+    done = framework.train(
+        "RetainFirstNPO", tmp_path / "${trainer.method_args.combiner}", "trainer.method_args.combiner=sum,sago",
+        f"hydra/launcher={launcher}", *WORKERS[launcher], sweep=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all((tmp_path / name / "model.safetensors").is_file() for name in ("sum", "sago"))
+
+
+DRIVER = """
+import sys
+import hydra
+sys.path.append("{home}/src")
+@hydra.main(version_base=None, config_path="{home}/configs", config_name="unlearn.yaml")
+def main(config):
+    from trainer import load_trainer
+    from data import get_data, get_collators
+    from model import get_model
+    model, tokenizer = get_model(config.model)
+    sets = get_data(config.data, mode=config.mode, tokenizer=tokenizer, template_args=config.model.template_args)
+    collator = get_collators(config.collator, tokenizer=tokenizer)
+    trainer, args = load_trainer(config.trainer, model=model, train_dataset=sets["train"], eval_dataset="dummy",
+                                 tokenizer=tokenizer, data_collator=collator, template_args=None)
+    trainer.train()
+    trainer.save_model(args.output_dir)
+main()
+"""
+
+
+def test_a_driver_that_imports_the_framework_after_hydra_has_started(framework, tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER.format(home=framework.home))
+    overrides = commands.overrides("RetainFirstNPO", framework.workspace, tmp_path / "out", framework.transformers)
+    done = framework.call(str(tmp_path / "driver.py"), *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
 OPTIONS = {
     "pcgrad": ["trainer.method_args.combiner_options={round_toward_retain: true, scope: block}"],
     "gru": ["+trainer.method_args.combiner_options.average=0.9"],

@@ -31,7 +31,7 @@ SMALLEST_WEIGHT = 1e-30
 gradient, but adds so little of it that rounding removes it."""
 
 
-def make_trainer(name: str, registry: dict[str, Any]) -> type:
+def make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     """Make the class ``RetainFirst<X>`` from the framework's ``<X>``.
 
     Args:
@@ -42,17 +42,17 @@ def make_trainer(name: str, registry: dict[str, Any]) -> type:
         RetainFirstError: The framework has no ``<X>``, or ``<X>`` cannot work with two gradients; the text says why.
     """
     wanted = name.removeprefix(PREFIX)
-    own = {key: value for key, value in registry.items() if not key.startswith(PREFIX)}
-    if wanted not in own:
+    base = registry.get(wanted)  # a fork's registry may load a trainer when it is looked up
+    if not isinstance(base, type):
+        own = [key for key in registry if not key.startswith(PREFIX)]
         raise RetainFirstError(f"{name}: open-unlearning has no trainer {wanted!r}. {did_you_mean(wanted, own)}")
-    base = own[wanted]
     try:
         split = split_class(base)
     except RetainFirstError as error:
         raise RetainFirstError(f"{name}: {error}") from None
     bases = [RetainFirstTraining, base] if split is SplitLoss else [split, RetainFirstTraining, base]
     if not hasattr(base, "compute_retain_loss"):
-        bases.append(own["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
+        bases.append(registry["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
     bases.append(_LastConstructor)
     return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
 
