@@ -17,6 +17,7 @@ __all__ = ["PREFIX", "extend", "register"]
 PREFIX = "RetainFirst"
 """Our name for a trainer is this prefix and the framework's name."""
 
+_DATA = "retainfirst_open_unlearning.data"
 _HANDLER = re.compile(r"^handler:\s*['\"]?(\w+)", re.MULTILINE)
 _NOT_UNLEARNING = ("Trainer", "FinetuneTrainer")
 
@@ -51,6 +52,11 @@ def extend(module: Any) -> None:
         entries = getattr(module, registry, None)
         if isinstance(entries, MutableMapping) and not isinstance(entries, _Registry):
             setattr(module, registry, _Registry(entries, make))
+    pairs = getattr(module, "ForgetRetainDataset", None)
+    if isinstance(pairs, type) and pairs.__module__ != _DATA:
+        from retainfirst_open_unlearning.data import make_pairs
+
+        module.ForgetRetainDataset = make_pairs(pairs)  # the framework takes this class from here, not from a registry
 
 
 class _Registry(MutableMapping[str, Any]):
@@ -123,13 +129,20 @@ def _make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
 
 
 def _make_dataset(name: str, registry: Mapping[str, Any]) -> type:
-    from retainfirst_open_unlearning.rwku_data import make_dataset
+    from retainfirst_open_unlearning.data import make_dataset
 
     return make_dataset(name, registry)
+
+
+def _make_collator(name: str, registry: Mapping[str, Any]) -> type:
+    from retainfirst_open_unlearning.data import make_collator
+
+    return make_collator(name, registry)
 
 
 _MAKERS: Mapping[str, Callable[[str, Mapping[str, Any]], Any]] = {
     "TRAINER_REGISTRY": _make_trainer,
     "EVALUATOR_REGISTRY": _make_evaluator,
     "DATASET_REGISTRY": _make_dataset,
+    "COLLATOR_REGISTRY": _make_collator,
 }
