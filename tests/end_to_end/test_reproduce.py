@@ -18,6 +18,7 @@ from retainfirst.files import write_json
 from retainfirst_lab.reproduce import QUICK, SmolTier, path, reproduce, workers
 from retainfirst_lab.reproduce.design import Cell, Sizes
 from retainfirst_lab.reproduce.path import run_cell
+from retainfirst_lab.reproduce.smollm2_rows import FILES
 from retainfirst_lab.reproduce.store import Store
 
 pytest.importorskip("lm_eval")
@@ -291,3 +292,17 @@ def test_a_folder_takes_more_seeds_but_no_other_sizes(finished, tmp_path):
     with pytest.raises(RetainFirstError, match="people was 6, is 7"):
         Store(finished, {**replace(SMALL, people=7).identity(), "versions": versions})
     assert SmolTier(minutes=20).identity() != SmolTier(minutes=150).identity()
+
+
+def test_a_folder_of_smollm2_is_of_one_model_and_one_set_of_rows(tmp_path):
+    for name in FILES:
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "a"}\n')
+    (tmp_path / "config.json").write_text("{}")
+    tier = SmolTier(model=str(tmp_path), data_dir=tmp_path)
+    before = tier.identity()
+    assert tier.identity() == before
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    after = tier.identity()
+    assert {key for key in after if before[key] != after[key]} == {"model_contents"}
+    (tmp_path / "test.jsonl").write_text('{"question": "b"}\n')
+    assert tier.identity()["data_contents"] != before["data_contents"]

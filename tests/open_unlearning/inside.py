@@ -19,6 +19,9 @@ import commands
 import torch
 import transformers
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from framework_stand_in import TwoDevices
 
 HOME, WORKSPACE, ANSWER = (Path(argument) for argument in sys.argv[1:4])
 sys.path.insert(0, str(HOME / "src"))
@@ -137,6 +140,12 @@ def sum_beside_own(method: str, setting: str) -> dict:
     }  # fmt: skip
 
 
+def on_two_gpus(method: str) -> dict:
+    """Do the same with one process and two GPUs, which is DataParallel."""
+    torch.nn.DataParallel, transformers.TrainingArguments.n_gpu = TwoDevices, 2
+    return sum_beside_own(method, "plain")
+
+
 def preferences(update: str) -> dict:
     """Return PDU's dual variable after each change, in the framework's trainer and in ours."""
     moves = {}
@@ -188,6 +197,36 @@ def beside_authors(method: str, strategy: str) -> dict:
     ours.train()
     ends = list(theirs.model.parameters())
     return {"difference": apart(ends, ours.model.parameters()), "moved": apart(ends, start)}
+
+
+def rows(side: str, rank: str) -> dict:
+    """Return batches of pairs of texts by a collator that pads on a side, as a process of that rank draws them.
+
+    The fork's handlers are asked for by the framework's names; in the framework itself these are ours.
+    """
+    text = WORKSPACE / "texts.txt"
+    text.write_text(
+        "".join(f"{index} {'is a number ' * (index % 5)}that ends<eos>, {index % 7}\n" for index in range(40))
+    )
+    prefix = "" if hasattr(data, "RWKUQADataset") else "RetainFirst"  # which only the fork has
+    ours = os.environ["OPEN_UNLEARNING_HOME"]
+    with initialize_config_dir(f"{ours}/configs", version_base=None):
+        compose("unlearn.yaml", ["task_name=t"])  # registers the plugin's names
+    tokenizer = models.get_tokenizer({"pretrained_model_name_or_path": str(WORKSPACE / "model")})
+    tokenizer.pad_token = tokenizer.eos_token  # as the framework does for a tokenizer without one
+    of_texts = {"path": "text", "data_files": str(text), "split": "train"}
+    config = {"handler": f"{prefix}PretrainingDataset", "args": {"hf_args": of_texts, "max_length": 16}}
+    collator = {"handler": f"{prefix}DataCollatorForSupervisedDataset", "args": {"padding_side": side}}
+    parts = OmegaConf.create({"anchor": "forget", "forget": {"texts": config}, "retain": {"texts": config}})
+    pairs = data.get_data(parts, mode="unlearn", tokenizer=tokenizer, template_args=None)["train"]
+    collate = data.get_collators(OmegaConf.create({"one": collator}), tokenizer=tokenizer)
+    utils.seed_everything(0)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=4, shuffle=True, collate_fn=collate)
+    return {
+        "batches": [
+            {task: {key: part.tolist() for key, part in one.items()} for task, one in batch.items()} for batch in loader
+        ]
+    }
 
 
 def later(wanted: str) -> dict:

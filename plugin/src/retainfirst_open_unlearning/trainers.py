@@ -17,6 +17,8 @@ from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
+from retainfirst_open_unlearning.metrics import with_prefix
+from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, split_class
 
@@ -29,7 +31,7 @@ SMALLEST_WEIGHT = 1e-30
 gradient, but adds so little of it that rounding removes it."""
 
 
-def make_trainer(name: str, registry: dict[str, Any]) -> type:
+def make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     """Make the class ``RetainFirst<X>`` from the framework's ``<X>``.
 
     Args:
@@ -40,17 +42,17 @@ def make_trainer(name: str, registry: dict[str, Any]) -> type:
         RetainFirstError: The framework has no ``<X>``, or ``<X>`` cannot work with two gradients; the text says why.
     """
     wanted = name.removeprefix(PREFIX)
-    own = {key: value for key, value in registry.items() if not key.startswith(PREFIX)}
-    if wanted not in own:
+    base = registry.get(wanted)  # a fork's registry may load a trainer when it is looked up
+    if not isinstance(base, type):
+        own = [key for key in registry if not key.startswith(PREFIX)]
         raise RetainFirstError(f"{name}: open-unlearning has no trainer {wanted!r}. {did_you_mean(wanted, own)}")
-    base = own[wanted]
     try:
         split = split_class(base)
     except RetainFirstError as error:
         raise RetainFirstError(f"{name}: {error}") from None
     bases = [RetainFirstTraining, base] if split is SplitLoss else [split, RetainFirstTraining, base]
     if not hasattr(base, "compute_retain_loss"):
-        bases.append(own["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
+        bases.append(registry["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
     bases.append(_LastConstructor)
     return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
 
@@ -100,6 +102,10 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
         for name, schedule in self._schedules.items():
             _check_schedule(self.combiner, name, schedule)
+        arguments: Any = getattr(self, "args")  # noqa: B009
+        if not arguments.process_index:
+            check_output(arguments.output_dir)
+            _say_batch(arguments)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
@@ -111,6 +117,13 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         loss = super().training_step(*args, **kwargs)
         self.check_last_batch()
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as the framework does; ``trainer.args.metric_for_best_model`` can name each result of its evaluators."""
+        metrics = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        if not getattr(self, "evaluators", None) or not isinstance(metrics, Mapping):
+            return metrics
+        return with_prefix(metrics, kwargs.get("metric_key_prefix", "eval"))
 
     def _current_weights(self) -> tuple[float, float]:
         me: Any = self
@@ -212,6 +225,21 @@ def _check_data(dataset: Any) -> None:
             raise RetainFirstError(
                 f"the training data have no {part!r} part; set data.{part} to a data set of the framework, and data.anchor"
             )
+
+
+def _say_batch(args: Any) -> None:
+    """Log how many pairs a step takes. With several GPUs and one process that is easily more than was meant."""
+    gpus, processes, accumulated = max(1, args.n_gpu), args.world_size, args.gradient_accumulation_steps
+    factors = f"{args.per_device_train_batch_size} a device, {gpus * processes} devices, {accumulated} microbatches"
+    text = f"a step takes {args.train_batch_size * processes * accumulated} pairs: {factors}"
+    if gpus == 1:
+        _logger.info(text)
+    else:
+        _logger.warning(
+            "%s. One process with %d GPUs uses DataParallel: start one process for each GPU by accelerate launch or torchrun, or"
+            " name one GPU with CUDA_VISIBLE_DEVICES",
+            text, gpus,
+        )  # fmt: skip
 
 
 def _parameters(function: Any) -> set[str]:

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from retainfirst.data import EncodedSet, collate
 from retainfirst.geometry import FIELDS
 from retainfirst.step import TwoTaskStep
-from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
+from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint, training_key
 from retainfirst_lab.reproduce.design import Cell, Sizes
 from retainfirst_lab.reproduce.losses import Loss, make_losses
 from retainfirst_lab.reproduce.relearning import relearn
@@ -56,7 +57,10 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
     ]
     step = TwoTaskStep(model, cell.combiner())
     optimizer = torch.optim.AdamW(model.parameters(), lr=cell.learning_rate, weight_decay=0.0)
-    progress = load_checkpoint(checkpoint, model, optimizer) or {
+    key = training_key(
+        model, [cell.as_dict(), asdict(replace(sizes, max_steps=0))]
+    )  # a longer path goes on from a shorter one
+    progress = load_checkpoint(checkpoint, model, optimizer, key) or {
         "path": [{"step": 0, "seconds": 0.0, **testbed.accuracies(model)}],
         "same_state": [],
     }
@@ -75,7 +79,7 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
         means = {name: fmean(entry[name] for entry in since) for name in since[0]}
         path.append({"step": number, "seconds": seconds, **testbed.accuracies(model), **means})
         if checkpoint is not None:
-            save_checkpoint(checkpoint, model, optimizer, progress)
+            save_checkpoint(checkpoint, model, optimizer, progress, key)
     judged = {"target": testbed.judged_target(), "end": testbed.judge(model)}
     return {**progress, "lm_eval": judged, "relearning": relearn(model, testbed, sizes, known)}
 

@@ -9,20 +9,21 @@ from typing import Any
 from retainfirst.data._files import file_rows
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["CHOICES", "Row", "fewer_choices", "read_rows", "shortest", "unknown"]
+__all__ = ["CHOICES", "FILES", "Row", "fewer_choices", "read_rows", "shortest", "unknown"]
 
 Row = dict[str, Any]
 
 CHOICES = 4
 
 _PORTION = 32
-_FILES = {
+FILES = {
     "forget10_perturbed": ("locuslab/TOFU", "forget10_perturbed", "train"),
     "retain_perturbed": ("locuslab/TOFU", "retain_perturbed", "train"),
     "real_authors_perturbed": ("locuslab/TOFU", "real_authors_perturbed", "train"),
     "world_facts_perturbed": ("locuslab/TOFU", "world_facts_perturbed", "train"),
     "test": ("allenai/ai2_arc", "ARC-Easy", "test"),
 }
+"""The data sets by the names of their local files: repository, configuration and split on the hub."""
 
 
 def read_rows(name: str, data_dir: Path | None) -> list[Row]:
@@ -41,7 +42,7 @@ def read_rows(name: str, data_dir: Path | None) -> list[Row]:
         if not found:
             raise RetainFirstError(f"Data folder {data_dir} has no {name}.jsonl, nor has tofu or arc_easy in it.")
         return [row for _, row in file_rows(found[0])]
-    repository, configuration, split = _FILES[name]
+    repository, configuration, split = FILES[name]
     datasets = require("datasets", "hf")
     try:
         return [dict(row) for row in datasets.load_dataset(repository, configuration, split=split)]

@@ -26,11 +26,15 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.files import refuse_existing, whole_folder
 from retainfirst.objectives import nll
 from retainfirst.unlearning._signals import on_interrupt
+from retainfirst.weights import weights_digest
 from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = ["implant_rows"]
 
 WARMUP_STEPS = 5
+
+# The settings, which a checkpoint holds, tell one training from another by name.
+_KEY = "implant"
 
 
 def implant_rows(
@@ -154,6 +158,7 @@ class _Teaching:
         )
         digest = hashlib.sha256(repr([row["input_ids"] + row["labels"] for row in rows]).encode()).hexdigest()
         self._settings = {
+            "model": weights_digest(network),
             "rows": digest,
             "epochs": epochs,
             "learning_rate": learning_rate,
@@ -189,7 +194,7 @@ class _Teaching:
         Raises:
             RetainFirstError: It is damaged, or of a training with other settings.
         """
-        found = load_checkpoint(checkpoint, self._network, self._optimizer)
+        found = load_checkpoint(checkpoint, self._network, self._optimizer, _KEY)
         if found is None:
             raise RetainFirstError(f"the checkpoint {checkpoint} is damaged; remove it and start again")
         settings = found.get("settings", {})
@@ -231,7 +236,7 @@ class _Teaching:
             "schedule": self._schedule.state_dict(),
             "order": order,
         }
-        save_checkpoint(checkpoint, self._network, self._optimizer, state)
+        save_checkpoint(checkpoint, self._network, self._optimizer, state, _KEY)
 
 
 def main(
