@@ -215,7 +215,10 @@ def test_without_hypothesis_it_says_what_to_install(monkeypatch):
 
 
 def test_statements_are_found_by_number():
-    assert [one.id for one in STATEMENTS] == ["T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "X1", "X2"]
+    about_updates = ["T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "X1", "X2"]
+    about_steps = ["T9", "T10", "T11", "T12", "X3", "X4"]
+    assert [one.id for one in STATEMENTS] == about_updates + about_steps
+    assert [one.id for one in STATEMENTS if one.runs] == about_steps
     assert statement("T5") is STATEMENTS[4]
     assert statement("t5") is STATEMENTS[4]
     for bad in ("T", "", None, 5):
