@@ -33,7 +33,7 @@ ABOUT_STEPS = (
     ),
     Statement(
         id="T10",
-        title="Optimisers without memory",
+        title="No coordinate of the step is opposed",
         words=(
             "Without weight decay, SAGO's step moves no coordinate against the retain gradient: at every step with SGD and "
             "RMSprop without momentum, Adagrad, Adadelta, Adafactor, Rprop, ASGD with lambd = 0, and Adam with beta1 = 0; at "

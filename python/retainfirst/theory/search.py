@@ -176,6 +176,8 @@ def _not_finite(case: Case, raw: bool) -> str | None:
     """Object to NaN from finite gradients, and to infinity unless raw bits, large weights or steps may overflow."""
     if not isinstance(case, StoredCase) or case.is_finite:
         return None
+    if isinstance(case, StepCase) and case.step.run.guard is not None and case.step.run.guard.reads == "retain":
+        return None  # this guard takes a step along any update
     # A projection's coefficient is about as large as |f| / |r|. Where it overflows float64, infinity is right.
     if case.pair.sums.retain_square > 0 and case.stretch > 1e300:
         return None
