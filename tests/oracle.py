@@ -1,4 +1,4 @@
-"""The combiners written out as their papers define them, with error bounds, comparison to the bit, and test gradients."""
+"""The combiners and the guard written out, with error bounds, comparison to the bit, and test gradients."""
 
 from __future__ import annotations
 
@@ -75,6 +75,18 @@ def exact_update(name: str, f: NDArray[Any], r: NDArray[Any], alpha: float, gamm
         return [c_r * y + c_f * x for x, y in zip(fs, rs, strict=True)]
     kept = Fraction() if name == "sago" else a
     return [a * y if x * y < 0 and name != "sum" else kept * y + g * x for x, y in zip(fs, rs, strict=True)]
+
+
+def guard(before: Tensor, after: Tensor, retain: Tensor) -> Tensor:
+    """The guarded step of T11: every coordinate that works against retain is back where it was, to the bit."""
+    against = ((after > before) & (retain > 0)) | ((after < before) & (retain < 0))
+    return torch.where(against, before, after)
+
+
+def guard_by_update(before: Tensor, after: Tensor, update: Tensor) -> Tensor:
+    """The guarded step of T12, for SAGO: the update stands for retain, and a zero of it puts every number back. NaN stays."""
+    zero = (update == 0) & ~after.isnan()
+    return torch.where(zero, before, guard(before, after, update))
 
 
 def reach(name: str, f_norm: Any, r_norm: Any, alpha: Any, gamma: Any) -> tuple[Any, Any]:

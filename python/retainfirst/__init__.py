@@ -1,6 +1,6 @@
 """Retention-prioritised gradient synthesis for LLM unlearning.
 
-A step takes two gradients separately, one to forget and one to retain, and combines them so that forgetting does not work
+A step takes two gradients separately, one to forget and one to retain, and combines them so that the update does not work
 against retention.
 """
 

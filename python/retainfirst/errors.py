@@ -63,6 +63,10 @@ class StatementViolated(RetainFirstError, AssertionError):
         alpha: Weight of retain.
         gamma: Weight of forget.
         groups: ``(start, stop)`` pairs, one a group; empty: one group.
+        optimizer: Of a statement about steps: the optimiser's name; else None.
+        before: The parameters before the step, shape ``[n]``; else None.
+        after: The parameters after it, likewise.
+        earlier: The forget and the retain gradient of each step before, if any.
     """
 
     def __init__(
@@ -76,10 +80,15 @@ class StatementViolated(RetainFirstError, AssertionError):
         alpha: float,
         gamma: float,
         groups: Sequence[tuple[int, int]] = (),
+        optimizer: str | None = None,
+        before: Tensor | None = None,
+        after: Tensor | None = None,
+        earlier: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         super().__init__(text)
         self.statement, self.forget, self.retain, self.update = statement, forget, retain, update
         self.alpha, self.gamma, self.groups = alpha, gamma, list(groups)
+        self.optimizer, self.before, self.after, self.earlier = optimizer, before, after, list(earlier)
 
 
 class MissingDependency(RetainFirstError, ImportError):

@@ -25,7 +25,8 @@ class Geometry:
 
     Attributes:
         cos_forget_retain: Cosine of ``f`` and ``r``, in [-1, 1]; below zero the two tasks conflict as a whole.
-        cos_update_retain: Cosine of ``u`` and ``r``; theorem T2 promises that it is not negative for SAGO and PCGrad.
+        cos_update_retain: Cosine of ``u`` and ``r``; theorem T2 promises that it is not negative for SAGO and PCGrad. Of the
+            step that an optimiser makes of ``u`` it says nothing (T10, X3).
         cos_update_forget: Cosine of ``u`` and ``f``.
         norm_forget: Euclidean length of ``f``.
         norm_retain: Euclidean length of ``r``.

@@ -72,6 +72,12 @@ def test_counterexamples_can_be_replayed(report):
         if entry["id"] == "X1":
             assert reference.compare_cosines(updates["sago"], updates["pcgrad"], r) == -1
             assert set(case["cosines"]) >= {"sago", "pcgrad"}
+        elif entry["id"] in ("X3", "X4"):
+            step = case["step"]
+            before, after = (np.array(step[name]).astype(FORMATS[case["dtype"]]) for name in ("before", "after"))
+            dot = reference.dot(after, r) - reference.dot(before, r)
+            assert str(dot) == step["dot_product"]
+            assert dot > 0
         else:
             assert reference.dot_sign(updates["pcgrad"], r) == -1
             assert case["dtype"] == "bfloat16"
@@ -82,8 +88,10 @@ def test_the_table(report):
     _, shown = report
     for one in STATEMENTS:
         assert f"{one.id} {one.title}" in shown
-    assert "10 of 10 statements are as the theorem book has them" in shown
-    assert "X1 is refuted by (float32, alpha = 1.0, gamma = 1.0)" in shown
+    assert "16 of 16 statements are as the theorem book has them" in shown
+    for name in ("X1", "X3", "X4"):
+        assert f"{name} is refuted by (float32, alpha = 1.0, gamma = 1.0)" in shown
+    assert "Adam" in shown.partition("X3 is refuted by")[2]
     assert "refuted, as expected" in shown
     assert "should be" not in shown
 

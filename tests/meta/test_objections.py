@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -13,13 +14,16 @@ import torch
 from retainfirst import files, kernels, reference
 from retainfirst.combiners import available_combiners
 from retainfirst.errors import RetainFirstError
-from retainfirst.theory import STATEMENTS, checks, solver, statement
+from retainfirst.theory import STATEMENTS, checks, searches, solver, statement
 from retainfirst.theory.arrays import FORMATS
-from retainfirst.theory.cases import ExactCase, StoredCase
+from retainfirst.theory.cases import ExactCase, StepCase, StoredCase
 from retainfirst.theory.counterexamples import from_solver
 from retainfirst.theory.crossing import crossing_point
+from retainfirst.theory.guards import BY_RETAIN
 from retainfirst.theory.implementations import implementations, toward_retain
+from retainfirst.theory.runs import Run
 from retainfirst.theory.search import search
+from retainfirst.theory.steps import Step
 from retainfirst.theory.strategies import LONG
 from retainfirst.theory.sums import Angle, GradientPair
 
@@ -33,6 +37,12 @@ def stored(name, combine, f=F, r=R, **weights):
 
 def by(name):
     return implementations(name)[0].call
+
+
+def step(before, moved, after=None, r=(1.0, -1.0), u=(1.0, -1.0)):
+    """A step from ``before`` to ``moved``, of which a guard made ``after``."""
+    before, moved, after, r, u = (np.array(x, float) for x in (before, moved, moved if after is None else after, r, u))
+    return StepCase(GradientPair(r, r), "sago", Step(Run("a step", "", None), u, before, moved, after))
 
 
 def negative(name):
@@ -57,6 +67,13 @@ def negative(name):
         ("T8", stored("sago", negative("sago"))),
         ("X1", stored("sago", by("pcgrad"), f=np.array([0.01, -0.02]))),
         ("X2", stored("pcgrad", by("sum"))),
+        *((name, step((0, 0), (1, 9))) for name in ("T9", "T10", "T11", "T12", "X4")),
+        ("X3", step((0, 0), (1, 0.5))),
+        ("T11", step((0, 0), (1, -1), (1, 0))),  # the wrong one is put back
+        ("T11", step((0, 0), (-1, 1), (0, 0))),  # nothing had to be put back
+        ("T11", step((0, 0), (1, 1), (-0.0, 1))),  # put back to another zero
+        ("T12", step((0, 0), (-1, 9), (-1, 9), r=(1, 0), u=(1, 0))),  # where the update is 0
+        ("T12", step((0, 0), (-1, np.nan), (-1, 0), r=(1, 0), u=(1, 0))),  # NaN is not put back
     ],
 )
 def test_wrong_updates_meet_an_objection(name, case):
@@ -85,14 +102,26 @@ def test_a_formula_is_judged_by_the_bound_that_it_keeps(name, holds, monkeypatch
     assert statement("T2").conclusion(ExactCase(pair, name)) == holds
 
 
-@pytest.mark.parametrize("one", [one for one in STATEMENTS if one.promised_by], ids=lambda one: one.id)
-def test_an_update_that_is_not_finite_is_never_let_through(one):
+def nan_under_conflict(one):
     def broken(pair):
         update = by(one.promised_by[0])(pair)
         return np.full_like(update, np.nan) if pair.conflicts else update
 
-    found = search(one, broken, "float32", 100)
+    return broken
+
+
+@pytest.mark.parametrize(
+    "one", [one for one in STATEMENTS if one.promised_by and one.id != "T11"], ids=lambda one: one.id
+)
+def test_an_update_that_is_not_finite_is_never_let_through(one):
+    found = search(one, nan_under_conflict(one), "float32", 100)
     assert "nan" in str(found.violation)
+
+
+def test_the_guard_takes_steps_along_any_update():
+    found = search(statement("T11"), nan_under_conflict(statement("T11")), "float32", 100)
+    assert found.violation is None
+    assert found.judged > 0
 
 
 def test_what_shows_for_any_bits_only_is_found_for_any_bits_only():
@@ -126,16 +155,42 @@ def test_what_shows_in_long_arrays_only_is_found():
 
 def test_every_combiner_backend_and_format_is_searched():
     for one in STATEMENTS:
-        searches = [(name, dtype, raw) for name, _, _, dtype, raw in checks._searches(one)]
-        assert len(set(searches)) == len(searches)
-        several = [each.name for combiner in one.promised_by for each in implementations(combiner)]
-        several += [each.name for each in toward_retain()] if one.id == "X2" else []
-        raws = (False, True) if one.id in ("T1", "T3", "X2") else (False,)
-        exact = [f"{name}, not rounded" for name in (*one.promised_by, *one.exact_only)] if one.exact else []
-        assert set(searches) == {
-            *itertools.product(several, FORMATS, raws),
-            *itertools.product(exact, FORMATS, [False]),
-        }
+        found = searches.property_searches(one)
+        assert len(set(found)) == len(found)
+        if not one.runs:
+            several = [each.name for combiner in one.promised_by for each in implementations(combiner)]
+            several += [each.name for each in toward_retain()] if one.id == "X2" else []
+            raws = (False, True) if one.id in ("T1", "T3", "X2") else (False,)
+            exact = [f"{name}, not rounded" for name in (*one.promised_by, *one.exact_only)] if one.exact else []
+            assert {(each.words, each.dtype, each.raw) for each in found} == {
+                *itertools.product(several, FORMATS, raws),
+                *itertools.product(exact, FORMATS, [False]),
+            }
+
+
+@pytest.mark.parametrize("one", [one for one in STATEMENTS if one.runs], ids=lambda one: one.id)
+def test_every_optimiser_is_searched_and_the_first_one_in_every_format(one):
+    several = searches.property_searches(one) if one.promised_by else searches.refuting_searches(one)
+    assert {each.combiner for each in several} == set(one.promised_by or [one.combiner])
+    assert {each.run for each in several} == set(one.runs)
+    first = {
+        (each.dtype, each.raw) for each in several if each.run == one.runs[0] and each.combiner == several[0].combiner
+    }
+    assert first == set(itertools.product(FORMATS, (False, True) if one.raw else (False,)))
+    if one.status == "refuted":
+        assert {each.run for each in searches.refuting_searches(one)} == set(one.runs)
+        assert {each.combiner for each in searches.refuting_searches(one)} == {one.combiner}
+
+
+def test_the_statements_name_the_optimisers_of_torch():
+    """A new optimiser of torch is noticed: does T10 hold for it?"""
+    named = {run.family for one in STATEMENTS for run in one.runs} - {"a positive diagonal"}
+    known = {name for name in dir(torch.optim) if name[0].isupper()} - {"Optimizer", "LBFGS", "SparseAdam"}
+    assert named == known
+    variants = [run.name for run in statement("T11").runs]
+    assert len(set(variants)) == len(variants)
+    for way in ("for-loop", "foreach", "fused"):
+        assert any(way in name for name in variants)
 
 
 @pytest.mark.parametrize("name", available_combiners())
@@ -187,6 +242,44 @@ def test_real_gradients_are_judged(monkeypatch):
     assert checks.by_real_gradients(statement("T1"), real, lambda units: None).verdict == "refuted"
     nothing = replace(statement("T1"), hypothesis=lambda case: False)
     assert checks.by_real_gradients(nothing, real, lambda units: None).verdict == "vacuous"
+
+
+def test_real_gradients_are_judged_step_after_step():
+    """With AdamW the third step remembers the first two: plain addition, guarded, and the guard left out."""
+    first = (torch.tensor([3.0, -3.0, 1.0]), torch.tensor([1.0, 1.0, -1.0]))
+    real = checks.RealGradients("three numbers", 1.0, [{"w": first}, {"w": first}, {"w": (first[0], -first[1])}])
+    one = statement("T11")
+    good = checks.by_real_gradients(one, real, lambda units: None)
+    assert (good.verdict, good.count) == ("holds", 3 * 2 * len(one.promised_by))
+    unguarded = replace(one, promised_by=("sum",), runs=(replace(one.runs[0], guard=None),))
+    bad = checks.by_real_gradients(unguarded, real, lambda units: None)
+    assert bad.verdict == "refuted"
+    assert "sum, w: parameter[" in bad.details[0]
+
+
+@pytest.mark.parametrize(
+    "claim", [*statement("X3").claims, *statement("X4").claims], ids=lambda claim: claim.words[:20]
+)
+def test_a_refutation_by_numbers_is_replayed_in_fractions(claim):
+    numbers = solver.step_counterexample(claim)
+    for names in (" ".join(map(" ".join, claim.steps)), claim.start):
+        assert all(numbers[name].denominator == 1 and abs(numbers[name]) <= 8 for name in names.split())
+    assert set(numbers) == set(claim.unknowns.split())
+    true = replace(claim, conclude=lambda v: [v.f1 == v.f1] if "f1" in claim.unknowns else [v.f == v.f])
+    assert solver.step_counterexample(true) is None
+    assert solver.step_counterexample(replace(claim, steps=())) is None
+
+
+@pytest.mark.parametrize("name", ["X3", "X4"])
+def test_a_refutation_by_numbers_is_replayed_with_the_optimiser(name):
+    one = statement(name)
+    found = from_solver(one)
+    taken = found["step"]
+    assert Fraction(taken["dot_product"]) > 0
+    before, after, r = (np.array(x, "float32") for x in (taken["before"], taken["after"], found["retain"]))
+    assert reference.dot(after, r) - reference.dot(before, r) == Fraction(taken["dot_product"])
+    assert from_solver(replace(one, runs=(replace(one.runs[0], guard=BY_RETAIN),))) is None
+    assert from_solver(replace(one, claims=statement("T9").claims)) is None
 
 
 def test_vectors_that_the_library_does_not_replay_are_no_counterexample(monkeypatch):

@@ -60,9 +60,10 @@ def test_right_ones_pass(dtype):
 
 @pytest.mark.parametrize("one", STATEMENTS, ids=lambda one: one.id)
 def test_the_librarys_own_keep_their_promises(one):
+    examples = 10 if one.runs else 50  # a step costs more, and tests/property has them all
     for name in one.promised_by:
-        check_combiner(name, [one.id], "bfloat16", 50)
-        check_combiner(rf.make_combiner(name, gamma=2.0), [one], torch.float32, 50)
+        check_combiner(name, [one.id], "bfloat16", examples)
+        check_combiner(rf.make_combiner(name, gamma=2.0), [one], torch.float32, examples)
 
 
 def test_weights_of_a_function_are_told():
@@ -215,9 +216,121 @@ def test_without_hypothesis_it_says_what_to_install(monkeypatch):
 
 
 def test_statements_are_found_by_number():
-    assert [one.id for one in STATEMENTS] == ["T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "X1", "X2"]
+    about_updates = ["T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "X1", "X2"]
+    about_steps = ["T9", "T10", "T11", "T12", "X3", "X4"]
+    assert [one.id for one in STATEMENTS] == about_updates + about_steps
+    assert [one.id for one in STATEMENTS if one.runs] == about_steps
     assert statement("T5") is STATEMENTS[4]
     assert statement("t5") is STATEMENTS[4]
     for bad in ("T", "", None, 5):
         with pytest.raises(RetainFirstError, match="Unknown statement"):
             statement(bad)
+
+
+def without_decay(parameters):
+    return torch.optim.AdamW(parameters, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(dtype, marks=() if dtype == "float32" else pytest.mark.slow) for dtype in FORMATS]
+)
+@pytest.mark.parametrize("fn", [sago, keep, "sago", rf.SAGO(keep_retain=True, gamma=4.0)])
+def test_a_promise_survives_an_optimiser(fn, dtype):
+    check_combiner(fn, dtype=dtype, max_examples=40, optimizer=without_decay, steps=1)
+    check_combiner(fn, ("T1", "T2", "T9", "X4"), dtype, 40, optimizer=torch.optim.SGD)
+
+
+@pytest.mark.parametrize(
+    ("fn", "name", "optimizer", "steps", "broken"),
+    [
+        ("sago", "T1", torch.optim.AdamW, 1, "T10"),  # decay
+        (sago, "T1", without_decay, 3, "T10"),  # momentum
+        (sago, "T2", functools.partial(torch.optim.SGD, momentum=0.9), 3, "X3"),
+        (plain_pcgrad, "T2", without_decay, 1, "X3"),
+        (rf.PCGrad(scope="global"), "T2", torch.optim.RMSprop, 1, "X3"),
+        (plain_pcgrad, "T1", torch.optim.SGD, 1, "T10"),
+        (total, "T2", torch.optim.SGD, 1, "X3"),
+        ("sago", "T10", torch.optim.Muon, 1, "T10"),
+        ("sago", "X4", torch.optim.ASGD, 1, "X4"),
+        (plain_pcgrad, "T12", torch.optim.SGD, 2, "T12"),
+    ],
+)
+def test_a_promise_that_an_optimiser_breaks_is_reported_with_the_step(fn, name, optimizer, steps, broken):
+    with pytest.raises(StatementViolated, match=broken) as caught:
+        check_combiner(fn, (name,), optimizer=optimizer, steps=steps)
+    error = caught.value
+    assert error.statement == broken
+    assert f"with {error.optimizer}" in str(error)
+    assert "before = [" in str(error)
+    assert "after = [" in str(error)
+    assert error.before.shape == error.after.shape == error.retain.shape
+    assert error.before.dtype == error.after.dtype == torch.float32
+    assert len(error.earlier) == steps - 1
+    if broken != "T12":
+        r, before, after = (x.double() for x in (error.retain, error.before, error.after))
+        assert ((after - before) * r).max() > 0
+    if broken == "X3":
+        assert (after - before) @ r > 0
+    if callable(fn):
+        assert torch.equal(fn(error.forget, error.retain), error.update)
+
+
+def test_the_step_of_a_violation_can_be_replayed():
+    with pytest.raises(StatementViolated) as caught:
+        check_combiner(sago, ("T1",), optimizer=without_decay)
+    error = caught.value
+    assert len(error.retain) <= 3
+    parameter = torch.tensor([[0.5, -0.25, 0.0][: len(error.retain)]], requires_grad=True)
+    optimizer = without_decay([parameter])
+    for forget, retain in [*error.earlier, (error.forget, error.retain)]:
+        before = parameter.detach().clone()
+        parameter.grad = sago(forget, retain)[None]
+        optimizer.step()
+    assert torch.equal(before[0], error.before)
+    assert torch.equal(parameter.detach()[0], error.after)
+
+
+def test_guards_keep_the_promise_of_every_optimiser():
+    for optimizer in (torch.optim.AdamW, torch.optim.Muon, functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)):
+        check_combiner("pcgrad", ("T11",), max_examples=40, optimizer=optimizer)
+        check_combiner("sago", ("T11", "T12"), max_examples=40, optimizer=optimizer)
+
+
+def random_step(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: [p.data.add_(torch.randn_like(p)) for p in parameters])
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"optimizer": torch.optim.SGD([torch.zeros(1)])},
+            r"optimizer is a made SGD; give what makes it.*torch\.optim\.SGD",
+        ),
+        ({"optimizer": "AdamW"}, "class or a function from parameters to an optimiser, not 'AdamW'"),
+        (
+            {"optimizer": lambda parameters: None},
+            r"\(<lambda>\) returned a NoneType; it must return a torch.optim.Optimizer",
+        ),
+        ({"optimizer": lambda parameters: torch.optim.SGD(parameters[:1])}, "leaves out parameters"),
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS needs a closure"),
+        ({"optimizer": random_step}, "random_step: took different steps"),
+        ({"optimizer": torch.optim.SGD, "steps": 0}, "steps must be a whole number from 1 on, not 0"),
+        ({"optimizer": torch.optim.SGD, "steps": True}, "steps must be a whole number from 1 on, not True"),
+        (
+            {"optimizer": torch.optim.SGD, "statements": ("T5",)},
+            "T5 is about updates.*give T1, T2, T9 to T12, X3 or X4",
+        ),
+    ],
+)
+def test_bad_optimisers(options, text):
+    with pytest.raises(RetainFirstError, match=text) as caught:
+        check_combiner(sago, **options)
+    assert not isinstance(caught.value, StatementViolated)
+
+
+def test_what_an_optimiser_raises_passes_on():
+    with pytest.raises(RuntimeError, match="dense gradients"):
+        check_combiner(sago, optimizer=torch.optim.SparseAdam)

@@ -20,7 +20,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="retainfirst",
-    help="Unlearning of language models that gives retention priority: a forgetting step does not work against retaining.",
+    help="Unlearning of language models that gives retention priority: its updates do not work against retaining.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -55,8 +55,9 @@ def verify(
 ) -> None:
     """Check the theorem book: by a solver, by random gradients, by all pairs of 16-bit numbers and by real gradients.
 
-    T1 to T8 hold. X1 and X2 do not hold as stated; each is refuted by a counterexample. An exact oracle judges signs and orders,
-    without tolerance. The exit code is 1 if a statement does not come out as the theorem book has it.
+    T1 to T12 hold. X1 to X4 do not hold as stated; each is refuted by a counterexample. T9 to T12, X3 and X4 are about the step
+    that an optimiser makes of an update. An exact oracle judges signs and orders, without tolerance. The exit code is 1 if a
+    statement does not come out as the theorem book has it.
 
     Examples:
 
@@ -170,6 +171,14 @@ def _show_counterexample(result: Result) -> None:
         angle = f"cos = {cosine['decimal']:.9f}, its square {_short(cosine['squared'])}" if cosine else "no cosine"
         dot = _short(case["dot_products"].get(combiner, "not finite"))
         print(f"  {combiner}: update = {_vector(update)}, <u, r> = {dot}, {angle}")
+    step = case.get("step")
+    if step is not None:
+        for i, pair in enumerate(step["earlier"], 1):
+            print(f"  step {i} before: forget = {_vector(pair['forget'])}, retain = {_vector(pair['retain'])}")
+        print(
+            f"  {step['optimizer']}, {result.statement.combiner}: from {_vector(step['before'])} to {_vector(step['after'])},"
+        )
+        print(f"    <d, r> = {_short(step['dot_product'] or 'not finite')} > 0")
 
 
 def _vector(x: list[float]) -> str:

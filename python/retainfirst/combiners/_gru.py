@@ -22,7 +22,7 @@ class GRU(ProjectionCombiner):
 
     The retain gradient steers the update but is not added to it, so ``alpha`` has no effect on ``u``. A zero retain gradient
     means no projection, a zero forget gradient a zero update. In exact arithmetic ``<u,r> >= 0`` (T2), with equality under
-    conflict; rounding can break it, as it does for PCGrad (X2).
+    conflict; rounding can break it, as it does for PCGrad (X2), and so can an optimiser such as Adam (X3).
 
     With ``average``, an exponential moving average of the retain gradients stands for ``r``: ``average`` times the old one plus
     ``1 - average`` times the new gradient, beginning with the first gradient. T2 then holds for the average.

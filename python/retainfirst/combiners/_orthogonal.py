@@ -19,7 +19,8 @@ class Orthogonal(ProjectionCombiner):
     """Always project forget: ``u = alpha r + gamma (f - <f,r>/|r|^2 r)`` per group of the scope.
 
     PCGrad projects under conflict alone; this also removes the part of forget that helps retain. A zero retain gradient means
-    no projection. In exact arithmetic ``<u,r> = alpha |r|^2`` (T2); rounding can break ``<u,r> >= 0``, as for PCGrad (X2).
+    no projection. In exact arithmetic ``<u,r> = alpha |r|^2`` (T2); rounding can break ``<u,r> >= 0``, as for PCGrad (X2), and
+    so can an optimiser such as Adam (X3).
 
     Source: arXiv 2511.17100.
 

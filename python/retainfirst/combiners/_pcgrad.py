@@ -23,7 +23,9 @@ class PCGrad(ProjectionCombiner):
 
     Per group of the scope: ``h = f - (<f,r> / |r|^2) r`` if ``<f,r> < 0``, else ``h = f``; ``u = alpha r + gamma h``. A zero
     retain gradient means no projection. In exact arithmetic ``<u,r> >= alpha |r|^2`` at every scope (theorem T2); stored in
-    a floating-point format this fails once forget is longer than retain by about the format's precision (X2).
+    a floating-point format this fails once forget is longer than retain by about the format's precision (X2). Of the step it
+    says something with SGD without momentum only: with Adam and others that scale each coordinate the step can work against
+    retain (X3).
 
     With ``round_toward_retain``, ``<u,r> >= 0`` holds exactly for the stored update of every group, in every format and at
     every ratio of lengths, as long as ``u`` is finite. The coefficient of ``r`` is made larger by more than the dot products

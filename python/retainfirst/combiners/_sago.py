@@ -21,8 +21,9 @@ class SAGO(ElementwiseCombiner):
 
     Per coordinate ``u_i = alpha r_i`` if ``f_i`` and ``r_i`` have opposite signs, else ``u_i = gamma f_i``, or
     ``alpha r_i + gamma f_i`` with ``keep_retain``. A zero opposes nothing. No coordinate of the update opposes retain
-    (theorem T1), so ``<u, r> >= 0`` (T2), both exactly in floating point, since nothing is subtracted. NaN or infinity in
-    either gradient shows in the update.
+    (theorem T1), so ``<u, r> >= 0`` (T2), both exactly in floating point, since nothing is subtracted. Of the step it says the
+    same with optimisers that scale each coordinate by a positive number (T9, T10); momentum and weight decay can break it
+    (X4). NaN or infinity in either gradient shows in the update.
 
     Source: Xiao et al., ACL 2026, the definition of SAGO. ``keep_retain`` is a variant of the authors' code; MUDMAN (Filip
     Sondej et al., arXiv 2506.12484) masks forget updates by the same comparison of signs. Theorem T6 covers it: it is at

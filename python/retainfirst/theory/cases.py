@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retainfirst import reference
+from retainfirst.theory.steps import Step, moves_against
 from retainfirst.theory.sums import Angle, GradientPair, root
 
-__all__ = ["Case", "ExactCase", "StoredCase"]
+__all__ = ["Case", "ExactCase", "StepCase", "StoredCase"]
 
 
 class Case(ABC):
@@ -221,6 +222,34 @@ class StoredCase(Case):
     def tiny(self) -> float:
         """The format's smallest number above zero."""
         return float(ml_dtypes.finfo(self.update.dtype).smallest_subnormal)
+
+
+class StepCase(StoredCase):
+    """A step that an optimiser made of stored updates.
+
+    Attributes:
+        step: The step.
+    """
+
+    def __init__(self, pair: GradientPair, combiner: str, step: Step) -> None:
+        super().__init__(pair, combiner, step.update)
+        self.step = step
+
+    @property
+    def step_is_finite(self) -> bool:
+        """Whether the optimiser left finite parameters."""
+        return bool(np.isfinite(self.step.moved).all())
+
+    @property
+    def against(self) -> NDArray[np.bool_]:
+        """A mask of the coordinates that move against retain."""
+        return moves_against(self.step.before, self.step.after, self.pair.retain)
+
+    @cached_property
+    def dot(self) -> Fraction:
+        """``<d, r>`` without rounding; above 0 the step works against retention."""
+        after, before = (reference.dot(x, self.pair.retain) for x in (self.step.after, self.step.before))
+        return after - before
 
 
 def _length(angle: Angle) -> float:

@@ -8,21 +8,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retainfirst import _rust
 from retainfirst.combiners import combine
 from retainfirst.theory import solver
-from retainfirst.theory.arrays import FORMATS, as_array
-from retainfirst.theory.cases import StoredCase
+from retainfirst.theory.arrays import as_array, as_tensor
+from retainfirst.theory.cases import StepCase, StoredCase
 from retainfirst.theory.counterexamples import from_solver, from_violation
-from retainfirst.theory.implementations import implementations, toward_retain
-from retainfirst.theory.search import Combine, search
+from retainfirst.theory.search import search
+from retainfirst.theory.searches import property_searches, refuting_searches, with_optimizers
 from retainfirst.theory.statements import Statement
+from retainfirst.theory.steps import take
 from retainfirst.theory.sums import GradientPair
 
 __all__ = [
-    "COUNTEREXAMPLE_UNITS",
     "EXHAUSTIVE_UNITS",
     "Check",
     "RealGradients",
@@ -32,6 +33,7 @@ __all__ = [
     "by_property",
     "by_real_gradients",
     "by_solver",
+    "counterexample_units",
     "property_units",
     "solver_units",
 ]
@@ -46,8 +48,8 @@ _SLICE = 1 << 10
 EXHAUSTIVE_UNITS = len(_SIXTEEN_BIT) * 2 * _ALL // _SLICE
 """The number of slices of retain values in :func:`by_exhaustion`."""
 
-COUNTEREXAMPLE_UNITS = len(FORMATS)
-"""The number of formats in :func:`by_counterexample`."""
+_STEP_SHARE = 6
+"""Searches about steps judge this many times fewer pairs: there is one for each optimiser, and a case takes several steps."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def by_exhaustion(tick: Tick) -> Check:
 
 def property_units(statement: Statement) -> int:
     """Return the number of searches in :func:`by_property`."""
-    return len(_searches(statement))
+    return len(property_searches(statement))
 
 
 def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> Check:
@@ -161,17 +163,19 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
     start = time.perf_counter()
     count, details = 0, []
     violation, empty = None, False
-    for name, combiner, call, dtype, raw in _searches(statement):
+    if statement.runs:
+        examples = max(1, examples // _STEP_SHARE)
+    for name, combiner, call, dtype, raw, run in property_searches(statement):
         one = replace(statement, combiner=combiner)
         # Only the first violation is simplified, since only that one is reported as a counterexample.
-        found = search(one, call, dtype, examples, raw=raw, seed=seed, name=name, shrink=violation is None)
+        found = search(one, call, dtype, examples, run=run, raw=raw, seed=seed, name=name, shrink=violation is None)
         count += found.judged
         empty = empty or found.judged == 0
         tick(1)
         if found.violation is not None:
             violation = violation or found.violation
             details.append(str(found.violation))
-    details.append("searched: " + "; ".join(dict.fromkeys(name for name, *_ in _searches(statement))))
+    details.append("searched: " + "; ".join(dict.fromkeys(one.title for one in property_searches(statement))))
     verdict: Verdict = "refuted" if violation is not None else "vacuous" if empty else "holds"
     subject = ", ".join(
         [
@@ -179,49 +183,66 @@ def by_property(statement: Statement, examples: int, seed: int, tick: Tick) -> C
             *(f"{name} (not rounded)" for name in statement.exact_only),
             *(["pcgrad toward retain"] if statement.id == "X2" else []),
         ]
-    )
+    ) + with_optimizers(statement)
     counterexample = None if violation is None else from_violation(violation)
     return _check("property", subject, verdict, "holds", count, start, details, counterexample)
 
 
+def counterexample_units(statement: Statement) -> int:
+    """Return the number of searches in :func:`by_counterexample`."""
+    return len(refuting_searches(statement))
+
+
 def by_counterexample(statement: Statement, examples: int, seed: int, tick: Tick) -> Check:
-    """Search for a pair of gradients that refutes a statement which should not hold; one format is enough."""
+    """Search for a pair of gradients that refutes a statement which should not hold; one format is enough.
+
+    A statement about steps must be refuted with every optimiser that it names.
+    """
     start = time.perf_counter()
     count, details, counterexample = 0, [], None
-    [implementation] = [one for one in implementations(statement.combiner) if one.backend == "rust"]
-    for dtype in reversed(FORMATS):
-        # Ten times as many: in the wide formats only rare pairs refute it.
+    searches = refuting_searches(statement)
+    refuted = set()
+    for one in searches:
         found = search(
             statement,
-            implementation.call,
-            dtype,
+            one.call,
+            one.dtype,
+            # Ten times as many: in the wide formats only rare pairs refute it.
             10 * examples,
+            run=one.run,
             seed=seed,
-            name=statement.combiner,
+            name=one.words,
             shrink=counterexample is None,
         )
         count += found.judged
         tick(1)
+        where = one.dtype if one.run is None else f"{one.run.name}, {one.dtype}"
         if found.violation is None:
-            details.append(f"{dtype}: not refuted by {found.judged} pairs")
+            details.append(f"{where}: not refuted by {found.judged} pairs")
         else:
-            details.append(f"{dtype}: refuted; {found.judged} pairs were judged")
+            details.append(f"{where}: refuted; {found.judged} pairs were judged")
+            refuted.add(one.run)
             counterexample = counterexample or from_violation(found.violation)
-    verdict: Verdict = "holds" if counterexample is None else "refuted"
-    return _check("property", statement.combiner, verdict, "refuted", count, start, details, counterexample)
+    verdict: Verdict = "refuted" if refuted == {one.run for one in searches} else "holds"
+    subject = statement.combiner + with_optimizers(statement)
+    return _check("property", subject, verdict, "refuted", count, start, details, counterexample)
 
 
 def by_real_gradients(statement: Statement, real: RealGradients, tick: Tick) -> Check:
-    """Judge the updates of real gradients, for each parameter tensor and for the whole model."""
+    """Judge the updates of real gradients, for each parameter tensor and for the whole model.
+
+    Of a statement about steps: the steps that its first optimiser makes of them, each after those before.
+    """
     start = time.perf_counter()
     count, details = 0, []
+    runs: dict[str, list[GradientPair]] = {}
     for gradients in real.steps:
         whole = tuple(torch.cat([pair[task].reshape(-1) for pair in gradients.values()]) for task in (0, 1))
         for name, (forget, retain) in {**gradients, "the whole model": whole}.items():
-            pair = GradientPair(as_array(forget), as_array(retain), gamma=real.gamma)
+            pairs = runs.setdefault(name, [])
+            pairs.append(GradientPair(as_array(forget), as_array(retain), gamma=real.gamma))
             for combiner in statement.promised_by:
-                update = combine(forget, retain, combiner, gamma=real.gamma)
-                case = StoredCase(pair, statement.combiner, as_array(update))
+                case = _real_case(statement, combiner, pairs)
                 if statement.hypothesis(case):
                     count += 1
                     objection = statement.objection(case)
@@ -231,27 +252,18 @@ def by_real_gradients(statement: Statement, real: RealGradients, tick: Tick) -> 
     details.append(
         f"{real.model}: each tensor's and the whole model's gradients, {len(real.steps)} steps, gamma = {real.gamma:g}"
     )
-    return _check("real", ", ".join(statement.promised_by), verdict, "holds", count, start, details)
+    with_run = f" with {statement.runs[0].name}" if statement.runs else ""
+    return _check("real", ", ".join(statement.promised_by) + with_run, verdict, "holds", count, start, details)
 
 
-def _searches(statement: Statement) -> list[tuple[str, str, Combine | None, str, bool]]:
-    """Return the searches of :func:`by_property`.
+def _real_case(statement: Statement, combiner: str, pairs: Sequence[GradientPair]) -> StoredCase:
+    def update(pair: GradientPair) -> NDArray[Any]:
+        return as_array(combine(as_tensor(pair.forget), as_tensor(pair.retain), combiner, gamma=pair.gamma))
 
-    Each is a name, the combiner whose formula counts as exact, the call that combines (None: judge the formula), the format,
-    and whether to draw any bits.
-    """
-    several = [one for combiner in statement.promised_by for one in implementations(combiner)]
-    if statement.id == "X2":
-        several += toward_retain()
-    # These statements allow an overflow, so that any finite bits can be drawn as well.
-    raws = (False, True) if statement.id in ("T1", "T3", "X2") else (False,)
-    found: list[tuple[str, str, Combine | None, str, bool]] = [
-        (one.name, statement.combiner, one.call, dtype, raw) for one in several for dtype in FORMATS for raw in raws
-    ]
-    if statement.exact:
-        exact = (*statement.promised_by, *statement.exact_only)
-        found += [(f"{name}, not rounded", name, None, dtype, False) for name in exact for dtype in FORMATS]
-    return found
+    if not statement.runs:
+        return StoredCase(pairs[-1], statement.combiner, update(pairs[-1]))
+    run = statement.runs[0]
+    return StepCase(pairs[-1], statement.combiner, take(update, run, pairs[-run.steps :]))
 
 
 def _check(

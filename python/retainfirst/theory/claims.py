@@ -44,12 +44,17 @@ class Claim:
         unknowns: The names of the unknowns, separated by blanks.
         assume: Returns the assumptions, given the unknowns.
         conclude: Returns the conclusions, given the unknowns.
+        steps: Of a claim about single coordinates: for each step the names of those of forget and those of retain, so that a
+            model of the solver can be replayed.
+        start: The names of the parameters' coordinates before the first step; empty: zeros.
     """
 
     words: str
     unknowns: str
     assume: Callable[[Any], list[Any]]
     conclude: Callable[[Any], list[Any]]
+    steps: tuple[tuple[str, str], ...] = ()
+    start: str = ""
 
 
 def pair_of_gradients(v: Any) -> list[Any]:

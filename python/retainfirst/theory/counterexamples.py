@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from retainfirst import reference
 from retainfirst.errors import StatementViolated
 from retainfirst.theory import solver
 from retainfirst.theory.arrays import as_array
-from retainfirst.theory.cases import ExactCase, StoredCase
+from retainfirst.theory.cases import ExactCase, StepCase, StoredCase
+from retainfirst.theory.claims import Claim
 from retainfirst.theory.statements import Statement
+from retainfirst.theory.steps import take
 from retainfirst.theory.sums import Angle, GradientPair
 
 __all__ = ["from_solver", "from_violation"]
@@ -24,10 +27,15 @@ _SHOWN = ("sago", "sago_keep_retain", "pcgrad")
 def from_solver(statement: Statement) -> dict[str, Any] | None:
     """Turn the solver's refutation of a statement into vectors, and replay it without rounding and as stored in float32.
 
+    Of a statement about steps every claim is replayed: in fractions, and with the statement's first optimiser.
+
     Returns:
         The counterexample as in ``verification.json``; None if the solver gives no vectors or a replay does not refute the
         statement.
     """
+    if statement.runs:
+        steps = [_replayed(statement, claim) for claim in statement.claims]
+        return None if None in steps else steps[0]
     for claim in statement.claims:
         vectors = solver.counterexample(claim)
         if vectors is None:
@@ -44,7 +52,52 @@ def from_solver(statement: Statement) -> dict[str, Any] | None:
 def from_violation(violation: StatementViolated) -> dict[str, Any]:
     """Describe the pair that a search found, as in ``verification.json``."""
     arrays = as_array(violation.forget), as_array(violation.retain)
-    return _described(GradientPair(*arrays, violation.alpha, violation.gamma, violation.groups))
+    found = _described(GradientPair(*arrays, violation.alpha, violation.gamma, violation.groups))
+    if violation.before is None or violation.after is None:
+        return found
+    earlier = [(as_array(forget), as_array(retain)) for forget, retain in violation.earlier]
+    return found | _described_step(
+        violation.optimizer or "", as_array(violation.before), as_array(violation.after), arrays[1], earlier
+    )
+
+
+def _replayed(statement: Statement, claim: Claim) -> dict[str, Any] | None:
+    """Replay the solver's refutation of a claim about coordinates with the statement's combiner and first optimiser."""
+    numbers = solver.step_counterexample(claim)
+    if numbers is None:
+        return None
+
+    def vector(names: str) -> NDArray[Any]:
+        return np.array([float(numbers[name]) for name in names.split()], np.float32)
+
+    pairs = [GradientPair(vector(forget), vector(retain)) for forget, retain in claim.steps]
+    start = vector(claim.start) if claim.start else np.zeros_like(pairs[0].retain)
+    run = statement.runs[0]
+    step = take(lambda pair: reference.combine(pair.forget, pair.retain, statement.combiner), run, pairs, start)
+    case = StepCase(pairs[-1], statement.combiner, step)
+    if not statement.hypothesis(case) or statement.conclusion(case):
+        return None
+    earlier = [(pair.forget, pair.retain) for pair in pairs[:-1]]
+    return _described(pairs[-1]) | _described_step(run.name, step.before, step.after, pairs[-1].retain, earlier)
+
+
+def _described_step(
+    optimizer: str,
+    before: NDArray[Any],
+    after: NDArray[Any],
+    retain: NDArray[Any],
+    earlier: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+) -> dict[str, Any]:
+    finite = np.isfinite(after).all() and np.isfinite(before).all()
+    return {
+        "step": {
+            "optimizer": optimizer,
+            "earlier": [{"forget": _numbers(f), "retain": _numbers(r)} for f, r in earlier],
+            "before": _numbers(before),
+            "after": _numbers(after),
+            "dot_product": str(reference.dot(after, retain) - reference.dot(before, retain)) if finite else None,
+        }
+    }
 
 
 def _described(pair: GradientPair) -> dict[str, Any]:

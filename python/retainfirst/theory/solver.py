@@ -12,7 +12,15 @@ from retainfirst.errors import require
 from retainfirst.theory.claims import PAIR, Claim, Unknowns
 from retainfirst.theory.statements import Statement
 
-__all__ = ["IEEE_FORMATS", "Proof", "counterexample", "prove", "prove_statement", "prove_t1_in_ieee"]
+__all__ = [
+    "IEEE_FORMATS",
+    "Proof",
+    "counterexample",
+    "prove",
+    "prove_statement",
+    "prove_t1_in_ieee",
+    "step_counterexample",
+]
 
 Verdict = Literal["proved", "refuted", "vacuous", "undecided"]
 
@@ -139,6 +147,44 @@ def counterexample(claim: Claim, timeout: float = 120.0) -> tuple[list[Fraction]
     found = solver.model()
     forget = [Fraction(sign * found[unknown].as_long(), 64) for sign, unknown in ((-1, z), (1, x))]
     return forget, [Fraction(1), Fraction(1)]
+
+
+def step_counterexample(claim: Claim, timeout: float = 120.0) -> dict[str, Fraction] | None:
+    """Turn a refutation of a claim about single coordinates into numbers, and replay it in fractions.
+
+    The solver is asked for gradients and parameters that are whole numbers up to 8, which every floating-point format has.
+
+    Args:
+        claim: A claim with :attr:`~retainfirst.theory.claims.Claim.steps`.
+        timeout: Seconds.
+
+    Returns:
+        All unknowns by name. They meet every assumption, and a conclusion fails. None if the claim is not about coordinates, if
+        there are no such numbers, or if the time ran out.
+
+    Raises:
+        MissingDependency: z3-solver is not installed.
+    """
+    z3 = require("z3", "verify")
+    if not claim.steps:
+        return None
+    v = Unknowns(**{name: z3.Real(name) for name in claim.unknowns.split()})
+    solver = z3.Solver()
+    solver.set("timeout", int(timeout * 1000))
+    solver.add(*claim.assume(v), z3.Not(z3.And(*claim.conclude(v))))
+    for name in " ".join([*(f"{forget} {retain}" for forget, retain in claim.steps), claim.start]).split():
+        whole = z3.Int(f"whole {name}")
+        solver.add(getattr(v, name) == z3.ToReal(whole), whole >= -8, whole <= 8)
+    if solver.check() != z3.sat:
+        return None
+    model = solver.model()
+    found = {name: model.eval(z3.Real(name), model_completion=True) for name in claim.unknowns.split()}
+    if not all(z3.is_rational_value(value) for value in found.values()):
+        return None
+    numbers = {name: value.as_fraction() for name, value in found.items()}
+    replay = Unknowns(**numbers)
+    refutes = all(claim.assume(replay)) and not all(claim.conclude(replay))
+    return numbers if refutes else None
 
 
 def _decide(

@@ -1,72 +1,18 @@
 """The theorem book: the statements about the combiners, whether they hold, and how each one is judged.
 
 The documentation, the command's table and the tests all read them from here. ``f`` and ``r`` are the forget and the retain
-gradient, ``u`` is the update, C are the coordinates where the signs of ``f`` and ``r`` oppose, S are the others, and
-``l = gamma / alpha``. The other names are those of :mod:`retainfirst.theory.sums`.
+gradient, ``u`` is the update, ``d`` is the step that an optimiser makes of it, C are the coordinates where the signs of ``f`` and
+``r`` oppose, S are the others, and ``l = gamma / alpha``. The other names are those of :mod:`retainfirst.theory.sums`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.theory import _judgements, _proofs
-from retainfirst.theory.cases import Case
-from retainfirst.theory.claims import Claim
+from retainfirst.theory._about_steps import ABOUT_STEPS
+from retainfirst.theory._statement import PAPER, PROJECT, Statement
 
 __all__ = ["STATEMENTS", "Statement", "statement"]
-
-Status = Literal["holds", "holds with conditions", "refuted"]
-_PAPER = "Xiao et al., ACL 2026"
-_PROJECT = "this project"
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement about combiners, with the functions that judge it.
-
-    Attributes:
-        id: Its number, such as ``"T5"``. An X does not hold as stated.
-        title: A few words.
-        words: The statement in plain words.
-        formula: The statement as a formula.
-        source: Who states it.
-        status: Whether it holds, holds under the conditions that it contains, or is refuted.
-        combiner: The combiner that it is about: one that keeps it or, if it is refuted, one that breaks it.
-        promised_by: The combiners whose stored updates keep it.
-        exact_only: Further combiners that keep it in exact arithmetic; rounding can break it.
-        hypothesis: Whether the statement applies to a case. For a stored update it also excludes the cases in which rounding
-            alone could reverse the conclusion.
-        objection: The reason why the conclusion is false, as text; None if it is true. It has no tolerance where the
-            conclusion is about a sign or an order.
-        claims: The statement over the real numbers, for every dimension; of a refuted statement, the claims that are refuted.
-        exact: Whether it can be judged on a combiner's formula too, and not only on stored updates.
-        domains: The domains to draw from (:data:`retainfirst.theory.strategies.DOMAINS`). Empty: all.
-        grouped: Whether it is about projections at every scope, and not only about all coordinates as one group.
-    """
-
-    id: str
-    title: str
-    words: str
-    formula: str
-    source: str
-    status: Status
-    combiner: str
-    promised_by: tuple[str, ...]
-    hypothesis: Callable[[Case], bool]
-    objection: Callable[[Case], str | None]
-    claims: tuple[Claim, ...] = ()
-    exact: bool = True
-    exact_only: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
-    grouped: bool = False
-
-    def conclusion(self, case: Case) -> bool:
-        """Return whether the conclusion is true of a case; the hypothesis is not checked."""
-        return self.objection(case) is None
-
 
 STATEMENTS = (
     Statement(
@@ -76,7 +22,7 @@ STATEMENTS = (
             "Both forms of SAGO move no coordinate against the retain gradient. This is exact in every floating-point format."
         ),
         formula="u_i r_i >= 0 for all i",
-        source=_PAPER,
+        source=PAPER,
         status="holds",
         combiner="sago",
         promised_by=("sago", "sago_keep_retain"),
@@ -84,6 +30,7 @@ STATEMENTS = (
         objection=_judgements.opposed_coordinate,
         claims=_proofs.NO_COORDINATE_IS_OPPOSED,
         exact=False,
+        raw=True,
     ),
     Statement(
         id="T2",
@@ -95,7 +42,7 @@ STATEMENTS = (
             "product is 0, so that any rounding error can make it negative. They keep the statement in exact arithmetic only."
         ),
         formula="<u, r> >= 0; PCGrad: >= alpha |r|^2; orthogonal: = alpha |r|^2; GRU and A-GEM under conflict: = 0",
-        source=_PAPER,
+        source=PAPER,
         status="holds",
         combiner="pcgrad",
         promised_by=("sago", "sago_keep_retain", "pcgrad", "orthogonal"),
@@ -113,7 +60,7 @@ STATEMENTS = (
             "the others. It is the sum of two orthogonal parts."
         ),
         formula="u_C = alpha r_C, u_S = gamma f_S; <(f on S), (r on C)> = 0",
-        source=_PAPER,
+        source=PAPER,
         status="holds",
         combiner="sago",
         promised_by=("sago",),
@@ -121,6 +68,7 @@ STATEMENTS = (
         objection=_judgements.mixed_parts,
         claims=_proofs.DISJOINT_SUPPORTS,
         exact=False,
+        raw=True,
     ),
     Statement(
         id="T4",
@@ -130,7 +78,7 @@ STATEMENTS = (
             "projected forget gradient h, and tends to 0 as gamma grows. The orthogonal projection makes the same update there."
         ),
         formula="cos(u, r) = (1 + l^2 |h|^2 / |r|^2)^(-1/2)",
-        source=_PAPER,
+        source=PAPER,
         status="holds",
         combiner="pcgrad",
         promised_by=("pcgrad", "orthogonal"),
@@ -147,7 +95,7 @@ STATEMENTS = (
             "gradient that it replaces, then SAGO's cosine with r is at least PCGrad's. It is larger if r is not zero on S."
         ),
         formula="<f, r> < 0 and l p >= b imply cos(SAGO, r) >= cos(PCGrad, r), strictly if b > 0",
-        source=_PROJECT,
+        source=PROJECT,
         status="holds with conditions",
         combiner="sago",
         promised_by=("sago",),
@@ -163,7 +111,7 @@ STATEMENTS = (
             "SAGO with keep_retain is at least as close to r as PCGrad at any scope, for all gradients and all weights."
         ),
         formula="cos(SAGO keep_retain, r) >= cos(PCGrad, r)",
-        source=_PROJECT,
+        source=PROJECT,
         status="holds",
         combiner="sago_keep_retain",
         promised_by=("sago_keep_retain",),
@@ -180,7 +128,7 @@ STATEMENTS = (
             "tighter than PCGrad; below l* it is not."
         ),
         formula="l > l* if and only if cos(SAGO, r) > cos(PCGrad, r)",
-        source=_PROJECT,
+        source=PROJECT,
         status="holds with conditions",
         combiner="sago",
         promised_by=("sago",),
@@ -197,7 +145,7 @@ STATEMENTS = (
             "does not count. PCGrad has no such floor."
         ),
         formula="cos(SAGO, r) >= min(sqrt(a / R), p / sqrt(q R))",
-        source=_PROJECT,
+        source=PROJECT,
         status="holds",
         combiner="sago",
         promised_by=("sago",),
@@ -210,7 +158,7 @@ STATEMENTS = (
         title="SAGO is always tighter than PCGrad",
         words="At equal weights, under global conflict, SAGO is strictly closer to r than PCGrad. False; see T5 and T7.",
         formula="<f, r> < 0 and alpha = gamma imply cos(SAGO, r) > cos(PCGrad, r)",
-        source=_PAPER,
+        source=PAPER,
         status="refuted",
         combiner="sago",
         promised_by=(),
@@ -228,18 +176,20 @@ STATEMENTS = (
             "nothing."
         ),
         formula="<round(u), r> >= 0 at any |f| / |r|",
-        source=_PROJECT,
+        source=PROJECT,
         status="refuted",
         combiner="pcgrad",
         promised_by=("sago", "sago_keep_retain"),
         hypothesis=_judgements.always,
         objection=_judgements.against_retention,
         exact=False,
+        raw=True,
         domains=("strong", "conflicting", "nearly_parallel", "subnormal"),
         grouped=True,
     ),
+    *ABOUT_STEPS,
 )
-"""All statements, in order."""
+"""All statements, in order: those about updates, then those about steps."""
 
 
 def statement(name: str) -> Statement:

@@ -101,7 +101,7 @@ def plan(
             jobs.append(Job(one, "exhaustive", checks.EXHAUSTIVE_UNITS, checks.by_exhaustion))
         if one.status == "refuted":
             search = partial(checks.by_counterexample, one, examples, seed)
-            jobs.append(Job(one, "property", checks.COUNTEREXAMPLE_UNITS, search))
+            jobs.append(Job(one, "property", checks.counterexample_units(one), search))
         if one.promised_by:
             jobs.append(
                 Job(one, "property", checks.property_units(one), partial(checks.by_property, one, examples, seed))

@@ -35,6 +35,8 @@ def _section(one: Statement) -> str:
         else:
             lines.append("- The solver proves, for real numbers and so in every dimension:")
         lines += [f"  - {claim.words}" for claim in one.claims]
+    if one.runs:
+        lines.append(f"- Judged on steps of: {', '.join(dict.fromkeys(run.family for run in one.runs))}.")
     if one.id == "T1":
         lines.append(
             "- The solver also proves it with every operation rounded, in float16, bfloat16, float32 and float64."

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import retainfirst as rf
 from retainfirst.errors import RetainFirstError
-from retainfirst_lab.studies import engines, gpu, gpu_checks, gpu_setting, gpu_times, tightness, toward_retain
+from retainfirst_lab.real_gradients import RealStep
+from retainfirst_lab.studies import (
+    engines,
+    gpu,
+    gpu_checks,
+    gpu_setting,
+    gpu_times,
+    optimisers,
+    tightness,
+    toward_retain,
+)
 
 
 def test_toward_retain(tmp_path, monkeypatch):
@@ -62,6 +74,75 @@ def test_tightness(tmp_path, monkeypatch):
     assert all(-1 <= cosine <= 1 for name in tightness.COMBINERS for cosine in crossing["cosines"][name])
     for name in ("crossing.png", "tightness.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_optimisers(tmp_path, monkeypatch):
+    """The table and its pages; a run of one parameter stands in for the facts model."""
+    asked = []
+
+    def steps(most, seed, combiner, make):
+        asked.append((combiner.name, combiner.gamma, seed))
+        parameter = torch.zeros(1, 2, requires_grad=True)
+        optimizer = make([parameter])
+        f, r = torch.tensor([[5.0, -5.0]]), torch.tensor([[1.0, 2.0]])
+        for number in range(most):
+            update = rf.combine(f, r, combiner)
+            parameter.grad, before = update.clone(), parameter.detach().clone()
+            optimizer.step()
+            accuracy = 0.3 if number == 1 else 0.9
+            yield RealStep({"p": (f, r)}, {"p": update}, {"p": before}, {"p": parameter.detach().clone()}, accuracy)
+
+    monkeypatch.setattr(optimisers, "facts_steps", steps)
+    monkeypatch.setattr(optimisers, "_PAIRS", 200)
+    kept = ("SGD", "RMSprop", "Adam")
+    monkeypatch.setattr(optimisers, "OPTIMISERS", {name: optimisers.OPTIMISERS[name] for name in kept})
+    monkeypatch.setattr(
+        optimisers, "COMBINERS", {name: optimisers.COMBINERS[name] for name in ("sum", "pcgrad, global", "sago")}
+    )
+    monkeypatch.setattr(optimisers, "SHORT", (("SGD", "Adam"), ("sum", "sago")))
+    page, short = tmp_path / "page.md", tmp_path / "short.md"
+    for file in (page, short):
+        file.write_text("above\n<!-- begin optimisers -->\n<!-- end optimisers -->\nbelow\n")
+    arguments = ["--steps", "5", "--seeds", "3", "4", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", ["optimisers.py", *arguments, "--write", str(page), "--write-short", str(short)])
+    optimisers.main()
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert len(report["cells"]) == 9
+    assert {(gamma, seed) for _, gamma, seed in asked} == {(4.0, 3), (4.0, 4)}
+    cells = {(one["optimiser"], one["combiner"]): one for one in report["cells"]}
+    assert all(one["steps"] == 4 for one in cells.values())  # two runs, each ended by the forget accuracy
+    verdicts = {key: (one["first"], one["every"]) for key, one in cells.items()}
+    assert verdicts["SGD", "sago"] == verdicts["RMSprop", "sago"] == ("proved", "proved")
+    assert verdicts["Adam", "sago"] == ("proved", "refuted")
+    assert verdicts["SGD", "sum"] == ("refuted", "refuted")
+    assert verdicts["SGD", "pcgrad, global"] == ("exact arithmetic", "exact arithmetic")
+    assert verdicts["RMSprop", "pcgrad, global"] == ("refuted", "refuted")
+    assert cells["RMSprop", "pcgrad, global"]["opposing_steps"] == 4
+    assert (
+        cells["RMSprop", "pcgrad, global"]["opposing_updates"] == cells["SGD", "pcgrad, global"]["opposing_steps"] == 0
+    )
+    text = page.read_text()
+    assert "| SGD | refuted; 100 % | exact; 0 % | proved; 0 % |" in text
+    assert "| Adam | refuted; 100 % | refuted; 100 % | first step proved; 0 % |" in text
+    assert "| none: the update itself | refuted; 100 % | exact; 0 % | proved; 0 % |" in text
+    assert "| any, with the guard | proved | proved | proved |" in text
+    assert "| optimiser | `sum` | `sago` |" in short.read_text()
+    assert "RMSprop" not in short.read_text()
+
+
+def test_a_verdict_of_the_optimisers_needs_a_proof_or_a_counterexample(monkeypatch):
+    monkeypatch.setattr(optimisers, "_PAIRS", 20)
+    unproved = replace(optimisers.OPTIMISERS["SGD"], kept="none", scaled="none")
+    with pytest.raises(RetainFirstError, match="sago, first step: neither proved nor refuted by 20 pairs"):
+        optimisers._verdict(unproved, "sago", "first")
+
+
+def test_a_diverged_run_of_the_optimisers_ends(monkeypatch):
+    one = {"p": torch.ones(2)}
+    broken = RealStep({"p": (one["p"], one["p"] * torch.nan)}, one, one, one, 0.25)
+    monkeypatch.setattr(optimisers, "facts_steps", lambda *_: iter([broken]))
+    found = optimisers._shares("SGD", "sum", 5, [0])
+    assert (found["steps"], found["forget_accuracy"]) == (0, [0.25])
 
 
 @pytest.fixture
