@@ -353,6 +353,17 @@ def test_where_is_passed_to_the_step(registry, tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize("guard", ["measure", "enforce", False])
+def test_the_guard_of_the_optimiser(registry, tmp_path, guard):
+    trainer = make(
+        registry, "RetainFirstGradDiff", tmp_path, combiner="sum", guard=guard, training={"optim": "adamw_torch"}
+    )
+    trainer.train()
+    shares = [log["step_opposes_retain"] for log in trainer.state.log_history if "step_opposes_retain" in log]
+    assert bool(shares) == bool(guard)
+    assert guard != "enforce" or set(shares) == {0.0}
+
+
 @pytest.mark.parametrize("name", SPLITTABLE)
 def test_several_gpus_in_one_process(registry, name, tmp_path, monkeypatch, caplog):
     """Rows have equal lengths, so that the mean over two devices is that over all rows."""

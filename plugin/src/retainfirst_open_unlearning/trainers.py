@@ -66,6 +66,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
             installed package registers, ``path/to/rules.py:name``.
         combiner_options: The combiner's options, except for its weights.
         scope: Short for the option of that name; combiners without it ignore it.
+        guard: ``"off"``, ``"measure"`` or ``"enforce"`` (:class:`retainfirst.hf.TwoTaskTraining`); YAML reads ``off`` as False.
         **kwargs: For the framework's trainer: its ``method_args`` (``alpha``, ``gamma``, ...) among them. A weight that is a text
             ``START:END:STEPS`` moves linearly (:class:`retainfirst.schedule.Linear`).
 
@@ -80,6 +81,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         combiner: str = "sago",
         combiner_options: Mapping[str, Any] | None = None,
         scope: str | None = None,
+        guard: str | bool = "off",
         **kwargs: Any,
     ) -> None:
         made = _make_combiner(combiner, combiner_options, scope)
@@ -91,7 +93,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
             if isinstance(value := kwargs.get(name), str) and ":" in value:
                 self._schedules[name] = _schedule(name, value)
                 kwargs[name] = weight_at(self._schedules[name], 0)
-        super().__init__(*args, combiner=made, **kwargs)
+        super().__init__(*args, combiner=made, guard="off" if guard is False else guard, **kwargs)
         if "training_step" in vars(self):
             raise RetainFirstError(
                 f"{type(self).__name__}: the trainer's constructor sets a training_step of its own, which hides retainfirst's"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 from retainfirst.errors import RetainFirstError, did_you_mean
-from retainfirst.step import Guard, StepGeometry, TwoTaskStep
+from retainfirst.step import GUARD_MODES, Guard, StepGeometry, TwoTaskStep
 
-__all__ = ["GUARD_MODES", "GuardMode", "TrainerGuard"]
-
-GuardMode = Literal["off", "measure", "enforce"]
-GUARD_MODES: tuple[str, ...] = get_args(GuardMode)
+__all__ = ["TrainerGuard"]
 
 
 class TrainerGuard:

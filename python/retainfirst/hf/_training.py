@@ -15,8 +15,8 @@ from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
 from retainfirst.hf._arguments import refuse_arguments, refuse_split_model
-from retainfirst.hf._guard import GuardMode, TrainerGuard
-from retainfirst.step import TwoTaskStep, check_memory_options
+from retainfirst.hf._guard import TrainerGuard
+from retainfirst.step import GuardMode, TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
 has_length = transformers.trainer_utils.has_length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 from weakref import WeakSet
 
 import torch
@@ -16,7 +16,12 @@ from retainfirst.engines import Engine, Gradients, local
 from retainfirst.errors import RetainFirstError
 from retainfirst.step._step_geometry import StepGeometry, step_table
 
-__all__ = ["Guard", "guard_step_"]
+__all__ = ["GUARD_MODES", "Guard", "GuardMode", "guard_step_"]
+
+GuardMode = Literal["off", "measure", "enforce"]
+"""What a trainer does about its optimiser's steps."""
+
+GUARD_MODES: tuple[str, ...] = get_args(GuardMode)
 
 _guarded: WeakSet[Optimizer] = WeakSet()
 

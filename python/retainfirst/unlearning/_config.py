@@ -20,6 +20,7 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.models import find_device
 from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES, get_objective
 from retainfirst.schedule import parse_weight
+from retainfirst.step import GUARD_MODES
 from retainfirst.unlearning._settings import one_of, settings, settings_of, weight
 
 __all__ = ["DTYPES", "OFFLOADS", "UnlearnConfig"]
@@ -172,6 +173,14 @@ class UnlearnConfig:
         ),
         _regular_expression,
     ] = None
+    guard: Annotated[
+        str,
+        Field(
+            description="off; measure: in how many steps the parameters moved against retention; or enforce: put back each "
+            "coordinate of the optimiser's step that works against the retain gradient."
+        ),
+        one_of(GUARD_MODES),
+    ] = "off"
     offload: Annotated[
         str,
         Field(description="cpu keeps the idle task's gradient in host memory; or none."),

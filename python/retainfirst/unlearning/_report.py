@@ -48,9 +48,11 @@ def make_report(
             "retain_loss": entry["retain_loss"],
             "geometry": {name: entry[name] for name in FIELDS},
         }
+        | ({"cos_step_retain": entry["cos_step_retain"]} if "cos_step_retain" in entry else {})
         for entry in log_history
         if "forget_loss" in entry
     ]
+    opposed = [entry["step_opposes_retain"] for entry in log_history if "step_opposes_retain" in entry]
     evaluations = [
         {"step": int(entry["step"]), "forget": entry["forget_measure"]}
         for entry in log_history
@@ -63,6 +65,8 @@ def make_report(
         "data": dict(data),
         "warnings": list(warnings),
         "steps": steps,
+        # Each step is logged, so that each share is 0 or 1.
+        "steps_against_retention": round(sum(opposed)) if opposed else None,
         "evaluations": evaluations,
         "before": dict(before),
         "after": dict(after),
@@ -90,6 +94,9 @@ def write_curves(report: Report, path: Path) -> None:
     for name in FIELDS[:3]:
         values = _drawable(step["geometry"][name] for step in report["steps"])
         cosines.plot(x, values, label=name.replace("cos_", "").replace("_", " and "))
+    if any("cos_step_retain" in step for step in report["steps"]):
+        values = _drawable(step.get("cos_step_retain") for step in report["steps"])
+        cosines.plot(x, values, label="parameter step and minus retain", linestyle="--")
     cosines.axhline(0, color="0.7", linewidth=0.8)
     losses.set_ylabel("loss, as minimised")
     cosines.set_ylabel("cosine")
@@ -128,7 +135,7 @@ tags: [unlearning, retainfirst]
 # {base.rpartition("/")[2]}, unlearned
 
 Made from `{base}` by `retainfirst unlearn` in {len(report["steps"])} steps. The forget gradient and the retain gradient were
-computed separately and combined by `{config["combiner"]}`.
+computed separately and combined by `{config["combiner"]}`.{_against_retention(report)}
 
 | measured on the training files | before | after |
 | --- | --- | --- |
@@ -160,6 +167,14 @@ Software: {software}. The losses and the gradient geometry of every step are in 
 """,
         encoding="utf-8",
     )
+
+
+def _against_retention(report: Report) -> str:
+    count = report["steps_against_retention"]
+    if count is None:
+        return ""
+    how = ", where the guard had put back what worked against it" if report["config"]["guard"] == "enforce" else ""
+    return f" In {count} of the steps the parameters moved against the retain gradient{how}."
 
 
 def _adapter_use(config: Mapping[str, Any]) -> str:

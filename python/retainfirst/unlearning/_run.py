@@ -194,6 +194,7 @@ def _trainer(
             objective_options=config.objective_options(),
             retain_options=retain_options,
             where=config.where,
+            guard=config.guard,
             offload="cpu" if config.offload == "cpu" else None,
         )
     except (ValueError, ImportError, RuntimeError) as error:
