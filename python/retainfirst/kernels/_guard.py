@@ -46,7 +46,9 @@ def guard_(
     lists = [None if tensors is None else Tensors.of(tensors) for tensors in everything]
     mine = Tensors.of(after)
     backend = current_backend()
-    if backend == "auto" and all(xs is None or _rust.takes_all(xs, mine) for xs in lists):
+    if backend == "auto" and all(
+        xs is None or (_rust.takes_all(xs, mine) and {*xs.dtypes} == {*mine.dtypes}) for xs in lists
+    ):
         return _work(_rust, mine, lists, zeros)
     tables, counts, order = [], [], list[int]()
     for kernels, chosen in _parts(backend, mine, lists):
