@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from unittest.mock import patch
 
 import commands
 import torch
@@ -140,6 +141,48 @@ def sum_beside_own(method: str, setting: str) -> dict:
     }  # fmt: skip
 
 
+def scheduled(method: str) -> dict:
+    """Train with a gamma that falls to 0: ours by ``gamma=START:END:STEPS``, the framework's trainer by a callback."""
+    more = (*SETTINGS["unweighted"], "++trainer.args.max_steps=6")
+    own = build(method, "own", *more)
+    start = [p.detach().clone() for p in own.model.parameters()]
+
+    class Falling(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, *_, **__):
+            own.gamma = 1 - min(state.global_step, 4) / 4
+
+    own.add_callback(Falling())
+    own.train()
+    ours = build(
+        f"RetainFirst{method}", "ours", "trainer.method_args.combiner=sum", *more, "trainer.method_args.gamma=1:0:4"
+    )
+    ours.train()
+    theirs = list(own.model.parameters())
+    return {
+        "difference": apart(theirs, ours.model.parameters()), "moved": apart(theirs, start), "gamma": [own.gamma, ours.gamma],
+    }  # fmt: skip
+
+
+def only_some(method: str) -> dict:
+    """Train with ``where`` and a combiner, with ``sum``, and with the combiner on all; return which parameters differ."""
+    more = (*SETTINGS["unweighted"], "++trainer.args.max_steps=1")
+    ends = {}
+    for name, way in {
+        "sum": ("trainer.method_args.combiner=sum",),
+        "all": ("trainer.method_args.combiner=sago",),
+        "some": ("trainer.method_args.combiner=sago", r"+trainer.method_args.where='layers\.1\.'"),
+    }.items():
+        trainer = build(f"RetainFirst{method}", name, *way, *more)
+        trainer.train()
+        ends[name] = {key: p.detach() for key, p in trainer.model.named_parameters()}
+    different = lambda one, other: [key for key in one if not torch.equal(one[key], other[key])]  # noqa: E731
+    return {
+        "from_sum": different(ends["some"], ends["sum"]),
+        "from_all": different(ends["some"], ends["all"]),
+        "names": [*ends["sum"]],
+    }
+
+
 def on_two_gpus(method: str) -> dict:
     """Do the same with one process and two GPUs, which is DataParallel."""
     torch.nn.DataParallel, transformers.TrainingArguments.n_gpu = TwoDevices, 2
@@ -222,11 +265,14 @@ def rows(side: str, rank: str) -> dict:
     collate = data.get_collators(OmegaConf.create({"one": collator}), tokenizer=tokenizer)
     utils.seed_everything(0)
     loader = torch.utils.data.DataLoader(pairs, batch_size=4, shuffle=True, collate_fn=collate)
-    return {
-        "batches": [
-            {task: {key: part.tolist() for key, part in one.items()} for task, one in batch.items()} for batch in loader
-        ]
-    }
+    with (
+        patch.object(torch.distributed, "is_initialized", lambda: True),
+        patch.object(torch.distributed, "get_rank", lambda: int(rank)),
+        patch.object(torch.distributed, "get_world_size", lambda: 4),
+    ):
+        batches = list(loader)
+    as_lists = lambda batch: {key: part.tolist() for key, part in batch.items()}  # noqa: E731
+    return {"batches": [{task: as_lists(batch) for task, batch in pair.items()} for pair in batches]}
 
 
 def later(wanted: str) -> dict:

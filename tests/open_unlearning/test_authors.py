@@ -24,7 +24,7 @@ STRATEGIES = {
 CASES = [f"{method}:{strategy}" for method in ("GradDiff", "NPO", "SimNPO") for strategy in STRATEGIES]
 
 
-ROWS = [f"{side}:{rank}" for side in ("left", "right") for rank in range(4)]
+ROWS = [*(f"left:{rank}" for rank in range(4)), "right:1"]
 
 
 @pytest.fixture(scope="module")
