@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sized
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -17,6 +17,7 @@ from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
+from retainfirst.step import GuardMode
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
@@ -81,7 +82,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         combiner: str = "sago",
         combiner_options: Mapping[str, Any] | None = None,
         scope: str | None = None,
-        guard: str | bool = "off",
+        guard: GuardMode | Literal[False] = "off",
         **kwargs: Any,
     ) -> None:
         made = _make_combiner(combiner, combiner_options, scope)

@@ -128,6 +128,9 @@ def test_elementwise_updates_and_what_is_measured(rule, dtype):
         kernels.elementwise_(formula, rule, forget, expected, 0.3, 0.7)
     with kernels.use_backend("triton"):
         table = kernels.elementwise_(formula, rule, forget, retain, 0.3, 0.7)
+        unmeasured = [x.clone() for x in before]
+        kernels.elementwise_(formula, rule, forget, unmeasured, 0.3, 0.7, measure=False)
+    assert all(map(same_bits, unmeasured, retain))
     assert_update(retain, expected)
     sums = {m.FF: (forget, forget), m.RR: (before, before), m.FR: (forget, before)}
     assert_measured(table, sums | {m.UU: (retain, retain), m.UR: (retain, before), m.UF: (retain, forget)})
