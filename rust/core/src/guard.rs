@@ -117,63 +117,145 @@ impl<T: Element> Chunk<'_, T> {
         let (signs, signs_rest) = self.signs.as_chunks::<LANES>();
         let (retain, retain_rest) = self.retain.as_chunks::<LANES>();
         let (forget, forget_rest) = self.forget.as_chunks::<LANES>();
-        let mut block = |before: &[T; LANES], after: &mut [T; LANES], signs, retain, forget| {
-            if PUT {
-                put_back += put_back_where::<T, ZEROS>(before, after, signs);
-            }
-            if MEASURED {
-                measure::<T, S>(simd, before, after, retain, forget, &mut sums);
-            }
-        };
-        for ((((b, a), s), r), f) in before.iter().zip(after).zip(signs).zip(retain).zip(forget) {
-            block(b, a, s, r, f);
+        let lanes = before.iter().zip(after).zip(signs).zip(retain).zip(forget);
+        for ((((before, after), signs), retain), forget) in lanes {
+            let block = Block { before, after, signs, retain, forget };
+            put_back += block.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
         }
         if !before_rest.is_empty() {
             let mut padded = pad(after_rest);
-            block(&pad(before_rest), &mut padded, &pad(signs_rest), &pad(retain_rest), &pad(forget_rest));
+            let block = Block {
+                before: &pad(before_rest),
+                after: &mut padded,
+                signs: &pad(signs_rest),
+                retain: &pad(retain_rest),
+                forget: &pad(forget_rest),
+            };
+            put_back += block.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
             after_rest.copy_from_slice(&padded[..before_rest.len()]);
         }
         let moments = if MEASURED { sums.finish::<true, true>(count) } else { Moments::default() };
-        Guarded { moments, put_back: u64::from(put_back) }
+        Guarded { moments, put_back: put_back.into() }
     }
 }
 
-/// Returns the number of coordinates that were put back.
-#[inline(always)]
-fn put_back_where<T: Element, const ZEROS: bool>(
-    before: &[T; LANES],
-    after: &mut [T; LANES],
-    signs: &[T; LANES],
-) -> u32 {
-    let zero = T::default();
-    let mut count = 0;
-    for i in 0..LANES {
-        let (b, a, s) = (before[i], after[i], signs[i]);
-        let (up, down) = (a > b, b > a);
-        let mut put = (up & (s > zero)) | (down & (s < zero));
-        if ZEROS {
-            put |= (up | down) & (s == zero);
+struct Block<'a, T> {
+    before: &'a [T; LANES],
+    after: &'a mut [T; LANES],
+    signs: &'a [T; LANES],
+    retain: &'a [T; LANES],
+    forget: &'a [T; LANES],
+}
+
+impl<T: Element> Block<'_, T> {
+    /// Returns the number of coordinates that were put back. A function and no closure, which would not always be inlined.
+    #[inline(always)]
+    fn run<S: Simd, const PUT: bool, const ZEROS: bool, const MEASURED: bool>(
+        self,
+        simd: S,
+        sums: &mut T::Sums<S>,
+    ) -> u32 {
+        let put_back =
+            if PUT { T::put_back::<S, ZEROS>(simd, self.before, self.after, self.signs) } else { 0 };
+        if MEASURED {
+            self.measure(simd, sums);
         }
-        after[i] = if put { b } else { a };
-        count += u32::from(put);
+        put_back
     }
-    count
+
+    /// Adds the step backwards, the retain gradient and the forget gradient to the sums.
+    #[inline(always)]
+    fn measure<S: Simd>(&self, simd: S, sums: &mut T::Sums<S>) {
+        let (before, after) = (T::widen(simd, self.before), T::widen(simd, self.after));
+        let (retain, forget) = (T::widen(simd, self.retain), T::widen(simd, self.forget));
+        let steps = before.as_ref().iter().zip(after.as_ref());
+        for (((&b, &a), &r), &f) in steps.zip(retain.as_ref()).zip(forget.as_ref()) {
+            sums.add::<true, true>(b - a, r, f);
+        }
+    }
 }
 
-/// Adds the step backwards, the retain gradient and the forget gradient to the sums.
-#[inline(always)]
-fn measure<T: Element, S: Simd>(
-    simd: S,
-    before: &[T; LANES],
-    after: &[T; LANES],
-    retain: &[T; LANES],
-    forget: &[T; LANES],
-    sums: &mut T::Sums<S>,
-) {
-    let (before, after) = (T::widen(simd, before), T::widen(simd, after));
-    let (retain, forget) = (T::widen(simd, retain), T::widen(simd, forget));
-    let steps = before.as_ref().iter().zip(after.as_ref());
-    for (((&b, &a), &r), &f) in steps.zip(retain.as_ref()).zip(forget.as_ref()) {
-        sums.add::<true, true>(b - a, r, f);
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::simd::run_all;
+
+    /// A step that returns what it left beside the result.
+    struct Whole<'a, T>([&'a [T]; 4], PutBack, bool);
+
+    impl<T: Element> Work for Whole<'_, T> {
+        type Output = (Vec<T>, Guarded);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let Self([before, after, signs, forget], put_back, measured) = self;
+            let mut after = after.to_vec();
+            let chunk = Chunk { before, after: &mut after, signs, retain: signs, forget, put_back, measured };
+            let guarded = chunk.run(simd);
+            (after, guarded)
+        }
+    }
+
+    /// The definition, in f64, which holds every number.
+    fn puts_back(put_back: PutBack, before: f64, after: f64, sign: f64) -> bool {
+        let against = (after > before && sign > 0.0) || (after < before && sign < 0.0);
+        match put_back {
+            PutBack::Nothing => false,
+            PutBack::Opposing => against,
+            PutBack::OpposingAndZeros => against || (sign == 0.0 && (after > before || after < before)),
+        }
+    }
+
+    fn check<T: Element>(from_bits: fn(u64) -> T, to_bits: fn(T) -> u64, to_f64: fn(T) -> f64, infinity: T) {
+        let (sign, infinity) = (1_u64 << (8 * size_of::<T>() - 1), to_bits(infinity));
+        // Zero, the smallest number, an ordinary one, the largest, infinity, and NaN, signalling and quiet.
+        let special = [0, 1, infinity / 2, infinity - 1, infinity, infinity + 1, sign - 1];
+        let values: Vec<T> =
+            special.into_iter().flat_map(|bits| [bits, bits | sign]).map(from_bits).collect();
+        let mut arrays: [Vec<T>; 4] = Default::default();
+        let n = values.len();
+        for i in 0..n * n * n {
+            for (array, at) in arrays.iter_mut().zip([i % n, i / n % n, i / n / n, (i + 3) % n]) {
+                array.push(values[at]);
+            }
+        }
+        let mut state = 1_u64;
+        for _ in 0..3001 {
+            for array in &mut arrays {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                array.push(from_bits(state >> (64 - 8 * size_of::<T>())));
+            }
+        }
+        let arrays = arrays.each_ref().map(Vec::as_slice);
+        for put_back in [PutBack::Nothing, PutBack::Opposing, PutBack::OpposingAndZeros] {
+            let [before, after, signs, _] = arrays;
+            let put: Vec<bool> = (0..before.len())
+                .map(|i| puts_back(put_back, to_f64(before[i]), to_f64(after[i]), to_f64(signs[i])))
+                .collect();
+            let expected: Vec<u64> =
+                (0..put.len()).map(|i| to_bits(if put[i] { before[i] } else { after[i] })).collect();
+            for measured in [false, true] {
+                let rows: Vec<_> = run_all(|| Whole(arrays, put_back, measured))
+                    .into_iter()
+                    .map(|(left, guarded)| {
+                        assert!(left.into_iter().map(to_bits).eq(expected.iter().copied()));
+                        assert_eq!(guarded.put_back, put.iter().filter(|&&put| put).count() as u64);
+                        // All NaNs alike.
+                        guarded.moments.row().map(|x| if x.is_nan() { u64::MAX } else { x.to_bits() })
+                    })
+                    .collect();
+                assert!(rows.iter().all(|row| *row == rows[0]));
+            }
+        }
+    }
+
+    #[test]
+    fn vector_instructions_change_no_bit_and_keep_the_definition() {
+        check::<f64>(f64::from_bits, f64::to_bits, |x| x, f64::INFINITY);
+        check::<f32>(|bits| f32::from_bits(bits as u32), |x| x.to_bits().into(), f64::from, f32::INFINITY);
+        check::<f16>(|bits| f16::from_bits(bits as u16), |x| x.to_bits().into(), f64::from, f16::INFINITY);
+        check::<bf16>(|bits| bf16::from_bits(bits as u16), |x| x.to_bits().into(), f64::from, bf16::INFINITY);
     }
 }

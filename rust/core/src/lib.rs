@@ -33,6 +33,7 @@ mod geometry;
 mod groups;
 mod guard;
 mod moments;
+mod put_back;
 mod rounding;
 mod simd;
 mod sweep;

@@ -66,8 +66,8 @@ fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f3
     for put_back in [PutBack::Nothing, PutBack::Opposing, PutBack::OpposingAndZeros] {
         for measured in [false, true] {
             let (before, mut after, signs) = (put(3), put(4), put(5));
-            let gradients = measured.then_some((&*forget, &*retain));
-            let signs = (put_back != PutBack::Nothing).then_some(&*signs);
+            let gradients = measured.then_some((&**forget, &**retain));
+            let signs = (put_back != PutBack::Nothing).then_some(&**signs);
             let step = Step { before: &before, after: &mut after, signs, gradients };
             let guarded = guard(put_back, vec![step]).unwrap();
             rows.extend(guarded.iter().map(|guarded| guarded.moments.clone()));
