@@ -9,6 +9,8 @@ __all__ = ["ABOUT_STEPS"]
 
 _SAGO = ("sago", "sago_keep_retain")
 _EVERY = ("sum", *_SAGO, "pcgrad", "orthogonal", "gru", "agem", "ngdiff", "blur")
+_FEW_DOMAINS = ("free", "zeros", "strong", "subnormal")
+"""Enough for a guard, which compares signs only."""
 
 ABOUT_STEPS = (
     Statement(
@@ -69,6 +71,7 @@ ABOUT_STEPS = (
         objection=_step_judgements.guarded_amiss,
         claims=_step_proofs.GUARD,
         exact=False,
+        domains=_FEW_DOMAINS,
         runs=runs.GUARDED,
         raw=True,
     ),
@@ -88,6 +91,7 @@ ABOUT_STEPS = (
         objection=_step_judgements.guarded_by_update_amiss,
         claims=_step_proofs.GUARD_BY_UPDATE,
         exact=False,
+        domains=_FEW_DOMAINS,
         runs=runs.GUARDED_BY_UPDATE,
         raw=True,
     ),

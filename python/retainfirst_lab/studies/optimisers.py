@@ -96,7 +96,10 @@ COMBINERS: dict[str, Callable[..., Combiner]] = {
     "sago_keep_retain": partial(make_combiner, "sago_keep_retain"),
 }
 
-SHORT = (("SGD", "RMSprop", "Adafactor", "AdamW, decay 0.01", "Muon"), ("sum", "pcgrad, global", "sago"))
+SHORT = (
+    ("SGD", "SGD, momentum 0.9", "RMSprop", "Adam, beta1 = 0", "AdamW, decay 0.01", "Muon"),
+    ("sum", "pcgrad, global", "sago"),
+)
 """The optimisers and the combiners of the short table."""
 
 _UPDATE, _GUARDED = "none: the update itself", "any, with the guard"
@@ -114,9 +117,8 @@ def main() -> None:
     report = measure(arguments.steps, arguments.seeds)
     if arguments.json:
         write_json(arguments.json, report)
-    text = f"{markdown.render([table(report)], '**{}**')}\n\n{conditions(report)}"
-    print(text)
-    for page, shown in ((arguments.write, text), (arguments.write_short, _short(report))):
+    print(_whole(report))
+    for page, shown in ((arguments.write, _whole(report)), (arguments.write_short, _short(report))):
         if page:
             rewrite(page, "optimisers", shown)
 
@@ -219,8 +221,8 @@ def table(report: Mapping[str, Any], only: tuple[Sequence[str], Sequence[str]] |
         ["optimiser", *(f"`{name}`" if "," not in name else name for name in combiners)],
         rows,
         "proved: never, also as stored. exact: never before rounding. first step: at the first step from a fresh state only;"
-        " later steps are refuted. refuted: a counterexample was found. The number is the share of steps with <d, r> > 0 in the"
-        " runs (in the first row: of updates with <u, r> < 0).",
+        " later steps are refuted. refuted: a counterexample was found. The number is the share of steps with `<d, r> > 0` in the"
+        " runs (in the first row: of updates with `<u, r> < 0`).",
     )
 
 
@@ -242,6 +244,10 @@ def _update_cell(combiner: str, report: Mapping[str, Any]) -> str:
 
 def _percent(count: int, total: int) -> str:
     return f"{100 * count / total:.0f} %" if total else "no step"
+
+
+def _whole(report: Mapping[str, Any]) -> str:
+    return f"{markdown.render([table(report)], '**{}**')}\n\n{conditions(report)}"
 
 
 def _short(report: Mapping[str, Any]) -> str:
