@@ -211,7 +211,13 @@ def test_cells_beyond_the_budget_are_not_begun(finished, tmp_path, monkeypatch):
     assert len(found["cells"]) == 4
 
 
-@pytest.mark.parametrize(("variant", "optimizer"), [("pcgrad", "adamw"), ("sago", "adamw"), ("pcgrad", "sgd")])
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        ("pcgrad", "adamw"),
+        *(pytest.param(*arm, marks=pytest.mark.slow) for arm in (("sago", "adamw"), ("pcgrad", "sgd"))),
+    ],
+)
 def test_a_guarded_cell_measures_every_step_and_changes_it_only_if_enforced(tmp_path, variant, optimizer):
     testbed, sizes = SMALL.testbed("facts", 0, tmp_path), replace(SMALL.sizes, max_steps=6, target=0.01)
     rate = {"adamw": 1e-3, "sgd": 0.1}[optimizer]
@@ -265,10 +271,9 @@ def test_the_part_on_the_guard_runs_alone_reports_and_resumes(tmp_path, monkeypa
     assert page.count("<svg") <= 1
 
     monkeypatch.setattr(workers, "run_cell", lambda *_: pytest.fail("ran a finished cell again"))
-    again = reproduce(TINY, tmp_path / "out", jobs=1, parts=["guard"])
-    assert strip_times(again["guard"]) == strip_times(
-        json.loads((tmp_path / "out" / "results.json").read_text())["guard"]
-    )
+    before = json.loads((tmp_path / "out" / "results.json").read_text())
+    reproduce(TINY, tmp_path / "out", jobs=1, parts=["guard"])
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["guard"] == before["guard"]
 
 
 def refused(monkeypatch, capsys, *arguments) -> str:

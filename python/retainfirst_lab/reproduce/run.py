@@ -84,8 +84,8 @@ def reproduce(
         results = _results(tier, chosen, development, report)
         results["planned"] = len([cell for cell in planned if _wanted(cell, only)]) + len(development)
         if tier.guard is not None and "guard" in parts:
-            cells = tier.guard.cells(tier.main_testbed, (*tier.seeds, *tier.development_seeds))
-            results["guard"] = guard_results(run.entries(cells, "guard"), tier.development_seeds)
+            guarded = run.entries(tier.guard.cells(tier.main_testbed, (*tier.seeds, *tier.development_seeds)), "guard")
+            results |= {"guard": guard_results(guarded, tier.development_seeds)} if guarded else {}
         results |= {"only": list(only), "parts": list(parts), "command": command}
         results["wall_seconds"] = time.perf_counter() - start
         _write(store.folder, results)
