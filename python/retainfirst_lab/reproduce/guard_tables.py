@@ -147,6 +147,8 @@ def _differences(results: Results, which: str, columns: tuple[str, str], title: 
     for way, compared in results["guard"]["compared"].items():
         found: dict[tuple[str, ...], dict[str, Any]] = {}
         for row in compared[which]:
+            if row["measure"] == "steps" and way == "equal_steps":
+                continue
             found.setdefault((row["objective"], row[columns[0]], row[columns[1]]), {})[row["measure"]] = row
         for (objective, optimizer, other), by_measure in found.items():
             cells = [
