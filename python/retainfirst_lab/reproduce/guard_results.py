@@ -87,11 +87,11 @@ def at_steps(found: Sequence[Numbers], steps: float) -> Numbers | None:
     Returns:
         The numbers that both cells have; None if no two cells have the steps between them.
     """
-    for fewer, more in pairwise(sorted(found, key=lambda numbers: numbers["steps"])):
+    for fewer, more in pairwise(sorted(found, key=lambda one: one["steps"])):
         if fewer["steps"] <= steps <= more["steps"] and fewer["steps"] < more["steps"]:
             share = math.log(steps / fewer["steps"]) / math.log(more["steps"] / fewer["steps"])
-            found = {name: value + share * (more[name] - value) for name, value in fewer.items() if name in more}
-            return {**found, "steps": steps}
+            numbers = {name: value + share * (more[name] - value) for name, value in fewer.items() if name in more}
+            return {**numbers, "steps": steps}
     return None
 
 
