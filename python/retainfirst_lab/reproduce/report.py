@@ -51,9 +51,6 @@ def title(results: Mapping[str, Any]) -> str:
 
 def run_facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the facts that a reader needs to repeat the run, by name."""
-    unfinished = sum(not one["reached"] for one in results["cells"])
-    guarded = (results.get("guard") or {}).get("cells", [])
-    late = sum(not one["reached"] for one in guarded)
     return {
         "command": f"`{results['command']}`",
         "date": results["date"],
@@ -62,10 +59,26 @@ def run_facts(results: Mapping[str, Any]) -> dict[str, str]:
         f" {results['machine']['threads'] or 'all'} thread(s) per run",
         "seeds of the results": ", ".join(map(str, results["seeds"])),
         "seeds of the choice of settings": ", ".join(map(str, results["development_seeds"])) or "none: common settings",
-        "runs": f"{len(results['cells'])} of {results['planned']}; {unfinished} did not reach the target and are left out of the"
-        " comparisons",
-        "runs with a guard": f"{len(guarded)}; {late} did not reach the target",
-        "lm-eval": "judged every end model; largest difference from the accuracies along the path:"
-        f" {results['lm_eval_difference']:g}",
+        **_runs(results),
         "wall time of the last call": f"{results['wall_seconds'] / 60:.1f} minutes",
     }
+
+
+def _runs(results: Mapping[str, Any]) -> dict[str, str]:
+    """How many cells each part of the run has."""
+    found = {}
+    if results["planned"]:
+        unfinished = sum(not one["reached"] for one in results["cells"])
+        found["runs"] = (
+            f"{len(results['cells'])} of {results['planned']}; {unfinished} did not reach the target and are left out of the"
+            " comparisons"
+        )
+        found["lm-eval"] = (
+            "judged every end model; largest difference from the accuracies along the path:"
+            f" {results['lm_eval_difference']:g}"
+        )
+    if results.get("guard"):
+        cells = results["guard"]["cells"]
+        late = sum(not one["reached"] for one in cells)
+        found["runs with a guard"] = f"{len(cells)}; {late} did not reach the target"
+    return found
