@@ -29,7 +29,7 @@ help: ## Show the targets
 
 demo: .venv/.built ## Reproduce the paper's 3x3 table on the built-in facts, in minutes; report in outputs/demo
 	@echo "== Reproducing the paper's table on a small model (the first run trains it, some seconds)"
-	$(BIN)/retainfirst reproduce --output $(OUTPUT)
+	$(BIN)/retainfirst reproduce --part combiners --output $(OUTPUT)
 
 test: .venv/.built ## Run the Rust tests and the quick Python tests, in about 5 minutes on two cores
 	@echo "== Rust tests, with a quarter of the drawn cases"
@@ -84,7 +84,7 @@ check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest retainfirst._rust
 
-reproduce: .venv/.built ## Reproduce with all combiners, sweeps and seeds, within 45 minutes on two cores; report in outputs/full
+reproduce: .venv/.built ## Reproduce with all combiners, sweeps and seeds, in about an hour and a half on two cores; report in outputs/full
 	$(BIN)/retainfirst reproduce --tier full --output outputs/full
 
 verify: .venv/.built ## Check the theorem book, also on every pair of 16-bit numbers; results in outputs

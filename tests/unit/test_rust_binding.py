@@ -192,6 +192,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "guard dtype": (lambda: _rust.guard_("int8", [], [], [], [], False, [], []), 'dtype: "int8" is not one of float64'),
     "guard alignment": (lambda: guarded(signs=[OTHER + 2]), r"signs\[0\]: address 0x[0-9a-f]+ is not a multiple of 4"),
     "guard length": (lambda: guarded(lengths=[2**62]), r"lengths\[0\]: .*address space"),
+    "guard retain alone": (lambda: guarded(forget=[]), "retain: 1 entries, but forget has 0; give both to measure"),
     "guard forget alone": (lambda: guarded(retain=[]), "retain: 0 entries, but lengths has 1"),
     **{
         f"guard {name} entries": (

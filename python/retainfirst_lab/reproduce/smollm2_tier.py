@@ -51,6 +51,7 @@ class SmolTier:
     jobs: int = 1
     threads: int | None = None
     checkpoints: bool = True
+    guard: None = None
 
     def __post_init__(self) -> None:
         if self.minutes is None or not self.minutes > 0:

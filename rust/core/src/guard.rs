@@ -177,6 +177,8 @@ impl<T: Element> Block<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Ordering;
+
     use half::{bf16, f16};
 
     use super::*;
@@ -204,7 +206,10 @@ mod tests {
         match put_back {
             PutBack::Nothing => false,
             PutBack::Opposing => against,
-            PutBack::OpposingAndZeros => against || (sign == 0.0 && (after > before || after < before)),
+            PutBack::OpposingAndZeros => {
+                let moved = after.partial_cmp(&before).is_some_and(Ordering::is_ne); // NaN has not moved
+                against || (sign == 0.0 && moved)
+            }
         }
     }
 

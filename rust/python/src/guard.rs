@@ -100,6 +100,13 @@ impl Tensors {
                 }
             }
         }
+        if self.forget.is_empty() != self.retain.is_empty() {
+            return Err(refuse(format!(
+                "retain: {} entries, but forget has {}; give both to measure, or neither",
+                self.retain.len(),
+                self.forget.len()
+            )));
+        }
         check_overlap(ranges)
     }
 }
