@@ -49,8 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the long files where several workers share the tests."""
+
+    def place(item: pytest.Item) -> int:
+        folders = item.path.relative_to(config.rootpath).parts
+        return min((LONG.index(name) for name in folders if name in LONG), default=len(LONG))
+
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: LONG.index(name) if (name := item.path.parent.name) in LONG else len(LONG))
+        items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import torch
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
 
 KEYS = ("input_ids", "attention_mask", "labels")
 
@@ -196,6 +197,14 @@ class ThreeDual(Dual):
         return self.final_loss_value([forget_loss, retain_loss, _distance(self, model)])
 
 
+class DualOfThree(Dual):
+    """Has a third preference."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.preferences.append(1.0)
+
+
 def _distance(trainer, model):
     """Return the squared distance from the starting weights; it is 0 at the first batch, and so is its gradient."""
     if not hasattr(trainer, "start"):
@@ -248,12 +257,26 @@ ODD_LATER = {
 ODD_TRAINERS = [_odd(name, combine) for name, (_, combine) in (ODD | ODD_LATER).items()]
 
 
+class TwoDevices(torch.nn.Module):
+    """Does as torch's DataParallel with two GPUs: halves the batch, and gathers logits by rows and losses into a vector."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, **batch):
+        halves = [{key: value.chunk(2)[i] for key, value in batch.items()} for i in range(2)]
+        outputs = [self.module(**half) for half in halves]
+        gathered = {"logits": torch.cat([one.logits for one in outputs])}
+        return CausalLMOutput(loss=torch.stack([one.loss for one in outputs]), **gathered)
+
+
 def install(monkeypatch) -> ModuleType:
     """Put a module ``trainer`` with a registry where the plugin looks for the framework's."""
     module = ModuleType("trainer")
     classes = [
         Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, Renamed, Extended, Helped, Overridden, ByRow, Logger,
-        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, *ODD_TRAINERS,
+        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, DualOfThree, *ODD_TRAINERS,
     ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}
     monkeypatch.setitem(sys.modules, "trainer", module)

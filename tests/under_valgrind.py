@@ -65,7 +65,13 @@ def call_everything(rust: ModuleType, too_many: int) -> None:
             for toward_retain in (False, True):
                 rust.linear_(*memory, [1.0, 1.0], [0.5, 0.5], toward_retain)
             rust.baseline_(*memory, *weights)
-            for address in forget + retain:
+            before, signs = (allocate(n * size), allocate(0)), (allocate(n * size), allocate(0))
+            step = dtype, list(before), list(retain), [n + too_many, 0]
+            for zeros in (False, True):
+                rust.guard_(*step, list(signs), zeros, [], [])
+                rust.guard_(*step, list(signs), zeros, list(forget), list(signs))
+            rust.guard_(*step, [], False, list(forget), list(signs))
+            for address in forget + retain + before + signs:
                 libc.free(address)
 
 

@@ -33,7 +33,7 @@ from retainfirst.errors import (
     UnknownCombiner,
 )
 from retainfirst.geometry import Geometry
-from retainfirst.step import TwoTaskStep
+from retainfirst.step import Guard, StepGeometry, TwoTaskStep, guard_step_
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "DtypeMismatch",
     "ElementwiseCombiner",
     "Geometry",
+    "Guard",
     "MissingDependency",
     "NGDiff",
     "NonFiniteGradient",
@@ -56,12 +57,14 @@ __all__ = [
     "ShapeMismatch",
     "StaleGradient",
     "StatementViolated",
+    "StepGeometry",
     "Sum",
     "TorchJD",
     "TwoTaskStep",
     "UnknownCombiner",
     "available_combiners",
     "combine",
+    "guard_step_",
     "make_combiner",
     "register",
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "exhaustive",
     "geometry",
     "get_num_threads",
+    "guard_",
     "linear_",
     "moments",
     "set_num_threads",
@@ -44,7 +45,18 @@ def linear_(
     c_retain: list[float],
     c_forget: list[float],
     toward_retain: bool = False,
+    measure: bool = True,
 ) -> NDArray[np.float64]: ...
+def guard_(
+    dtype: str,
+    before: list[int],
+    after: list[int],
+    lengths: list[int],
+    signs: list[int],
+    zeros: bool,
+    forget: list[int],
+    retain: list[int],
+) -> tuple[NDArray[np.float64], list[int]]: ...
 def update_alone_(
     combiner: str,
     dtype: str,

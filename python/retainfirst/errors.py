@@ -5,8 +5,8 @@ They share one base class, so that callers can catch them all. Each text names t
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -96,7 +96,7 @@ class MissingDependency(RetainFirstError, ImportError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the known names, and the nearest one to ``name`` if one is near.
+    """Return a sentence with the known names, and the nearest one if ``name`` looks like a slip of it.
 
     Args:
         name: What the user wrote.
@@ -106,9 +106,47 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         For example ``"Did you mean 'pcgrad'? Known: sum, pcgrad, sago."``.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    near = [other for other in names if _is_slip(name, other)]
+    hint = f"Did you mean {min(near, key=lambda other: _edits(name, other))!r}? " if near else ""
     return f"{hint}Known: {', '.join(names)}."
+
+
+def _is_slip(written: str, meant: str) -> bool:
+    """Tell whether a slip of the keys or an abbreviation explains the difference between two names.
+
+    Case and separators aside: one edit for every four letters and at most three, one letter too many or too few, or a
+    beginning or the skeleton of the other.
+    """
+    written, meant = (re.sub(r"[\W_]", "", name).casefold() for name in (written, meant))
+    if not written or not meant:
+        return False
+    edits = _edits(written, meant)
+    one_letter = edits == 1 and len(written) != len(meant) and min(len(written), len(meant)) > 1
+    if edits <= min(max(len(written), len(meant)) // 4, 3) or one_letter:
+        return True
+    short, long = sorted((written, meant), key=len)
+    return len(short) > 3 and (long.startswith(short) or _leaves_out(short, long))
+
+
+def _leaves_out(short: str, long: str) -> bool:
+    """Tell whether one name is the other without some letters inside."""
+    left = iter(long)
+    return (short[0], short[-1]) == (long[0], long[-1]) and all(letter in left for letter in short)
+
+
+def _edits(a: str, b: str) -> int:
+    """Return how many letters must be inserted, deleted, replaced or swapped with their neighbour to turn one into the other."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        further = [i]
+        for j, y in enumerate(b, start=1):
+            cost = min(row[j] + 1, further[-1] + 1, row[j - 1] + (x != y))
+            if i > 1 and j > 1 and (x, a[i - 2]) == (b[j - 2], y):
+                cost = min(cost, before[j - 2] + 1)
+            further.append(cost)
+        before, row = row, further
+    return row[-1]
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -10,7 +10,25 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
+__all__ = ["find_device", "keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name such as ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        RetainFirstError: torch knows no such device, or this machine does not have it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RetainFirstError(f"device {name!r} cannot be used: give one such as cpu, cuda or cuda:1") from error
+    backend = getattr(torch, device.type, None)
+    count = 1 if device.type == "cpu" else int(getattr(backend, "device_count", lambda: 0)())
+    if (device.index or 0) >= count:
+        devices = f"{count or 'no'} {device.type} {'device' if count == 1 else 'devices'}"
+        raise RetainFirstError(f"device {name!r} cannot be used: this machine has {devices}")
+    return device
 
 
 def load_config(model: str) -> Any:

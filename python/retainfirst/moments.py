@@ -10,12 +10,12 @@ The columns of the pair come first (:data:`COLUMNS`), those of the update last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["COLUMNS", "Reduce", "along_retain", "reduce_rows", "with_update"]
+__all__ = ["COLUMNS", "Reduce", "along_retain", "reduce_rows", "unmeasured", "with_update"]
 
 COLUMNS = ("ff", "rr", "fr", "conflicts", "count", "ef", "er", "uu", "ur", "uf", "eu")
 FF, RR, FR, CONFLICTS, COUNT, EF, ER, UU, UR, UF, EU = range(len(COLUMNS))
@@ -38,6 +38,12 @@ def along_retain(moments: Tensor) -> Tensor:
     """
     rr = moments[:, RR]
     return torch.where(rr > 0, moments[:, FR] / rr * torch.exp2(moments[:, EF] - moments[:, ER]), 0.0)
+
+
+def unmeasured(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the table of tensors that were not measured: zeros of shape ``[n, 11]``, on the first one's device."""
+    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    return torch.zeros(len(tensors), len(COLUMNS), dtype=dtype, device=tensors[0].device)
 
 
 def with_update(pair: Tensor, update: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["Linear", "Weight", "parse_weight", "weight_at"]
+__all__ = ["Linear", "Weight", "ends", "parse_weight", "weight_at"]
 
 Weight = float | Callable[[int], float]
 """A weight, or a function from the number of finished optimiser steps to a weight."""
@@ -48,6 +48,14 @@ class Linear:
 def weight_at(weight: Weight, step: int) -> float:
     """Return a weight after ``step`` finished optimiser steps."""
     return weight(step) if callable(weight) else weight
+
+
+def ends(weight: Weight) -> tuple[float, ...]:
+    """Return the weights between which all weights of a run lie, as far as they are known before it.
+
+    That is the start and the end of :class:`Linear`; of another function, what it gives for the first step.
+    """
+    return (weight.start, weight.end) if isinstance(weight, Linear) else (weight_at(weight, 0),)
 
 
 def parse_weight(text: str | float) -> Weight:

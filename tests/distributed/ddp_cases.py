@@ -32,10 +32,11 @@ def train(
     thawed=False,
     data=None,
     offload=None,
+    enforce=False,
     **options,
 ):
     rank, data = dist.get_rank(), data or Data(dist.get_world_size())
-    expected, geometries = on_one_process(data, name)
+    expected, geometries = on_one_process(data, name, enforce=enforce)
     inner = make_model()
     inner.layers[1].requires_grad_(not thawed)
     model = None if late_wrap else DistributedDataParallel(inner, **options)
@@ -47,6 +48,7 @@ def train(
     )
     model = model or DistributedDataParallel(inner, **options)
     optimizer = make_optimizer(model)
+    guard = step.guard(optimizer, enforce=True) if enforce else None
     found = []
     for i in range(STEPS):
         for micro in range(MICRO_BATCHES):
@@ -61,7 +63,9 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
-    geometry = max(abs(a[key] - b[key]) for a, b in zip(found, geometries, strict=True) for key in a)
+        if guard is not None:
+            found[-1] = guard.geometry.as_dict()
+    geometry = max(abs(a[key] - b[key]) for a, b in zip(found, geometries, strict=True) for key in b)
     return {"error": distance(dict(inner.named_parameters()), dict(expected.named_parameters())), "geometry": geometry}
 
 
@@ -172,6 +176,8 @@ def offloaded(name, **options):
 
 CASES = {
     **{f"equal, rule {name}": partial(train, name) for name in RULES},
+    **{f"equal, guard, {name}": partial(train, name, enforce=True) for name in ("sago", "pcgrad global")},
+    "equal, guard, wrapped later": partial(train, "pcgrad global", enforce=True, given="module", late_wrap=True),
     **{f"equal, last {name}": partial(train, name, last=True) for name in ("sago", "pcgrad global")},
     **{f"equal, given {given}": partial(train, "sago", given=given) for given in ("module", "parameters", "named")},
     **{f"equal, {key}": partial(train, "pcgrad module", **options) for key, options in OPTIONS.items()},

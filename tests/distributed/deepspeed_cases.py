@@ -45,6 +45,11 @@ def whole(engine):
         }
 
 
+def guarded():
+    engine = make_engine(2)
+    rf.TwoTaskStep(engine).guard(engine.optimizer)
+
+
 def steps(engine, step, data, interleaved=True, numbers=range(STEPS)):
     rank = dist.get_rank()
     orders = [(micro, task) for micro in range(MICRO_BATCHES) for task in ("forget", "retain")]
@@ -145,6 +150,7 @@ CASES = {
     "refused, offloading": lambda: cases.refusal(
         lambda: rf.TwoTaskStep(make_engine(2, zero_optimization={"stage": 2, "offload_optimizer": {"device": "cpu"}}))
     ),
+    "refused, guard": lambda: cases.refusal(guarded),
     "refused, geometry of one process": lambda: cases.refusal(read_alone),
 }
 

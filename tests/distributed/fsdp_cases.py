@@ -27,14 +27,26 @@ def put_off(model, last):
     return nullcontext()
 
 
-def train(shard, name, *, given="model", deferred=False, evaluate=False, offload=None, make=make_model, **options):
+def train(
+    shard,
+    name,
+    *,
+    given="model",
+    deferred=False,
+    evaluate=False,
+    offload=None,
+    enforce=False,
+    make=make_model,
+    **options,
+):
     rank, data = dist.get_rank(), Data(dist.get_world_size(), rare=None)
     # FSDP's own clipping takes nothing wider than float32.
     clip = CLIP if shard is shard2 else math.inf
-    expected, geometries = on_one_process(data, name, clip=clip, make=make)
+    expected, geometries = on_one_process(data, name, clip=clip, make=make, enforce=enforce)
     model = shard(make(torch.float64), **options)
     source = {"model": model, "parameters": [*model.parameters()], "named": [*model.named_parameters()]}[given]
     step, optimizer, found = rf.TwoTaskStep(source, rule(name), offload=offload), make_optimizer(model), []
+    guard = step.guard(optimizer, enforce=True) if enforce else None
     for i in range(STEPS):
         if evaluate:
             with torch.no_grad():
@@ -49,8 +61,10 @@ def train(shard, name, *, given="model", deferred=False, evaluate=False, offload
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
+        if guard is not None:
+            found[-1] = guard.geometry.all_reduce().as_dict()
     # FSDP 1 counts what no pass reaches as coordinates, so the share of conflicting ones is another.
-    keys = [key for key in found[0] if shard is shard2 or key != "conflict_fraction"]
+    keys = [key for key in geometries[0] if shard is shard2 or key != "conflict_fraction"]
     geometry = max(abs(a[key] - b[key]) for a, b in zip(found, geometries, strict=True) for key in keys)
     return {"error": distance(whole(model), dict(expected.named_parameters())), "geometry": geometry}
 
@@ -115,6 +129,11 @@ CASES = {
     "equal, FSDP, parameters": partial(train, shard1, "sago", given="parameters"),
     "equal, FSDP, deferred": partial(train, shard1, "sago", deferred=True),
     "equal, FSDP, evaluation": partial(train, shard1, "sago", evaluate=True),
+    **{
+        f"equal, {how.__name__}, guard, {name}": partial(train, how, name, enforce=True)
+        for how in (shard1, shard2)
+        for name in ("sago", "pcgrad global")
+    },
     "wrong, deferred and interleaved": partial(deferred_and_interleaved, "sago"),
     **{
         f"calls, {how.__name__}, {name}": partial(collectives, how, name)

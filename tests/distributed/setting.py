@@ -112,8 +112,12 @@ def on_one_process(
     dtype: torch.dtype = torch.float64,
     clip: float = CLIP,
     make: Callable[[torch.dtype], nn.Module] = make_model,
+    enforce: bool = False,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train by hand on all rows at once: plain autograd, one gradient after the other, and the pure function."""
+    """Train by hand on all rows at once: plain autograd, one gradient after the other, and the pure function.
+
+    With ``enforce`` the geometry is that of the parameters' step, after what works against retain was put back.
+    """
     model = make(dtype)
     optimizer = make_optimizer(model)
     geometries = []
@@ -130,9 +134,33 @@ def on_one_process(
             p.grad = update[key]
         geometries.append(measured(*found, update))
         nn.utils.clip_grad_norm_(model.parameters(), clip)
+        before = {key: p.detach().clone() for key, p in model.named_parameters()}
         optimizer.step()
         optimizer.zero_grad()
+        if enforce:
+            geometries[-1] = put_back(before, model, *found, update if name.startswith("sago") else None)
     return model, geometries
+
+
+@torch.no_grad()
+def put_back(before: dict, model: nn.Module, forget: dict, retain: dict, update: dict | None) -> dict[str, float]:
+    """Put back what works against retain, by the definitions of theorems T11 and T12; return the geometry of the step."""
+    steps: dict[str, dict] = {"d": {}, "f": {}, "r": {}}
+    for key, p in model.named_parameters():
+        if forget[key] is None and retain[key] is None:
+            continue
+        f, r = (torch.zeros_like(p) if found[key] is None else found[key] for found in (forget, retain))
+        d = p - before[key]
+        opposing = d * r > 0 if update is None else (d * update[key] > 0) | (update[key] == 0)
+        p.copy_(torch.where(opposing, before[key], p))
+        for name, value in (("d", before[key] - p), ("f", f), ("r", r)):
+            steps[name][key] = value
+    found = measured(steps["d"], steps["r"], steps["f"])
+    return {
+        "cos_step_retain": found["cos_forget_retain"],
+        "cos_step_forget": found["cos_update_forget"],
+        "norm_step": found["norm_forget"],
+    }
 
 
 def measured(forget: dict, retain: dict, update: dict) -> dict[str, float]:

@@ -53,6 +53,7 @@ def test_bf16_trains_and_the_processes_agree(name):
         ("refused, stage 0", "use stage 1, 2 or 3"),
         ("refused, offloading", "set its device to none"),
         ("refused, geometry of one process", "geometry.all_reduce"),
+        ("refused, guard", "moves flat copies of its partitions"),
     ],
 )
 def test_every_process_refuses(name, text):

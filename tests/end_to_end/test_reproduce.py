@@ -16,14 +16,21 @@ from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst.files import write_json
 from retainfirst_lab.reproduce import QUICK, SmolTier, path, reproduce, workers
-from retainfirst_lab.reproduce.design import Cell, Sizes
+from retainfirst_lab.reproduce.design import MAIN, Cell, Sizes
+from retainfirst_lab.reproduce.guard_design import GuardCell, GuardPart
 from retainfirst_lab.reproduce.path import run_cell
+from retainfirst_lab.reproduce.smollm2_rows import FILES
 from retainfirst_lab.reproduce.store import Store
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")
 
-SMALL = replace(QUICK, seeds=(0,), sizes=Sizes(max_steps=60, relearn_rows=6, relearn_steps=3), people=6, hidden_size=64)
+SMALL = replace(
+    QUICK, seeds=(0,), sizes=Sizes(max_steps=60, relearn_rows=6, relearn_steps=3), people=6, hidden_size=64, guard=None
+)
+TINY = replace(
+    SMALL, sizes=replace(SMALL.sizes, max_steps=4), people=2, hidden_size=32, guard=GuardPart(("ga",), MAIN[1:])
+)
 ONE = ("ga", "sago")
 
 
@@ -205,6 +212,71 @@ def test_cells_beyond_the_budget_are_not_begun(finished, tmp_path, monkeypatch):
     assert len(found["cells"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        ("pcgrad", "adamw"),
+        *(pytest.param(*arm, marks=pytest.mark.slow) for arm in (("sago", "adamw"), ("pcgrad", "sgd"))),
+    ],
+)
+def test_a_guarded_cell_measures_every_step_and_changes_it_only_if_enforced(tmp_path, variant, optimizer):
+    testbed, sizes = SMALL.testbed("facts", 0, tmp_path), replace(SMALL.sizes, max_steps=6, target=0.01)
+    rate = {"adamw": 1e-3, "sgd": 0.1}[optimizer]
+    cell = GuardCell("facts", "ga", variant, 4.0, rate, 0, optimizer, "off")
+    off, on = (run_cell(replace(cell, guard=guard), testbed, sizes) for guard in ("off", "enforce"))
+    assert off["lm_eval"] == {"target": {}, "end": {}}
+    assert off["same_state"] == []
+    for point in off["path"][1:]:
+        assert point["put_back_fraction"] == 0
+        assert point["step_opposes_retain"] in (0.0, 0.5, 1.0)
+    for point in on["path"][1:]:
+        assert point["step_opposes_retain"] == 0
+        assert point["put_back_fraction"] > 0
+    if optimizer == "adamw":
+        plain = run_cell(Cell("facts", "ga", variant, 4.0, rate, 0), Unjudged(testbed), sizes)
+        shared = plain["path"][-1].keys() - {"seconds"}
+        assert [{name: point[name] for name in point.keys() & shared} for point in off["path"]] == [
+            {name: point[name] for name in point.keys() & shared} for point in plain["path"]
+        ], "measuring changes nothing"
+
+
+class Unjudged:
+    """A test bed without lm-eval, which takes long."""
+
+    def __init__(self, testbed):
+        self._testbed = testbed
+
+    def __getattr__(self, name):
+        return getattr(self._testbed, name)
+
+    def judge(self, _):
+        return {}
+
+    def judged_target(self):
+        return {}
+
+
+@pytest.mark.slow
+def test_the_part_on_the_guard_runs_alone_reports_and_resumes(tmp_path, monkeypatch):
+    found = reproduce(TINY, tmp_path / "out", jobs=1, parts=["guard"])
+    assert found["cells"] == []
+    assert found["planned"] == 0
+    cells = found["guard"]["cells"]
+    assert len(cells) == len(list((tmp_path / "out" / "cells").iterdir())) == 24
+    assert set(found["guard"]["compared"]) == {"common", "equal_steps"}, "nothing is chosen without development seeds"
+    enforced = [one for one in cells if one["guard"] == "enforce"]
+    assert all(point["step_opposes_retain"] == 0 for one in enforced for point in one["path"][1:])
+    text, page = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
+    assert "## The guard: retain accuracy at equal forgetting" in text
+    assert "runs with a guard: 24;" in text
+    assert page.count("<svg") <= 1
+
+    monkeypatch.setattr(workers, "run_cell", lambda *_: pytest.fail("ran a finished cell again"))
+    before = json.loads((tmp_path / "out" / "results.json").read_text())
+    reproduce(TINY, tmp_path / "out", jobs=1, parts=["guard"])
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["guard"] == before["guard"]
+
+
 def refused(monkeypatch, capsys, *arguments) -> str:
     monkeypatch.setattr(sys, "argv", ["retainfirst", "reproduce", *map(str, arguments)])
     with pytest.raises(SystemExit) as leaving:
@@ -223,6 +295,8 @@ def refused(monkeypatch, capsys, *arguments) -> str:
         (("--seeds", "1,two"), "whole numbers"),
         (("--seeds", ","), "at least one"),
         (("--tier", "full", "--seeds", "0,100"), "found [0] in both"),
+        (("--part", "guards"), "Did you mean 'guard'"),
+        (("--tier", "smollm2", "--part", "guard"), "has no part on the guard"),
         (("--budget", "15"), "belong to the tier smollm2"),
         (("--tier", "smollm2", "--budget", "0"), "above 0"),
     ],
@@ -291,3 +365,17 @@ def test_a_folder_takes_more_seeds_but_no_other_sizes(finished, tmp_path):
     with pytest.raises(RetainFirstError, match="people was 6, is 7"):
         Store(finished, {**replace(SMALL, people=7).identity(), "versions": versions})
     assert SmolTier(minutes=20).identity() != SmolTier(minutes=150).identity()
+
+
+def test_a_folder_of_smollm2_is_of_one_model_and_one_set_of_rows(tmp_path):
+    for name in FILES:
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "a"}\n')
+    (tmp_path / "config.json").write_text("{}")
+    tier = SmolTier(model=str(tmp_path), data_dir=tmp_path)
+    before = tier.identity()
+    assert tier.identity() == before
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    after = tier.identity()
+    assert {key for key in after if before[key] != after[key]} == {"model_contents"}
+    (tmp_path / "test.jsonl").write_text('{"question": "b"}\n')
+    assert tier.identity()["data_contents"] != before["data_contents"]

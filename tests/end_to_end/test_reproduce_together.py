@@ -15,7 +15,9 @@ from retainfirst_lab.reproduce.design import Sizes
 pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")
 
-TINY = replace(QUICK, seeds=(0,), sizes=Sizes(max_steps=4, relearn_rows=2, relearn_steps=1), people=2, hidden_size=32)
+TINY = replace(
+    QUICK, seeds=(0,), sizes=Sizes(max_steps=4, relearn_rows=2, relearn_steps=1), people=2, hidden_size=32, guard=None
+)
 _barriers = []
 
 

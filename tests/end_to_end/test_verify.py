@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import configuration
 from typer.testing import CliRunner
 
 from retainfirst import cli, reference
@@ -103,6 +104,28 @@ def test_chosen_statements_and_json(tmp_path):
     assert json.loads(result.stdout) == json.loads(file.read_text())
     assert [one["id"] for one in json.loads(result.stdout)["statements"]] == ["T6", "X1"]
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+@pytest.fixture
+def hypothesis_home(tmp_path):
+    """Where hypothesis keeps its files during the test, as far as nobody says otherwise."""
+    before = configuration.storage_directory(intent_to_write=False)
+    configuration.set_hypothesis_home_dir(tmp_path / ".hypothesis")
+    yield
+    configuration.set_hypothesis_home_dir(before.home_directory)
+
+
+def test_earlier_results_are_kept_and_nothing_else_is_left(tmp_path, monkeypatch, hypothesis_home):
+    monkeypatch.chdir(tmp_path)
+    for name in ("verification.json", "verification-2.json"):
+        (tmp_path / name).write_text("mine")
+    result = call("--statement", "T3", "--examples", "1", "--seed", "2")
+    assert result.exit_code == 0, result.output
+    assert "counterexamples: verification-3.json" in result.stdout
+    assert (tmp_path / "verification.json").read_text() == (tmp_path / "verification-2.json").read_text() == "mine"
+    names = ["verification-2.json", "verification-3.json", "verification.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert configuration.storage_directory(intent_to_write=False).home_directory == tmp_path / ".hypothesis"
 
 
 @pytest.mark.slow

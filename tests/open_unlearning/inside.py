@@ -14,11 +14,15 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from unittest.mock import patch
 
 import commands
 import torch
 import transformers
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from framework_stand_in import TwoDevices
 
 HOME, WORKSPACE, ANSWER = (Path(argument) for argument in sys.argv[1:4])
 sys.path.insert(0, str(HOME / "src"))
@@ -137,6 +141,54 @@ def sum_beside_own(method: str, setting: str) -> dict:
     }  # fmt: skip
 
 
+def scheduled(method: str) -> dict:
+    """Train with a gamma that falls to 0: ours by ``gamma=START:END:STEPS``, the framework's trainer by a callback."""
+    more = (*SETTINGS["unweighted"], "++trainer.args.max_steps=6")
+    own = build(method, "own", *more)
+    start = [p.detach().clone() for p in own.model.parameters()]
+
+    class Falling(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, *_, **__):
+            own.gamma = 1 - min(state.global_step, 4) / 4
+
+    own.add_callback(Falling())
+    own.train()
+    ours = build(
+        f"RetainFirst{method}", "ours", "trainer.method_args.combiner=sum", *more, "trainer.method_args.gamma=1:0:4"
+    )
+    ours.train()
+    theirs = list(own.model.parameters())
+    return {
+        "difference": apart(theirs, ours.model.parameters()), "moved": apart(theirs, start), "gamma": [own.gamma, ours.gamma],
+    }  # fmt: skip
+
+
+def only_some(method: str) -> dict:
+    """Train with ``where`` and a combiner, with ``sum``, and with the combiner on all; return which parameters differ."""
+    more = (*SETTINGS["unweighted"], "++trainer.args.max_steps=1")
+    ends = {}
+    for name, way in {
+        "sum": ("trainer.method_args.combiner=sum",),
+        "all": ("trainer.method_args.combiner=sago",),
+        "some": ("trainer.method_args.combiner=sago", r"+trainer.method_args.where='layers\.1\.'"),
+    }.items():
+        trainer = build(f"RetainFirst{method}", name, *way, *more)
+        trainer.train()
+        ends[name] = {key: p.detach() for key, p in trainer.model.named_parameters()}
+    different = lambda one, other: [key for key in one if not torch.equal(one[key], other[key])]  # noqa: E731
+    return {
+        "from_sum": different(ends["some"], ends["sum"]),
+        "from_all": different(ends["some"], ends["all"]),
+        "names": [*ends["sum"]],
+    }
+
+
+def on_two_gpus(method: str) -> dict:
+    """Do the same with one process and two GPUs, which is DataParallel."""
+    torch.nn.DataParallel, transformers.TrainingArguments.n_gpu = TwoDevices, 2
+    return sum_beside_own(method, "plain")
+
+
 def preferences(update: str) -> dict:
     """Return PDU's dual variable after each change, in the framework's trainer and in ours."""
     moves = {}
@@ -188,6 +240,39 @@ def beside_authors(method: str, strategy: str) -> dict:
     ours.train()
     ends = list(theirs.model.parameters())
     return {"difference": apart(ends, ours.model.parameters()), "moved": apart(ends, start)}
+
+
+def rows(side: str, rank: str) -> dict:
+    """Return batches of pairs of texts by a collator that pads on a side, as a process of that rank draws them.
+
+    The fork's handlers are asked for by the framework's names; in the framework itself these are ours.
+    """
+    text = WORKSPACE / "texts.txt"
+    text.write_text(
+        "".join(f"{index} {'is a number ' * (index % 5)}that ends<eos>, {index % 7}\n" for index in range(40))
+    )
+    prefix = "" if hasattr(data, "RWKUQADataset") else "RetainFirst"  # which only the fork has
+    ours = os.environ["OPEN_UNLEARNING_HOME"]
+    with initialize_config_dir(f"{ours}/configs", version_base=None):
+        compose("unlearn.yaml", ["task_name=t"])  # registers the plugin's names
+    tokenizer = models.get_tokenizer({"pretrained_model_name_or_path": str(WORKSPACE / "model")})
+    tokenizer.pad_token = tokenizer.eos_token  # as the framework does for a tokenizer without one
+    of_texts = {"path": "text", "data_files": str(text), "split": "train"}
+    config = {"handler": f"{prefix}PretrainingDataset", "args": {"hf_args": of_texts, "max_length": 16}}
+    collator = {"handler": f"{prefix}DataCollatorForSupervisedDataset", "args": {"padding_side": side}}
+    parts = OmegaConf.create({"anchor": "forget", "forget": {"texts": config}, "retain": {"texts": config}})
+    pairs = data.get_data(parts, mode="unlearn", tokenizer=tokenizer, template_args=None)["train"]
+    collate = data.get_collators(OmegaConf.create({"one": collator}), tokenizer=tokenizer)
+    utils.seed_everything(0)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=4, shuffle=True, collate_fn=collate)
+    with (
+        patch.object(torch.distributed, "is_initialized", lambda: True),
+        patch.object(torch.distributed, "get_rank", lambda: int(rank)),
+        patch.object(torch.distributed, "get_world_size", lambda: 4),
+    ):
+        batches = list(loader)
+    as_lists = lambda batch: {key: part.tolist() for key, part in batch.items()}  # noqa: E731
+    return {"batches": [{task: as_lists(batch) for task, batch in pair.items()} for pair in batches]}
 
 
 def later(wanted: str) -> dict:

@@ -24,12 +24,29 @@ STRATEGIES = {
 CASES = [f"{method}:{strategy}" for method in ("GradDiff", "NPO", "SimNPO") for strategy in STRATEGIES]
 
 
+ROWS = [*(f"left:{rank}" for rank in range(4)), "right:1"]
+
+
 @pytest.fixture(scope="module")
-def found(framework):
+def fork(framework):
     if not os.environ.get("SAGO_HOME"):
         pytest.skip("SAGO_HOME names no checkout of the authors' fork, so nothing was compared with their trainers")
-    fork = replace(framework, home=Path(os.environ["SAGO_HOME"]).resolve())
+    return replace(framework, home=Path(os.environ["SAGO_HOME"]).resolve())
+
+
+@pytest.fixture(scope="module")
+def found(fork):
     return fork.inside("beside_authors", CASES)
+
+
+def test_our_rows_are_the_authors_rows(framework, fork):
+    """Tokens, labels, masks and draws of four processes."""
+    ours, theirs = (home.inside("rows", ROWS) for home in (framework, fork))
+    assert not any("error" in one for one in (*ours.values(), *theirs.values())), (ours, theirs)
+    assert ours == theirs
+    assert len(ours["left:0"]["batches"]) > 5
+    retain = [str([batch["retain"]["input_ids"] for batch in ours[f"left:{rank}"]["batches"]]) for rank in range(4)]
+    assert len(set(retain)) == 4, "each process draws rows of its own"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,10 +6,11 @@ import json
 import math
 import shutil
 import subprocess
+from pathlib import Path
 
 import commands
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import strangers
 from rwku_files import write_by_subject
@@ -54,6 +55,67 @@ def test_every_scope(framework, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(len(logs(tmp_path / scope)) == 2 for scope in ("tensor", "module", "block", "global"))
+
+
+def test_the_documented_sweep_leaves_one_model_for_each_job(framework, tmp_path):
+    """With task_name in the output folder, as in the framework's own paths; without the combiner in it, a job is refused."""
+    output = tmp_path / "${task_name}"
+    combiners = "trainer.method_args.combiner=sum,sago"
+    done = framework.train(
+        "RetainFirstNPO", output, combiners, "task_name=npo_${trainer.method_args.combiner}", sweep=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = [load_file(tmp_path / f"npo_{name}" / "model.safetensors") for name in ("sum", "sago")]
+    assert any(not ends[0][name].equal(ends[1][name]) for name in ends[0])
+    done = framework.train("RetainFirstNPO", output, combiners, "task_name=npo", sweep=True)
+    assert done.returncode != 0
+    assert "job 1 of this sweep would replace the model of job 0 in" in done.stderr
+    done = framework.train("RetainFirstNPO", output, "task_name=npo")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "has the model of an earlier run, which this run replaces" in done.stdout + done.stderr
+
+
+WORKERS = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=10"]}
+
+
+@pytest.mark.parametrize("launcher", WORKERS)
+def test_launchers_that_start_fresh_workers(framework, launcher, tmp_path):
+    if framework.call("-c", f"import hydra_plugins.hydra_{launcher.split('_')[0]}_launcher").returncode:
+        pytest.skip(f"the framework's environment has no hydra-{launcher.split('_')[0]}-launcher")
+    done = framework.train(
+        "RetainFirstNPO", tmp_path / "${trainer.method_args.combiner}", "trainer.method_args.combiner=sum,sago",
+        f"hydra/launcher={launcher}", *WORKERS[launcher], sweep=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all((tmp_path / name / "model.safetensors").is_file() for name in ("sum", "sago"))
+
+
+DRIVER = """
+import sys
+import hydra
+sys.path.append("{home}/src")
+@hydra.main(version_base=None, config_path="{home}/configs", config_name="unlearn.yaml")
+def main(config):
+    from trainer import load_trainer
+    from data import get_data, get_collators
+    from model import get_model
+    model, tokenizer = get_model(config.model)
+    sets = get_data(config.data, mode=config.mode, tokenizer=tokenizer, template_args=config.model.template_args)
+    collator = get_collators(config.collator, tokenizer=tokenizer)
+    trainer, args = load_trainer(config.trainer, model=model, train_dataset=sets["train"], eval_dataset="dummy",
+                                 tokenizer=tokenizer, data_collator=collator, template_args=None)
+    trainer.train()
+    trainer.save_model(args.output_dir)
+main()
+"""
+
+
+def test_a_driver_that_imports_the_framework_after_hydra_has_started(framework, tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER.format(home=framework.home))
+    overrides = commands.overrides("RetainFirstNPO", framework.workspace, tmp_path / "out", framework.transformers)
+    done = framework.call(str(tmp_path / "driver.py"), *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 OPTIONS = {
@@ -115,6 +177,7 @@ def test_evaluation_during_training_and_checkpoints(framework, tmp_path):
         "trainer.args.do_eval=true", "trainer.args.eval_on_start=true", "trainer.args.eval_strategy=epoch",
         "++trainer.args.max_steps=-1", "trainer.args.num_train_epochs=2", "trainer.args.save_strategy=epoch",
         "eval=retainfirst_rwku", "~eval.tofu", f"eval.rwku.path={tmp_path}/rwku",
+        "++trainer.args.metric_for_best_model=forget_rouge", "++trainer.args.greater_is_better=false",
     )  # fmt: skip
     done = framework.train("RetainFirstGradDiff", tmp_path / "out", *more)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -123,6 +186,33 @@ def test_evaluation_during_training_and_checkpoints(framework, tmp_path):
     for step in (3, 6):
         assert (tmp_path / "out" / f"checkpoint-{step}" / "model.safetensors").is_file()
     assert len(logs(tmp_path / "out")) == 6
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert Path(state["best_model_checkpoint"]).parent == tmp_path / "out"
+    done = framework.train("GradDiff", tmp_path / "own", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_evaluation_of_two_models_with_one_task_name(framework, tmp_path):
+    """By the framework's own command on a CPU; the second model's answers are not those of the first."""
+    write_by_subject(tmp_path / "rwku")
+    other = tmp_path / "other"
+    shutil.copytree(framework.workspace / "model", other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: -one for name, one in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    found = []
+    for model in (framework.workspace / "model", other, other):
+        done = framework.call(
+            "src/eval.py", "--config-name=eval.yaml", "eval=retainfirst_rwku", "task_name=same",
+            "model.model_args.device_map=cpu", f"eval.rwku.path={tmp_path}/rwku",
+            f"paths.output_dir={tmp_path}/out", "eval.rwku.batch_size=2",
+            f"model.model_args.pretrained_model_name_or_path={model}", "model.model_args.attn_implementation=sdpa",
+            f"model.tokenizer_args.pretrained_model_name_or_path={model}", "model.model_args.torch_dtype=float32",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        logs_of = json.loads((tmp_path / "out" / "RWKU_EVAL.json").read_text())
+        found.append([row["generation"] for row in logs_of["forget_level2_rouge"]["value_by_index"].values()])
+    assert found[0] != found[1] == found[2]
+    assert "already, of the same model" in done.stdout + done.stderr
 
 
 LAUNCHERS = {

@@ -15,6 +15,9 @@ APART = [f"{method}:{retain}" for method in EXACT for retain in ("NLL", "KL")] +
 SUMS = [f"{method}:{setting}" for method in (*EXACT, "PDU") for setting in ("plain", "clipped", "short")]
 SUMS += [f"{method}:unweighted" for method in ("GradDiff", "NPO", "SimNPO", "RMU")]
 SUMS += ["RMU:few", "GradDiff:accumulated", "PDU:accumulated"]
+SCHEDULED = ["GradDiff", "NPO", "SimNPO", "RMU"]
+
+TWO_GPUS = [method for method in EXACT if method != "RMU"]  # RMU and PDU stop there in the framework itself
 
 RESUMED = ["NPO", "UNDIAL"]  # RMU draws its control vector anew, as in the framework
 
@@ -27,6 +30,16 @@ def gradients(framework):
 @pytest.fixture(scope="module")
 def sums(framework):
     return framework.inside("sum_beside_own", SUMS)
+
+
+@pytest.fixture(scope="module")
+def on_two_gpus(framework):
+    return framework.inside("on_two_gpus", TWO_GPUS)
+
+
+@pytest.fixture(scope="module")
+def scheduled(framework):
+    return framework.inside("scheduled", SCHEDULED)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +64,33 @@ def test_sum_trains_as_the_framework_does(sums, case):
     assert found["steps"][0] == found["steps"][1]
     assert found["moved"] > 1e-6
     assert found["difference"] <= (0 if "unweighted" in case else ROUNDING * found["moved"])
+
+
+@pytest.mark.parametrize("method", TWO_GPUS)
+def test_sum_trains_as_the_framework_does_on_two_gpus_of_one_process(on_two_gpus, method):
+    found = on_two_gpus[method]
+    assert "error" not in found, found["error"]
+    assert found["moved"] > 1e-6
+    assert found["difference"] <= ROUNDING * found["moved"]
+
+
+@pytest.mark.parametrize("method", SCHEDULED)
+def test_a_scheduled_weight_is_that_of_a_callback_in_the_framework(scheduled, method):
+    """The weights are not 1, so that the two round differently."""
+    found = scheduled[method]
+    assert "error" not in found, found["error"]
+    assert found["gamma"] == [0.0, 0.0]
+    assert found["moved"] > 1e-3
+    assert found["difference"] <= ROUNDING * found["moved"]
+
+
+def test_where_combines_only_some_parameters(framework):
+    found = framework.inside("only_some", ["NPO"])["NPO"]
+    assert "error" not in found, found["error"]
+    inside = [name for name in found["names"] if "layers.1." in name]
+    assert 0 < len(inside) < len(found["names"])
+    assert found["from_sum"] == inside
+    assert found["from_all"] == [name for name in found["names"] if name not in inside]
 
 
 def test_pdu_moves_its_dual_variable_as_the_framework_does(framework):

@@ -169,7 +169,9 @@ def test_configs_compose_and_have_the_trainer_of_their_name(framework, experimen
         assert config.data_split in rest
         assert list(config.eval) == ["lm_eval"]
         assert config.eval.lm_eval.tasks[0] == f"wmdp_{config.data_split}"
+        assert config.collator.DataCollatorForSupervisedDataset.handler == "RetainFirstDataCollatorForSupervisedDataset"
         for part in ("forget", "retain"):
+            assert config.data[part][f"WMDP_{part}"].handler == "RetainFirstPretrainingDataset"
             assert config.data[part][f"WMDP_{part}"].args.hf_args.data_files.endswith(
                 f"{config.data_split}-{part}-corpus.jsonl"
             )
@@ -178,6 +180,7 @@ def test_configs_compose_and_have_the_trainer_of_their_name(framework, experimen
         assert list(config.eval) == ["rwku"]
         assert list(config.data.forget) == ["RWKU_forget"]
         assert list(config.data.retain) == ["RWKU_retain"]
+        assert config.data.retain.RWKU_retain.handler == "RetainFirstRWKUPassages"
 
 
 @pytest.mark.parametrize(

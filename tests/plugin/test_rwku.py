@@ -124,7 +124,9 @@ def test_numbers_of_a_model_that_knows_one_subject(rwku_folder, tmp_path, chat):
         assert summary[f"{probe}_rouge"] == pytest.approx(4 / 9)
     assert summary["forget_rouge"] == summary["neighbor_rouge"] == pytest.approx(4 / 9)
     assert all(type(value) is float for value in summary.values())
-    assert json.loads((tmp_path / "out/RWKU_SUMMARY.json").read_text()) == summary
+    written = json.loads((tmp_path / "out/RWKU_SUMMARY.json").read_text())
+    prefixed = {f"eval_{name}" for name in written if "/" not in name}  # transformers looks for these names
+    assert summary == written | {name: written[name.removeprefix("eval_")] for name in prefixed}
     log = json.loads((tmp_path / "out/RWKU_EVAL.json").read_text())["forget_level1_rouge"]
     assert log["value_by_index"]["0"] == {
         "rougeL_recall": 1.0,
@@ -186,12 +188,53 @@ def test_other_prompts_are_asked_again(rwku_folder, tmp_path, chat):
         assert model.calls, options
 
 
+def test_another_model_is_asked_again(rwku_folder, tmp_path, chat, caplog):
+    """The second of two runs with one task_name must not report the answers of the first."""
+    evaluator = RWKUEvaluator(config(rwku_folder, tmp_path, probes=["forget_level1", "forget_level2"]))
+    first = Knows(chat, {"": "in Ada Hart"})
+    evaluator.evaluate(first, tokenizer=chat, template_args=TEMPLATE)
+    second = Knows(chat, {})
+    second.weight.data.fill_(1e-7)
+    seen = []
+    second.generate = lambda *arguments, plain=second.generate, **options: (
+        seen.append(json.loads((tmp_path / "RWKU_SUMMARY.json").read_text())), plain(*arguments, **options)
+    )[1]  # fmt: skip
+    summary = evaluator.evaluate(second, tokenizer=chat, template_args=TEMPLATE)
+    assert summary["forget_rouge"] == 0
+    assert caplog.text.count("is of another model; it is asked again") == 2
+    assert set(seen[-1]) >= {"forget_level1_rouge"}
+    assert seen[-1]["forget_rouge"] == 0, "no summary mixes two models"
+    evaluator.evaluate(Unasked(chat, second), tokenizer=chat, template_args=TEMPLATE)
+
+
+class Unasked(Knows):
+    """Has the weights of another model, and must not be asked."""
+
+    def __init__(self, tokenizer, other):
+        super().__init__(tokenizer, {})
+        self.load_state_dict(other.state_dict())
+
+    def generate(self, *_, **__):
+        raise AssertionError("asked")
+
+
+def test_other_tokens_of_the_same_prompts_are_asked_again(rwku_folder, tmp_path, chat):
+    evaluator = RWKUEvaluator(config(rwku_folder, tmp_path, probes=["forget_level1"]))
+    evaluator.evaluate(Knows(chat, {}), tokenizer=chat, template_args=TEMPLATE)
+    other = tiny.tiny_tokenizer(chat=True, bos=True)
+    other.add_tokens(["blank in"])
+    again = Knows(other, {})
+    evaluator.evaluate(again, tokenizer=other, template_args=TEMPLATE)
+    assert again.calls
+
+
 def test_summary_without_subjects(rwku_folder, tmp_path, chat):
     evaluator = RWKUEvaluator(config(rwku_folder, tmp_path / "elsewhere", per_subject=False))
     summary = evaluator.evaluate(
         Knows(chat, {}), output_dir=str(tmp_path / "out"), tokenizer=chat, template_args=TEMPLATE
     )
-    assert set(summary) == {*(f"{probe}_rouge" for probe in PROBES), "forget_rouge", "neighbor_rouge"}
+    names = {*(f"{probe}_rouge" for probe in PROBES), "forget_rouge", "neighbor_rouge"}
+    assert set(summary) == names | {f"eval_{name}" for name in names}
     assert not (tmp_path / "elsewhere").exists()
     assert set(json.loads((tmp_path / "out/RWKU_EVAL.json").read_text())["forget_level1_rouge"]["by_subject"]) == {
         *SUBJECTS.values()

@@ -9,9 +9,11 @@ import datasets
 import pytest
 from omegaconf import OmegaConf
 
+import tiny
 from retainfirst.errors import RetainFirstError
+from retainfirst_open_unlearning.data import make_dataset
 from retainfirst_open_unlearning.register import _make_dataset, _Registry
-from retainfirst_open_unlearning.rwku_data import PROBES, load_rows, make_dataset
+from retainfirst_open_unlearning.rwku_data import PROBES, load_rows
 from rwku_files import SUBJECTS, probes_of, write_by_subject, write_flat
 
 
@@ -125,13 +127,23 @@ class PretrainingDataset:
 
     def __init__(self, hf_args, template_args, tokenizer, text_key="text", max_length=2048):
         self.file = hf_args["data_files"]
-        self.texts = list(datasets.load_dataset(**hf_args)[text_key])
-        self.max_length = max_length
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.chunks = self._chunk_raw_text(datasets.load_dataset(**hf_args)[text_key])
+
+    def _chunk_raw_text(self, raw_text):
+        raise AssertionError("replaced")
 
 
 class QADataset:
     def __init__(self, hf_args, template_args, tokenizer, question_key="question", answer_key="answer", max_length=512):
         self.rows = [(row[question_key], row[answer_key]) for row in datasets.load_dataset(**hf_args)]
+
+
+def test_files_may_begin_with_a_byte_order_mark(flat_folder):
+    file = flat_folder / "forget_level1.json"
+    before = load_rows("forget_level1", str(flat_folder))
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load_rows("forget_level1", str(flat_folder)) == before
 
 
 @pytest.fixture
@@ -146,9 +158,10 @@ def test_passages_of_some_subjects(handlers, rwku_folder):
         subjects=["3", "Cy Noor"],
         max_length=7,
         template_args=None,
-        tokenizer=None,
+        tokenizer=tiny.tiny_tokenizer(),
     )
-    assert made.texts == [f"{subject} wrote {count}." for subject in ("Ada Hart", "Cy Noor") for count in range(2)]
+    passages = [f"{subject} wrote {count}." for subject in ("Ada Hart", "Cy Noor") for count in range(2)]
+    assert "".join(f"{text}\n\n" for text in passages).startswith("".join(made.chunks))
     assert made.max_length == 7
     assert not Path(made.file).exists(), "the temporary file is removed"
 

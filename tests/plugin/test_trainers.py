@@ -144,6 +144,8 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha=0.0)
     assert trainer.alpha == 0
     assert 0 < trainer.combiner.alpha < 1e-20
+    scheduled = make(registry, "RetainFirstGradDiff", tmp_path, combiner="sum", alpha="1:0:2")
+    assert scheduled.combiner.alpha == 1
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,16 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
             "layerwise",
         ),
         ("RetainFirstGradDiff", {"alpha": -1.0}, "alpha must be a finite number above 0, not -1.0"),
+        (
+            "RetainFirstGradDiff",
+            {"gamma": "1:-1:10"},
+            r"trainer\.method_args\.gamma: .*gamma must be a finite number at least 0, not -1\.0, as Linear",
+        ),
+        (
+            "RetainFirstGradDiff",
+            {"alpha": "1:-1:10"},
+            r"trainer\.method_args\.alpha: .*alpha must be a finite number above 0",
+        ),
         ("RetainFirstGradDiff", {"alpha": "0.5"}, "trainer.method_args.alpha: '0.5' is not a number"),
         ("RetainFirstGradDiff", {"gamma": None}, "trainer.method_args.gamma: None is not a number"),
         ("RetainFirstGradDiff", {"combiner_options": {"alpha": 3.0}}, "set alpha by trainer.method_args.alpha"),
@@ -196,6 +208,7 @@ def test_alpha_of_zero_is_replaced_by_the_smallest_weight(registry, tmp_path):
         ("RetainFirstNPO", {}, "open-unlearning has no trainer 'NPO'"),
         ("RetainFirstFinetuneTrainer", {}, "RetainFirstFinetuneTrainer: .*not an unlearning trainer"),
         ("RetainFirstLogger", {}, "Logger has a training_step of its own .Logger.training_step."),
+        ("RetainFirstDualOfThree", {}, "RetainFirstDualOfThree: the trainer weighs 3 losses by its preferences"),
         ("RetainFirstLoggerByInstance", {}, "RetainFirstLoggerByInstance: .*training_step of its own"),
     ],
 )
@@ -313,10 +326,60 @@ def test_a_weight_that_moves_linearly(registry, tmp_path):
         make(registry, "RetainFirstGradDiff", tmp_path, gamma="1:0")
 
 
+@pytest.mark.parametrize("metric", ["rouge", "eval_rouge"])
+def test_the_best_model_by_a_result_of_the_frameworks_evaluators(registry, metric, tmp_path, monkeypatch):
+    """They return plain names, and transformers looks for ``eval_<name>``."""
+    monkeypatch.setattr(framework.FinetuneTrainer, "evaluate", lambda self, *_, **__: {"rouge": self.state.global_step})
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_only_model": True,
+    }
+    training = {**saving, "metric_for_best_model": metric, "greater_is_better": False}
+    trainer = make(
+        registry, "RetainFirstGradDiff", tmp_path, training=training, eval_dataset="dummy"
+    )  # as in the framework
+    trainer.evaluators = {"rouge": None}
+    trainer.train()
+    assert trainer.state.best_metric == 1
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+
+
 def test_where_is_passed_to_the_step(registry, tmp_path):
     trainer = make(registry, "RetainFirstGradDiff", tmp_path, training={"max_steps": 1}, where="there is no such name")
     with pytest.raises(RetainFirstError, match="where selects none"):
         trainer.train()
+
+
+@pytest.mark.parametrize("guard", ["measure", "enforce", False])
+def test_the_guard_of_the_optimiser(registry, tmp_path, guard):
+    trainer = make(
+        registry, "RetainFirstGradDiff", tmp_path, combiner="sum", guard=guard, training={"optim": "adamw_torch"}
+    )
+    trainer.train()
+    shares = [log["step_opposes_retain"] for log in trainer.state.log_history if "step_opposes_retain" in log]
+    assert bool(shares) == bool(guard)
+    assert guard != "enforce" or set(shares) == {0.0}
+
+
+@pytest.mark.parametrize("name", SPLITTABLE)
+def test_several_gpus_in_one_process(registry, name, tmp_path, monkeypatch, caplog):
+    """Rows have equal lengths, so that the mean over two devices is that over all rows."""
+    one = make(registry, PREFIX + name, tmp_path / "one", training={"per_device_train_batch_size": 4})
+    one.train()
+    monkeypatch.setattr(torch.nn, "DataParallel", framework.TwoDevices)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
+    with caplog.at_level("INFO"):
+        two = make(registry, PREFIX + name, tmp_path / "two")
+    assert "a step takes 8 pairs: 2 a device, 2 devices, 2 microbatches. One process with 2 GPUs" in caplog.text
+    two.train()
+    assert isinstance(two.model_wrapped, framework.TwoDevices)
+    if issubclass(framework.__dict__[name], framework.Referenced):
+        return  # this stand-in's loss is a function of the mean over the rows of a device
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2 * 0.1 * 1e-5)
 
 
 class Stream(torch.utils.data.IterableDataset):

@@ -23,23 +23,32 @@ from retainfirst.theory.search import search
 
 NAMES = rf.available_combiners()  # before other tests register their own
 CASES = [(name, one) for name in NAMES for one in implementations(name)]
-every_implementation = pytest.mark.parametrize(("name", "implementation"), CASES, ids=[one.name for _, one in CASES])
 every_format = pytest.mark.parametrize("dtype", FORMATS)
 
 
-@every_format
+def case(name, implementation, dtype):
+    """Rust is checked in every format; torch by ``make test`` in two."""
+    slow = implementation.name.startswith(f"{name} (torch") and dtype in ("float64", "float16")
+    return pytest.param(
+        name, implementation, dtype, marks=[pytest.mark.slow] if slow else [], id=f"{implementation.name}-{dtype}"
+    )
+
+
+every_implementation = pytest.mark.parametrize(
+    ("name", "implementation", "dtype"), [case(*pair, dtype) for pair in CASES for dtype in FORMATS]
+)
+
+
 @every_implementation
 def test_promises(name, implementation, dtype):
     check_promises(name, implementation.call, dtype, settings.default.max_examples)
 
 
-@every_format
 @every_implementation
 def test_the_update_is_the_formula(name, implementation, dtype):
     check_formula(name, implementation.call, dtype, settings.default.max_examples)
 
 
-@every_format
 @every_implementation
 def test_edge_rules(name, implementation, dtype):
     check_edges(name, implementation.call, dtype)

@@ -34,6 +34,7 @@ LAYERS = (
     "retainfirst.objectives",
     "retainfirst.data",
     "retainfirst.models",
+    "retainfirst.weights",
     "retainfirst.hf",
     "retainfirst.evaluation",
     "retainfirst.unlearning",

@@ -130,8 +130,34 @@ def test_only_forget_tensors_may_overlap_each_other() -> None:
     assert _rust.moments("float32", [a], [a], [8])[0, COLUMN["fr"]] == 32.0
 
 
-TENSOR = torch.ones(4)
-ADDRESS = TENSOR.data_ptr()
+def test_nothing_may_overlap_the_parameters_after_a_step() -> None:
+    memory = torch.ones(16)
+    a, b = memory.data_ptr(), memory[8:].data_ptr()
+    for lists, text in [
+        (([a], [a], [b], [b], [b]), r"before\[0\] overlaps after\[0\]|after\[0\] overlaps before\[0\]"),
+        (([b], [a], [a + 4], [b], [b]), r"after\[0\] overlaps signs\[0\]"),
+        (([b], [a], [b], [a + 28], [b]), r"after\[0\] overlaps forget\[0\]"),
+        (([b], [a], [b], [b], [a + 28]), r"after\[0\] overlaps retain\[0\]"),
+    ]:
+        before, after, signs, forget, retain = lists
+        with pytest.raises(_rust.RustError, match=text):
+            _rust.guard_("float32", before, after, [8], signs, True, forget, retain)
+    # What is only read may overlap.
+    _, counts = _rust.guard_("float32", [b], [a], [8], [b], True, [b], [b])
+    assert counts == [0]
+    assert memory.tolist() == [1.0] * 16
+
+
+def guarded(**lists: list[int]) -> object:
+    """Call ``guard_`` with one tensor of four elements, but for some lists."""
+    given = {name: [OTHER] for name in ("before", "signs", "forget", "retain")} | {"after": [ADDRESS], "lengths": [4]}
+    given |= lists
+    order = [given[name] for name in ("before", "after", "lengths", "signs")]
+    return _rust.guard_("float32", *order, False, given["forget"], given["retain"])
+
+
+TENSOR, SECOND = torch.ones(4), torch.zeros(4)
+ADDRESS, OTHER = TENSOR.data_ptr(), SECOND.data_ptr()
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "dtype": (lambda: _rust.moments("float8", [ADDRESS], [ADDRESS], [4]), 'dtype: "float8" is not one of float64'),
     "combiner": (
@@ -163,6 +189,22 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "gamma: NaN is NaN in float32; it must be finite and 0 or above",
     ),
     "threads": (lambda: _rust.set_num_threads(0), "n: 0 threads"),
+    "guard dtype": (lambda: _rust.guard_("int8", [], [], [], [], False, [], []), 'dtype: "int8" is not one of float64'),
+    "guard alignment": (lambda: guarded(signs=[OTHER + 2]), r"signs\[0\]: address 0x[0-9a-f]+ is not a multiple of 4"),
+    "guard length": (lambda: guarded(lengths=[2**62]), r"lengths\[0\]: .*address space"),
+    "guard retain alone": (lambda: guarded(forget=[]), "retain: 1 entries, but forget has 0; give both to measure"),
+    "guard forget alone": (lambda: guarded(retain=[]), "retain: 0 entries, but lengths has 1"),
+    **{
+        f"guard {name} entries": (
+            lambda name=name: guarded(**{name: [OTHER] * 2}),
+            f"{name}: 2 entries, but lengths has 1",
+        )
+        for name in ("before", "after", "signs", "forget", "retain")
+    },
+    **{
+        f"guard {name} null": (lambda name=name: guarded(**{name: [0]}), rf"{name}\[0\]: null address for 4 elements")
+        for name in ("before", "after", "signs", "forget", "retain")
+    },
 }
 
 

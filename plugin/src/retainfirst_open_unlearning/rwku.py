@@ -31,6 +31,8 @@ from torch import nn
 
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
 from retainfirst.files import write_json
+from retainfirst.weights import weights_digest
+from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.rwku_data import HUB, PROBES, Row, instruction, load_rows, wants_cue
 
 __all__ = ["RWKUEvaluator", "make_evaluator"]
@@ -134,7 +136,8 @@ class RWKUEvaluator:
     ) -> dict[str, float]:
         """Ask the probes. Write ``RWKU_EVAL.json``, with every answer, and ``RWKU_SUMMARY.json``.
 
-        Sets of probes that an earlier evaluation in the same folder has finished with the same prompts are not asked again.
+        Sets of probes that an earlier evaluation in the same folder has finished with the same model, tokens and options are not
+        asked again.
 
         Args:
             model: A causal language model.
@@ -146,7 +149,8 @@ class RWKUEvaluator:
 
         Returns:
             ``<set>_rouge``, the mean over the probes of a set; ``<set>_rouge/<subject>``; and ``forget_rouge`` and
-            ``neighbor_rouge``, the mean over their levels, each level with the same weight.
+            ``neighbor_rouge``, the mean over their levels, each level with the same weight. All but those of single subjects
+            are there once more as ``eval_...``, for ``trainer.args.metric_for_best_model``.
 
         Raises:
             RetainFirstError: There is no tokenizer or no chat template, or the folder has a file that cannot be read.
@@ -161,26 +165,33 @@ class RWKUEvaluator:
         file = folder / "RWKU_EVAL.json"
         logs: Logs = {} if overwrite else _earlier(file)
         _logger.info("RWKU: asking %d probes; answers go to %s", sum(map(len, self.rows.values())), file)
+        # A rendered chat begins with the beginning-of-text token; otherwise the tokenizer adds it, as in the framework.
+        special = not template.get("apply_chat_template", False)
         was_training = model.training
         model.eval()
         try:
-            for probe in self.probes:
-                prompts = [self.asking.prompt(row, probe, tokenizer, template) for row in self.rows[probe]]
-                asked = self._digest(probe, prompts)
-                if logs.get(f"{probe}_rouge", {}).get("asked") == asked:
-                    _logger.info("RWKU: %s is in %s already; overwrite=true asks it again", probe, file)
-                    continue
-                # A rendered chat begins with the beginning-of-text token; otherwise the tokenizer adds it, as in the framework.
-                special = not template.get("apply_chat_template", False)
-                answers = self._generate(prompts, model, tokenizer, special=special, title=probe)
-                logs[f"{probe}_rouge"] = {**self._score(probe, prompts, answers), "asked": asked}
+            weights = weights_digest(model)
+            prompts = {
+                probe: [self.asking.prompt(row, probe, tokenizer, template) for row in self.rows[probe]]
+                for probe in self.probes
+            }
+            keys = {
+                probe: {"asked": self._digest(probe, prompts[probe], tokenizer, special=special), "model": weights}
+                for probe in self.probes
+            }
+            asked = [probe for probe in self.probes if not _is_of(logs.get(f"{probe}_rouge"), keys[probe], probe, file)]
+            for probe in asked:
+                logs.pop(f"{probe}_rouge", None)  # so that no summary mixes two models
+            for probe in asked:
+                answers = self._generate(prompts[probe], model, tokenizer, special=special, title=probe)
+                logs[f"{probe}_rouge"] = {**self._score(probe, prompts[probe], answers), **keys[probe]}
                 _write(file, logs)
                 _write(folder / "RWKU_SUMMARY.json", self.summarize(logs))
         finally:
             model.train(was_training)
         summary = self.summarize(logs)
         _write(folder / "RWKU_SUMMARY.json", summary)
-        return summary
+        return with_prefix({name: value for name, value in summary.items() if "/" not in name}) | summary
 
     def summarize(self, logs: Logs) -> dict[str, float]:
         """Return the summary of an evaluation; see :meth:`evaluate`."""
@@ -195,10 +206,11 @@ class RWKUEvaluator:
                 summary |= {f"{probe}_rouge/{subject}": float(value) for subject, value in log["by_subject"].items()}
         return summary
 
-    def _digest(self, probe: str, prompts: list[str]) -> str:
-        """Return a hash of the prompts, the true answers and the options; the model is not in it."""
+    def _digest(self, probe: str, prompts: list[str], tokenizer: Any, *, special: bool) -> str:
+        """Return a hash of the prompts, their tokens, the true answers and the options."""
         answers = [row["answer"] for row in self.rows[probe]]
-        return sha256(json.dumps([prompts, answers, asdict(self.asking)]).encode()).hexdigest()
+        tokens = tokenizer(prompts, add_special_tokens=special)["input_ids"]
+        return sha256(json.dumps([prompts, tokens, answers, asdict(self.asking)]).encode()).hexdigest()
 
     def _score(self, probe: str, prompts: list[str], answers: list[str]) -> dict[str, Any]:
         """Return the log of one set of probes, in the framework's format."""
@@ -292,6 +304,20 @@ def _earlier(file: Path) -> Logs:
     if not isinstance(logs, dict):
         raise RetainFirstError(f"{file} holds {type(logs).__name__}, not an evaluation; set eval.rwku.overwrite=true")
     return logs
+
+
+def _is_of(log: Mapping[str, Any] | None, key: Mapping[str, str | None], probe: str, file: Path) -> bool:
+    """Return whether an earlier log is of the same model and the same prompts; say why it is used or not."""
+    if log is None:
+        return False
+    if log.get("asked") != key["asked"]:
+        _logger.warning("RWKU: %s in %s was asked with other prompts or options; it is asked again", probe, file)
+    elif key["model"] is None or log.get("model") != key["model"]:
+        _logger.warning("RWKU: %s in %s is of another model; it is asked again", probe, file)
+    else:
+        _logger.info("RWKU: %s is in %s already, of the same model; overwrite=true asks it again", probe, file)
+        return True
+    return False
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

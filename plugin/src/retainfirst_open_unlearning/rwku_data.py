@@ -1,4 +1,4 @@
-"""Reads RWKU's passages and probes from the hub or from local files, and makes data sets of the framework of them.
+"""Reads RWKU's passages and probes from the hub or from local files, and gives them to data sets of the framework.
 
 The framework's handlers pass their arguments to ``datasets.load_dataset``, which cannot select subjects. This module selects the
 rows and gives them to those handlers.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from retainfirst.errors import RetainFirstError, did_you_mean
 
-__all__ = ["HUB", "PROBES", "instruction", "load_rows", "make_dataset"]
+__all__ = ["HUB", "PROBES", "Passages", "Probes", "instruction", "load_rows", "wants_cue"]
 
 _logger = logging.getLogger(__name__)
 
@@ -79,29 +79,6 @@ def wants_cue(row: Row, part: str) -> bool:
     return not (part.endswith("level3") and row["type"] == "affirmative suffix")
 
 
-def make_dataset(name: str, registry: Mapping[str, Any]) -> type:
-    """Make a data set handler of the framework that reads RWKU.
-
-    Args:
-        name: ``RetainFirstRWKUPassages``, on the framework's ``PretrainingDataset``, or ``RetainFirstRWKUProbes``, on its
-            ``QADataset``, with the prompts as the authors of SAGO give them (the cue at the end of the question).
-        registry: The framework's handlers by name.
-
-    Raises:
-        RetainFirstError: No such name, or the framework has no such handler.
-    """
-    kinds = {
-        "RetainFirstRWKUPassages": (_Passages, "PretrainingDataset"),
-        "RetainFirstRWKUProbes": (_Probes, "QADataset"),
-    }
-    if name not in kinds:
-        raise RetainFirstError(f"retainfirst has no data set handler {name!r}. {did_you_mean(name, kinds)}")
-    ours, base = kinds[name]
-    if base not in registry:
-        raise RetainFirstError(f"{name}: this open-unlearning has no data set handler {base!r} to build on")
-    return type(name, (ours, registry[base]), {"__module__": __name__, "__doc__": f"{base} on RWKU's rows."})
-
-
 class _Rows:
     """Goes before a handler of the framework, and gives it the rows in a file, which all its versions read."""
 
@@ -116,12 +93,16 @@ class _Rows:
         raise NotImplementedError
 
 
-class _Passages(_Rows):
+class Passages(_Rows):
+    """Goes before the framework's ``PretrainingDataset``."""
+
     def _rows(self, part: str, path: str, subjects: Any) -> list[Row]:
         return [{"text": row["text"]} for row in load_rows(part, path, subjects)]
 
 
-class _Probes(_Rows):
+class Probes(_Rows):
+    """Goes before the framework's ``QADataset``."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(question_key="query", answer_key="answer", **kwargs)
 
@@ -157,7 +138,7 @@ def _number(folder: Path) -> int:
 
 def _read(file: Path) -> list[Row]:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise RetainFirstError(f"RWKU: there is no {file}, though its folder is there; add the file") from error
     except (OSError, ValueError) as error:

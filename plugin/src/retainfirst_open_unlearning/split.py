@@ -50,7 +50,7 @@ class SplitLoss:
             loss = self._whole_loss(model, inputs)
             if gamma is not None:
                 self._check(loss, gamma, retain)
-        return loss
+        return _mean(loss)
 
     def retain_loss(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Return the unweighted retain loss of the batch that :meth:`forget_loss` had."""
@@ -60,8 +60,7 @@ class SplitLoss:
             {"model": model, "retain_inputs": _model_inputs(inputs["retain"])},
         )
         self._retain_arguments = None  # it holds the batch
-        loss: Tensor = me.compute_retain_loss(*arguments, **options)
-        return loss
+        return _mean(me.compute_retain_loss(*arguments, **options))
 
     def compute_retain_loss(self, *arguments: Any, **options: Any) -> Any:
         """Do what the trainer does; return 0 while the forget loss is computed."""
@@ -114,6 +113,7 @@ class SplitLoss:
         """Check the graph of a loss, and keep its derivatives for :meth:`check_last_batch`; this costs no backward pass."""
         if self._retain_arguments is None:
             raise self._refusal("it does not call compute_retain_loss, so the retain loss cannot be taken out of it")
+        loss = _mean(loss)
         of_gamma, of_retain = torch.autograd.grad(loss, (gamma, retain), retain_graph=True, allow_unused=True)
         if of_gamma is None:
             raise self._refusal("it weighs the forget loss by something else than self.gamma")
@@ -165,6 +165,14 @@ class PreferenceLoss(SplitLoss):
 
     preferences: list[float]
     _losses: tuple[Tensor, ...] = ()  # the forget loss
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if len(self.preferences) != 2:
+            raise RetainFirstError(
+                f"{type(self).__name__}: the trainer weighs {len(self.preferences)} losses by its preferences; two gradients are"
+                " combined, so there must be a forget and a retain loss, and no other. Add a third loss to one of them"
+            )
 
     def _current_weights(self) -> tuple[float, float]:
         return 1.0, 1.0
@@ -282,6 +290,11 @@ def _source(node: Node) -> Node:
         if len(inputs) != 1:
             return node
         (node,) = inputs
+
+
+def _mean(loss: Tensor) -> Tensor:
+    """Return a loss without dimensions: under DataParallel a model's loss has one element for each GPU."""
+    return loss.mean() if loss.dim() else loss
 
 
 def _weigh_gradient(loss: Tensor, weight: float) -> Tensor:

@@ -6,17 +6,20 @@ import inspect
 import logging
 from collections.abc import Mapping, Sized
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from retainfirst.combiners import Combiner, combiner_options, make_combiner
+from retainfirst.combiners import Combiner, check_schedule, combiner_options, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.hf import TwoTaskTraining, transformers
-from retainfirst.schedule import Weight, parse_weight, weight_at
+from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
+from retainfirst.step import GuardMode
+from retainfirst_open_unlearning.metrics import with_prefix
+from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import SplitLoss, split_class
 
@@ -29,7 +32,7 @@ SMALLEST_WEIGHT = 1e-30
 gradient, but adds so little of it that rounding removes it."""
 
 
-def make_trainer(name: str, registry: dict[str, Any]) -> type:
+def make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     """Make the class ``RetainFirst<X>`` from the framework's ``<X>``.
 
     Args:
@@ -40,17 +43,17 @@ def make_trainer(name: str, registry: dict[str, Any]) -> type:
         RetainFirstError: The framework has no ``<X>``, or ``<X>`` cannot work with two gradients; the text says why.
     """
     wanted = name.removeprefix(PREFIX)
-    own = {key: value for key, value in registry.items() if not key.startswith(PREFIX)}
-    if wanted not in own:
+    base = registry.get(wanted)  # a fork's registry may load a trainer when it is looked up
+    if not isinstance(base, type):
+        own = [key for key in registry if not key.startswith(PREFIX)]
         raise RetainFirstError(f"{name}: open-unlearning has no trainer {wanted!r}. {did_you_mean(wanted, own)}")
-    base = own[wanted]
     try:
         split = split_class(base)
     except RetainFirstError as error:
         raise RetainFirstError(f"{name}: {error}") from None
     bases = [RetainFirstTraining, base] if split is SplitLoss else [split, RetainFirstTraining, base]
     if not hasattr(base, "compute_retain_loss"):
-        bases.append(own["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
+        bases.append(registry["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
     bases.append(_LastConstructor)
     return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
 
@@ -64,6 +67,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
             installed package registers, ``path/to/rules.py:name``.
         combiner_options: The combiner's options, except for its weights.
         scope: Short for the option of that name; combiners without it ignore it.
+        guard: ``"off"``, ``"measure"`` or ``"enforce"`` (:class:`retainfirst.hf.TwoTaskTraining`); YAML reads ``off`` as False.
         **kwargs: For the framework's trainer: its ``method_args`` (``alpha``, ``gamma``, ...) among them. A weight that is a text
             ``START:END:STEPS`` moves linearly (:class:`retainfirst.schedule.Linear`).
 
@@ -78,6 +82,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         combiner: str = "sago",
         combiner_options: Mapping[str, Any] | None = None,
         scope: str | None = None,
+        guard: GuardMode | Literal[False] = "off",
         **kwargs: Any,
     ) -> None:
         made = _make_combiner(combiner, combiner_options, scope)
@@ -89,7 +94,7 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
             if isinstance(value := kwargs.get(name), str) and ":" in value:
                 self._schedules[name] = _schedule(name, value)
                 kwargs[name] = weight_at(self._schedules[name], 0)
-        super().__init__(*args, combiner=made, **kwargs)
+        super().__init__(*args, combiner=made, guard="off" if guard is False else guard, **kwargs)
         if "training_step" in vars(self):
             raise RetainFirstError(
                 f"{type(self).__name__}: the trainer's constructor sets a training_step of its own, which hides retainfirst's"
@@ -98,6 +103,12 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         if self._weights[0] == SMALLEST_WEIGHT:
             _logger.warning("alpha is 0: the combiner sees the retain gradient, but does not add it")
         self.combiner = self.combiner.with_weights(alpha=self._weights[0], gamma=self._weights[1])
+        for name, schedule in self._schedules.items():
+            _check_schedule(self.combiner, name, schedule)
+        arguments: Any = getattr(self, "args")  # noqa: B009
+        if not arguments.process_index:
+            check_output(arguments.output_dir)
+            _say_batch(arguments)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
@@ -109,6 +120,13 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         loss = super().training_step(*args, **kwargs)
         self.check_last_batch()
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as the framework does; ``trainer.args.metric_for_best_model`` can name each result of its evaluators."""
+        metrics = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        if not getattr(self, "evaluators", None) or not isinstance(metrics, Mapping):
+            return metrics
+        return with_prefix(metrics, kwargs.get("metric_key_prefix", "eval"))
 
     def _current_weights(self) -> tuple[float, float]:
         me: Any = self
@@ -186,6 +204,15 @@ def _schedule(name: str, text: str) -> Weight:
         raise RetainFirstError(f"trainer.method_args.{name}: {error}") from None
 
 
+def _check_schedule(combiner: Combiner, name: str, schedule: Weight) -> None:
+    if name == "alpha" and isinstance(schedule, Linear):  # the framework's alpha may be 0
+        schedule = Linear(schedule.start or SMALLEST_WEIGHT, schedule.end or SMALLEST_WEIGHT, schedule.steps)
+    try:
+        check_schedule(combiner, name, schedule)
+    except RetainFirstError as error:
+        raise RetainFirstError(f"trainer.method_args.{name}: {error}") from None
+
+
 def _check_data(dataset: Any) -> None:
     """Refuse training data without a forget or a retain part, where one can tell."""
     if hasattr(dataset, "forget") and hasattr(dataset, "retain"):
@@ -201,6 +228,21 @@ def _check_data(dataset: Any) -> None:
             raise RetainFirstError(
                 f"the training data have no {part!r} part; set data.{part} to a data set of the framework, and data.anchor"
             )
+
+
+def _say_batch(args: Any) -> None:
+    """Log how many pairs a step takes. With several GPUs and one process that is easily more than was meant."""
+    gpus, processes, accumulated = max(1, args.n_gpu), args.world_size, args.gradient_accumulation_steps
+    factors = f"{args.per_device_train_batch_size} a device, {gpus * processes} devices, {accumulated} microbatches"
+    text = f"a step takes {args.train_batch_size * processes * accumulated} pairs: {factors}"
+    if gpus == 1:
+        _logger.info(text)
+    else:
+        _logger.warning(
+            "%s. One process with %d GPUs uses DataParallel: start one process for each GPU by accelerate launch or torchrun, or"
+            " name one GPU with CUDA_VISIBLE_DEVICES",
+            text, gpus,
+        )  # fmt: skip
 
 
 def _parameters(function: Any) -> set[str]:

@@ -67,7 +67,7 @@ def _run(
     work: Work,
     output: Annotated[
         Path | None,
-        Option(help="Folder that gets NAME.json and, except for imports and verify, the figure NAME.png."),
+        Option(help="Folder that gets NAME.json and, except for guard, imports and verify, the figure NAME.png."),
     ] = None,
     write: Annotated[
         Path | None, Option(help="A page such as docs/performance.md whose tables are to be replaced.")
@@ -182,6 +182,45 @@ def step(
     shape: dict[str, Any] = {"batch": batch, "length": 8 if quick else length, "micro_batches": counts}
     run = functools.partial(measure, rounds, **shape, threads=threads, device=device, small=quick)
     return Work(rounds * len(counts), lambda tick: run(tick=tick))
+
+
+@_benchmark
+def guard(
+    elements: Annotated[str | None, Option(help="Parameters of the pass, such as 1e7. Default: 1e8.")] = None,
+    threads: Annotated[
+        str | None, Option(help="Numbers of threads of the pass, such as 1,2. Default: 1, and 2 if there are.")
+    ] = None,
+    rounds: Rounds = None,
+    batch: Annotated[int, Option(min=1, help="Rows of a step, for each task.")] = 4,
+    length: Annotated[int, Option(min=2, help="Tokens of a row.")] = 128,
+    device: Device = "cpu",
+    quick: Quick = False,
+) -> Work:
+    """Time the guard: its pass beside memory traffic, and a step of AdamW beside the same step without a guard.
+
+    The pass is compared with r = g f + a r in place, times the numbers that it reads and writes; on a GPU with a copy.
+    The step is that of a Llama of 50 M parameters.
+
+    Examples:
+
+        retainfirst bench guard --output outputs/bench
+
+        retainfirst bench guard --elements 1e7 --threads 1 --rounds 21
+    """  # noqa: D412 - the command's help text, not Google sections
+    from retainfirst_lab.bench.guard import Plan, measure
+    from retainfirst_lab.bench.machine import cores
+
+    [count] = numbers("--elements", elements or ("1e4" if quick else "1e8"))[:1]
+    plan = Plan(
+        elements=count,
+        threads=numbers("--threads", threads) if threads else ((1, 2) if cores() > 1 else (1,)),
+        rounds=rounds or (1 if quick else 7),
+        batch=batch,
+        length=8 if quick else length,
+        device=device,
+        small=quick,
+    )
+    return Work(plan.steps, functools.partial(measure, plan))
 
 
 @_benchmark

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,7 @@ from retainfirst.cli._options import words
 from retainfirst.data import CHAT_TEMPLATE_MODES
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.files import finite, json_text, refuse_unwritable, write_json
+from retainfirst.models import find_device, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from retainfirst.evaluation import Score
@@ -52,9 +54,13 @@ def evaluate(
 ) -> None:
     """Measure multiple-choice accuracy by lm-eval.
 
-    Tasks of retainfirst: retainfirst_facts_forget, retainfirst_facts_retain, retainfirst_facts_held_out,
-    retainfirst_facts_unrelated, retainfirst_facts_forget_paraphrased, retainfirst_tofu_forget10, retainfirst_tofu_retain,
-    retainfirst_tofu_real_authors, retainfirst_tofu_world_facts, retainfirst_arc_easy.
+    Tasks of retainfirst for any model: retainfirst_tofu_forget10, retainfirst_tofu_retain, retainfirst_tofu_real_authors,
+    retainfirst_tofu_world_facts, retainfirst_arc_easy.
+
+    For the facts model that `retainfirst unlearn` unlearns without --model: retainfirst_facts_forget, retainfirst_facts_retain.
+
+    For a facts model that was made with further facts (FactsConfig in retainfirst_lab.tasks.facts), which the built-in one
+    lacks: retainfirst_facts_held_out, retainfirst_facts_unrelated, retainfirst_facts_forget_paraphrased.
 
     Examples:
 
@@ -75,8 +81,9 @@ def evaluate(
         raise RetainFirstError(f"Unknown chat template mode {chat_template!r}. {hint}")
     if output is not None:
         refuse_unwritable(output)
+    place = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    network, tokenizer = _load(model, device)
+    network, tokenizer = _load(model, place)
     scores = score(
         network,
         tokenizer,
@@ -95,22 +102,18 @@ def evaluate(
         _print_table(report)
 
 
-def _load(model: str, device: str | None) -> tuple[Any, Any]:
+def _load(model: str, place: torch.device) -> tuple[Any, Any]:
     """Return the model on its device, and its tokenizer."""
     require("lm_eval", "eval")
     import datasets
-    import torch
-
-    from retainfirst.models import load_model, load_tokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()  # one per file, each for a moment; lm-eval's own bar over the questions stays
     tokenizer, network = load_tokenizer(model), load_model(model)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         network.to(place)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that does not exist
-        raise RetainFirstError(f"Device {place!r} cannot be used: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # no memory, for one
+        raise RetainFirstError(f"device '{place}' cannot be used: {str(error).splitlines()[0]}") from error
     return network, tokenizer
 
 

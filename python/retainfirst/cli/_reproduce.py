@@ -38,6 +38,12 @@ def reproduce(
     only: Annotated[
         str | None, Option(help="Run only these objectives and combiners, with commas between, such as ga,sum,sago.")
     ] = None,
+    part: Annotated[
+        str | None,
+        Option(
+            help="Run only this part: combiners (the paper's tables) or guard (with and without the guard). Default: both."
+        ),
+    ] = None,
     jobs: Annotated[int | None, Option(min=1, help="Processes, each with one thread. Default: 2.")] = None,
     budget: Annotated[
         float | None, Option(help="Minutes for the smollm2 tier; below 90 a smaller size is run. Default: 150.")
@@ -64,8 +70,11 @@ def reproduce(
 
         retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 300,301,302
 
+        retainfirst reproduce --tier full --part guard --output outputs/guard
+
         retainfirst reproduce --tier smollm2 --output outputs/smollm2 --budget 30
     """  # noqa: D412 - the command's help text, not Google sections
+    from retainfirst_lab.reproduce import PARTS
     from retainfirst_lab.reproduce import reproduce as run
 
     chosen = _tier(tier, seeds, {"minutes": budget, "model": model, "data_dir": data_dir})
@@ -81,7 +90,8 @@ def reproduce(
             bars.update(tasks[stage], completed=done)
 
     try:
-        results = run(chosen, output, jobs=jobs, only=words(only), command=_command(), progress=progress)
+        parts = words(part) or PARTS
+        results = run(chosen, output, jobs=jobs, only=words(only), parts=parts, command=_command(), progress=progress)
     except KeyboardInterrupt:
         kept = f"interrupted; the finished part is kept in {output}: give the same command again"
         Console(stderr=True, soft_wrap=True).print(kept, highlight=False)
@@ -90,7 +100,7 @@ def reproduce(
         if tasks:  # a bar that was never started prints an empty line when it stops
             bars.stop()
     if as_json:
-        print(json_text({name: value for name, value in results.items() if name != "cells"}))
+        print(json_text(_summary(results)))
     else:
         _show(results, output)
 
@@ -119,15 +129,28 @@ def _command() -> str:
     return shlex.join(["retainfirst", *sys.argv[1:]])
 
 
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without the runs, which are long."""
+    found = {name: value for name, value in results.items() if name != "cells"}
+    if "guard" in found:
+        found["guard"] = {name: value for name, value in found["guard"].items() if name != "cells"}
+    return found
+
+
 def _show(results: dict[str, Any], output: Path) -> None:
     from retainfirst_lab.report import terminal
     from retainfirst_lab.reproduce.agreement import verdicts
+    from retainfirst_lab.reproduce.guard_tables import terminal_guard_table, verdict_line
     from retainfirst_lab.reproduce.tables import terminal_table
 
     console = Console()
-    terminal.show(terminal_table(results), console, words=2)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
-    console.print(f"The paper's claims in this run: {counts or 'none could be judged'}.", highlight=False)
+    if "combiners" in results["parts"]:
+        terminal.show(terminal_table(results), console, words=2)
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
+        console.print(f"The paper's claims in this run: {counts or 'none could be judged'}.", highlight=False)
+    if "guard" in results:
+        terminal.show(terminal_guard_table(results), console, words=5)
+        console.print(verdict_line(results), highlight=False)
     console.print(
         f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False
     )

@@ -27,12 +27,17 @@ _FACTS: dict[str, Any] = {
     "max_steps": 400,
     "stop_at_forget_probability": 0.3,
     "evaluate_every": 2,
-    "save_every": 0,
 }
+
+_WITH_MODEL = ("forget", "retain", "evaluate_rows", "save_every", "resume")
+"""Settings that do nothing without a model: its files, and what belongs to measuring them and to resuming."""
 
 _NOTES = {name: f"without --model: {value}" for name, value in _FACTS.items()} | {
     "model": "without it: the built-in facts model, to try the command",
     **dict.fromkeys(("forget", "retain", "output"), "needed with --model"),
+    **dict.fromkeys(("evaluate_rows", "save_every", "resume"), "only with --model"),
+    "epochs": "without --model: only if given, in place of the steps",
+    "stop_at_forget_probability": f"without --model: {_FACTS['stop_at_forget_probability']}, of the accuracy",
 }
 
 
@@ -47,6 +52,9 @@ def unlearn(
     geometry of every step, measurements before and after), curves.png and a model card.
 
     Rows have one of four forms: {"text"}, {"prompt", "completion"}, {"question", "answer"} or {"messages"}.
+
+    Without --model, the command unlearns the facts of a small built-in model with the chosen combiner and with plain addition.
+    It builds that model once and keeps it in the user's cache folder (on Linux ~/.cache/retainfirst), or in $RETAINFIRST_CACHE.
 
     Examples:
 
@@ -80,16 +88,18 @@ def _try_facts(given: dict[str, Any], as_json: bool) -> None:
     from retainfirst.files import refuse_existing, whole_folder
     from retainfirst_lab.tasks import facts
 
-    for name in ("forget", "retain", "resume"):
+    for name in _WITH_MODEL:
         if name in given:
             raise RetainFirstError(
-                f"--{name} needs --model; without it the built-in facts model unlearns its own facts"
+                f"--{name.replace('_', '-')} needs --model; without it the built-in facts model unlearns its own facts"
             )
     output = Path(given["output"]) if "output" in given else None
     if output is not None:
         refuse_existing(output)
     places = ("model", "forget", "retain", "output")
-    chosen = UnlearnConfig(**{**_FACTS, **given, **dict.fromkeys(places, "")})  # refuses before the model is built
+    defaults = _FACTS | ({"max_steps": None} if "epochs" in given else {})
+    # Refuses before the model is built. Nothing can be resumed here, so no checkpoints are needed.
+    chosen = UnlearnConfig(**{**defaults, "save_every": 0, **given, **dict.fromkeys(places, "")})
     folder = facts.cached_folder(progress=True)
     chosen = replace(
         chosen, model=str(folder), forget=str(folder / "forget.jsonl"), retain=str(folder / "retain.jsonl")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
 import platform
 import time
 from datetime import UTC, datetime
@@ -42,9 +44,13 @@ def verify(
         int, Option(min=0, help="Test the gradients of this many steps of the facts model; 0: no real gradients.")
     ] = 5,
     seed: Annotated[int, Option(min=0, help="Seed of the drawn pairs.")] = 0,
-    output: Annotated[Path, Option(help="File for the results, or a folder that gets verification.json.")] = Path(
-        "verification.json"
-    ),
+    output: Annotated[
+        Path | None,
+        Option(
+            help="File for the results, replaced if it exists, or a folder that gets verification.json. Default: "
+            "verification.json here, or the first free name of verification-2.json, verification-3.json, ..."
+        ),
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the results as JSON instead of the table.")] = False,
 ) -> None:
     """Check the theorem book: by a solver, by random gradients, by all pairs of 16-bit numbers and by real gradients.
@@ -66,6 +72,7 @@ def verify(
     from retainfirst.theory.verify import plan, run
 
     chosen = [by_number(name) for name in dict.fromkeys(statement)] if statement else STATEMENTS
+    output = _free_name(Path("verification.json")) if output is None else output
     output = output / "verification.json" if output.is_dir() else output
     refuse_unwritable(output)
     notes = []
@@ -92,6 +99,12 @@ def verify(
         print(*notes, f"All results, with the counterexamples: {output}", sep="\n")
     if not all(result.as_expected for result in results):
         raise typer.Exit(1)
+
+
+def _free_name(path: Path) -> Path:
+    """Return a path that does not exist: the given one, or with the first free number from 2 on."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not os.path.lexists(one))
 
 
 def _real_gradients(steps: int, seed: int, bars: Progress) -> RealGradients:

@@ -11,7 +11,15 @@ from retainfirst.combiners._ngdiff import NGDiff
 from retainfirst.combiners._orthogonal import Orthogonal
 from retainfirst.combiners._pcgrad import PCGrad
 from retainfirst.combiners._projection import ProjectionCombiner
-from retainfirst.combiners._registry import available_combiners, combiner_options, make_combiner, register, resolve
+from retainfirst.combiners._registry import (
+    available_combiners,
+    check_schedule,
+    combiner_options,
+    make_combiner,
+    register,
+    resolve,
+    resolve_scheduled,
+)
 from retainfirst.combiners._sago import SAGO
 from retainfirst.combiners._sum import Sum
 from retainfirst.combiners._torchjd import TorchJD
@@ -31,9 +39,11 @@ __all__ = [
     "TorchJD",
     "available_combiners",
     "check_pairs",
+    "check_schedule",
     "combine",
     "combiner_options",
     "make_combiner",
     "register",
     "resolve",
+    "resolve_scheduled",
 ]

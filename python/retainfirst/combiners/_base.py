@@ -126,7 +126,13 @@ class Combiner(ABC):
         return self.combine_named_(forget, retain, self._groups(groups, len(retain)))
 
     def combine_named_(
-        self, forget: Sequence[Tensor], retain: Sequence[Tensor], groups: Groups, reduce: m.Reduce | None = None
+        self,
+        forget: Sequence[Tensor],
+        retain: Sequence[Tensor],
+        groups: Groups,
+        reduce: m.Reduce | None = None,
+        *,
+        measure: bool = True,
     ) -> Geometry:
         """Do the same as :meth:`combine_` with named groups, for tensors that are checked already.
 
@@ -135,12 +141,13 @@ class Combiner(ABC):
             retain: See :meth:`combine_`.
             groups: The groups of the tensors.
             reduce: Adds up tables of moments over the processes that hold the other shards of these tensors.
+            measure: False: write the update alone, with the same bits; the geometry is then meaningless.
         """
         forget, retain = Tensors.of(forget), Tensors.of(retain)
         if not retain:
             return Geometry(torch.zeros(0, len(m.COLUMNS), dtype=torch.float64), groups)
         with torch.no_grad():
-            return Geometry(self._update(forget, retain, groups, reduce), groups, reduce)
+            return Geometry(self._update(forget, retain, groups, reduce, measure), groups, reduce)
 
     def refuse_average(self) -> None:
         """Refuse a combiner with a moving average outside :class:`retainfirst.TwoTaskStep`.
@@ -155,8 +162,10 @@ class Combiner(ABC):
             )
 
     @abstractmethod
-    def _update(self, forget: Tensors, retain: Tensors, groups: Groups, reduce: m.Reduce | None) -> Tensor:
-        """Write the update into ``retain`` and return the table of moments, one row a tensor."""
+    def _update(
+        self, forget: Tensors, retain: Tensors, groups: Groups, reduce: m.Reduce | None, measure: bool
+    ) -> Tensor:
+        """Write the update into ``retain`` and return the table of moments, one row a tensor, if it is to be measured."""
 
     def _groups(self, groups: Sequence[Sequence[int]] | None, count: int) -> Groups:
         try:

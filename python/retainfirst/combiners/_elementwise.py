@@ -59,6 +59,7 @@ class ElementwiseCombiner(Combiner):
         retain: Tensors,
         groups: Groups,  # noqa: ARG002
         reduce: m.Reduce | None,  # noqa: ARG002
+        measure: bool,
     ) -> Tensor:
         if {*retain.dtypes} - {torch.float64}:
             check_float32("alpha", self.alpha)
@@ -66,7 +67,7 @@ class ElementwiseCombiner(Combiner):
         fast = self.fast if _fast_is_of_formula(type(self)) else None
         if fast is None:
             self._refuse_mixing(retain[0].device)
-        return kernels.elementwise_(self._checked_formula, fast, forget, retain, self.alpha, self.gamma)
+        return kernels.elementwise_(self._checked_formula, fast, forget, retain, self.alpha, self.gamma, measure)
 
     def _checked_formula(self, forget: Tensor, retain: Tensor) -> Tensor:
         versions = forget._version, retain._version

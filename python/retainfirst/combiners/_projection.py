@@ -63,15 +63,17 @@ class ProjectionCombiner(Combiner):
             ``c_r`` and ``c_f``: tensors of shape ``[g]`` on the same device, or numbers.
         """
 
-    def _update(self, forget: Tensors, retain: Tensors, groups: Groups, reduce: m.Reduce | None) -> Tensor:
+    def _update(
+        self, forget: Tensors, retain: Tensors, groups: Groups, reduce: m.Reduce | None, measure: bool
+    ) -> Tensor:
         table = kernels.moments(forget, retain)
         index = None if groups.index is None else send(groups.index, retain[0].device)
         rows = table if index is None else m.reduce_rows(table, index, len(groups))
         coefficients = self._checked_coefficients(rows if reduce is None else reduce(rows))
         if index is not None:
             coefficients = coefficients[0][index], coefficients[1][index]
-        written = kernels.linear_(forget, retain, *coefficients, self.rounding == "toward_retain")
-        return m.with_update(table, written)
+        written = kernels.linear_(forget, retain, *coefficients, self.rounding == "toward_retain", measure)
+        return m.with_update(table, written) if measure else table
 
     def _checked_coefficients(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         found = self.coefficients(moments)

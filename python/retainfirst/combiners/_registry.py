@@ -16,8 +16,18 @@ from typing import Any, TypeVar
 
 from retainfirst.combiners._base import Combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
+from retainfirst.schedule import Weight, ends, weight_at
 
-__all__ = ["ENTRY_POINTS", "available_combiners", "combiner_options", "make_combiner", "register", "resolve"]
+__all__ = [
+    "ENTRY_POINTS",
+    "available_combiners",
+    "check_schedule",
+    "combiner_options",
+    "make_combiner",
+    "register",
+    "resolve",
+    "resolve_scheduled",
+]
 
 ENTRY_POINTS = "retainfirst.combiners"
 """The entry-point group in which packages list their combiners."""
@@ -178,6 +188,42 @@ def resolve(combiner: str | Combiner, **options: Any) -> Combiner:
             )
         return combiner
     return make_combiner(combiner, **options)
+
+
+def resolve_scheduled(combiner: str | Combiner, **options: Any) -> tuple[Combiner, dict[str, Any]]:
+    """Do the same as :func:`resolve`, where ``alpha`` and ``gamma`` may be functions of the number of finished steps.
+
+    Returns:
+        The combiner with the weights of the first step, and the functions by weight.
+
+    Raises:
+        RetainFirstError: A function begins or, if its end is known, ends outside the weight's range; or see :func:`resolve`.
+    """
+    schedule = {name: options.pop(name) for name in ("alpha", "gamma") if callable(options.get(name))}
+    first = {name: weight_at(weight, 0) for name, weight in schedule.items()}
+    # A stranger's combiner may need its weights to be made.
+    chosen = resolve(combiner, **options, **({} if isinstance(combiner, Combiner) else first)).with_weights(**first)
+    for name, weight in schedule.items():
+        check_schedule(chosen, name, weight)
+    return chosen, schedule
+
+
+def check_schedule(combiner: Combiner, name: str, weight: Weight) -> None:
+    """Refuse a changing weight that a combiner would refuse at a step.
+
+    Args:
+        combiner: The combiner.
+        name: ``"alpha"`` or ``"gamma"``.
+        weight: The weight; of a function only what is known of it before a run (:func:`retainfirst.schedule.ends`).
+
+    Raises:
+        RetainFirstError: It begins or ends outside the range.
+    """
+    for value in ends(weight):
+        try:
+            combiner.with_weights(**{name: value})
+        except RetainFirstError as error:
+            raise RetainFirstError(f"{error}, as {weight!r} has it") from None
 
 
 def _find(name: object) -> tuple[str, _Entry, str | None]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from retainfirst.data._files import FILE_SUFFIXES, SOURCES_TEXT, file_rows
 from retainfirst.errors import RetainFirstError, require
 
 __all__ = ["Row", "read_rows", "row_form"]
@@ -26,7 +24,6 @@ _FORMS_TEXT = "text; prompt + completion; question + answer; messages"
 
 # owner/name, then :config and :split; a split may be a slice, such as train[:100].
 _HUB_NAME = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]*)(?::(?P<split>[^/\\]+))?)?")
-_FILE_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz"}
 
 
 class Row(dict[str, Any]):
@@ -48,27 +45,28 @@ def read_rows(source: str | Path) -> list[dict[str, Any]]:
         source: A JSON-lines file, a JSON file that holds one array, a ``.csv``, ``.tsv`` or ``.parquet`` table (empty
             cells count as absent), or a hub name ``OWNER/NAME[:CONFIG[:SPLIT]]`` such as ``locuslab/TOFU:forget10`` or
             ``locuslab/TOFU:forget10:train[:100]`` (the split is ``train`` if not given; an empty config is the default
-            one). A local path that exists wins over a hub name.
+            one). Text files may be compressed (``.gz``, ``.bz2``, ``.xz``). A local path that exists wins over a hub name.
 
     Returns:
         At least one row, each in one of the four forms; further keys are kept.
 
     Raises:
-        RetainFirstError: The source is missing, a folder, unreadable, not UTF-8, not JSON or without rows, or a row has
-            none of the forms or several, a value of the wrong type or an empty answer. The text gives file and line.
+        RetainFirstError: The source is missing, a folder, of another kind, unreadable, not UTF-8, not JSON, no table or
+            without rows, or a row has none of the forms or several, a value of the wrong type or an empty answer. The text
+            gives file and line.
         MissingDependency: A hub name is given and datasets is not installed, or a Parquet file and pyarrow is not.
     """
     path = Path(source)
     if path.is_dir():
-        raise RetainFirstError(f"{source} is a folder. Give a JSON-lines file, a JSON array or a hub name.")
+        raise RetainFirstError(f"{source} is a folder. Give {SOURCES_TEXT}, or a hub name.")
     hub = _HUB_NAME.fullmatch(str(source))
     if path.exists():
-        numbered = _file_rows(path)
-    elif hub and path.suffix.lower() not in _FILE_SUFFIXES:
+        numbered = file_rows(path)
+    elif hub and path.suffix.lower() not in FILE_SUFFIXES:
         numbered = _hub_rows(str(source), hub["path"], hub["config"] or None, hub["split"] or "train")
     else:
         raise RetainFirstError(
-            f"{source} does not exist. Give a JSON-lines file, a JSON array or a hub name OWNER/NAME[:CONFIG[:SPLIT]]."
+            f"{source} does not exist. Give {SOURCES_TEXT}, or a hub name OWNER/NAME[:CONFIG[:SPLIT]]."
         )
     rows: list[dict[str, Any]] = []
     for where, row in numbered:
@@ -138,69 +136,6 @@ def _check_string(value: Any, name: str, where: str) -> None:
 def _check_not_blank(value: str, name: str, where: str) -> None:
     if not value.strip():
         raise RetainFirstError(f"{where}: {name} is empty, so there is nothing to forget or retain. Remove the row.")
-
-
-def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path)
-        return
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RetainFirstError(f"{path} cannot be read: {error.strerror or error}.") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        bad = data.count(b"\n", 0, error.start) + 1
-        raise RetainFirstError(f"{path}, line {bad}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-    if path.suffix.lower() in (".csv", ".tsv"):
-        yield from _table_rows(path, text)
-        return
-    if text.lstrip().startswith("["):
-        for item, row in enumerate(_parse(text, path, first_line=1), start=1):
-            yield f"{path}, item {item}", row
-        return
-    # Not splitlines(): it would also cut at U+2028 and the like, which may stand inside JSON strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", _parse(line, path, first_line=number)
-
-
-def _table_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
-    try:
-        for row in reader:
-            yield (
-                f"{path}, line {reader.line_num}",
-                {key: value or None for key, value in row.items() if key is not None},
-            )
-    except csv.Error as error:
-        line = reader.reader.line_num
-        raise RetainFirstError(f"{path}, line {line}: not a table of values ({error}).") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    parquet = require("pyarrow.parquet", "hf")
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise RetainFirstError(f"{path} cannot be read as Parquet: {error}") from error
-    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _parse(text: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise RetainFirstError(
-            f"{path}, line {line}, column {error.colno}: invalid JSON ({error.msg}). "
-            "Expected one JSON object a line, or one array of objects."
-        ) from error
-    except (RecursionError, ValueError) as error:  # absurdly deep nesting, an integer of thousands of digits
-        raise RetainFirstError(f"{path}, line {first_line}: JSON that cannot be read ({error}).") from error
 
 
 def _hub_rows(source: str, path: str, config: str | None, split: str) -> Iterator[tuple[str, Any]]:

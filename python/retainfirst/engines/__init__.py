@@ -7,6 +7,6 @@ of each engine says where gradients live, when they are averaged and how many by
 from retainfirst.engines._deepspeed import check_zero_config
 from retainfirst.engines._find import find_engine, named_parameters
 from retainfirst.engines._host import HostMemory
-from retainfirst.engines._local import Engine, Gradients
+from retainfirst.engines._local import Engine, Gradients, local
 
-__all__ = ["Engine", "Gradients", "HostMemory", "check_zero_config", "find_engine", "named_parameters"]
+__all__ = ["Engine", "Gradients", "HostMemory", "check_zero_config", "find_engine", "local", "named_parameters"]

@@ -42,6 +42,7 @@ class ZeroEngine(Engine):
     """
 
     values_stay = False
+    steps_copies = True
 
     def __init__(self, parameters: dict[str, nn.Parameter], engine: Any) -> None:
         super().__init__(parameters)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from retainfirst.engines._local import Gradients
+from retainfirst.engines._local import Gradients, local
 
 __all__ = ["HostMemory"]
 
@@ -34,10 +34,10 @@ class HostMemory:
         """
         for name in leaving | coming:
             if name in leaving:
-                self._store(out, name, _local(leaving[name]))
+                self._store(out, name, local(leaving[name]))
             if name in coming:
-                local = _local(coming[name])
-                local.data = local.to(parameters[name].device, non_blocking=True)
+                here = local(coming[name])
+                here.data = here.to(parameters[name].device, non_blocking=True)
 
     def _store(self, task: str, name: str, gradient: Tensor) -> None:
         if not _is_away(gradient) or gradient.layout != torch.strided:
@@ -52,9 +52,3 @@ class HostMemory:
 
 def _is_away(gradient: Tensor) -> bool:
     return gradient.device.type != "cpu"
-
-
-def _local(gradient: Tensor) -> Tensor:
-    """Return the memory that a DTensor wraps: outside autograd, ``to_local`` gives the tensor itself, not a view."""
-    to_local = getattr(gradient, "to_local", None)
-    return gradient if to_local is None else to_local()

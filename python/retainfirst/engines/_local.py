@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retainfirst.errors import DtypeMismatch, StaleGradient
 from retainfirst.moments import Reduce
 
-__all__ = ["Engine", "Gradients"]
+__all__ = ["Engine", "Gradients", "local"]
 
 Gradients = dict[str, Tensor]
 
@@ -29,11 +29,13 @@ class Engine:
         reduce: Adds up tables of moments over the processes, where each holds only a part of every gradient; else None.
         values_stay: Whether parameters keep their values during a pass; else the engine itself gathers and frees them.
         averages_at_the_end: Whether :meth:`average` averages, at the end of a task's passes; else each pass does.
+        steps_copies: Whether the optimiser moves copies of the parameters, not the parameters themselves.
     """
 
     reduce: Reduce | None = None
     averages_at_the_end: ClassVar[bool] = False
     values_stay: ClassVar[bool] = True
+    steps_copies: ClassVar[bool] = False
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
@@ -114,6 +116,15 @@ class Engine:
         """
         for name, gradient in update.items():
             self.parameters[name].grad = gradient
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the memory that a DTensor wraps, this process's shard; for another tensor, itself.
+
+    Outside autograd ``to_local`` gives that tensor itself, not a view.
+    """
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
 
 
 def _place(gradient: Tensor) -> int:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from retainfirst.errors import RetainFirstError
+from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["REFUSED", "refuse_arguments"]
+__all__ = ["REFUSED", "refuse_arguments", "refuse_split_model"]
 
 _OWN_LOSS = "it changes the trainer's own loss, which does not run here; put it into your forget and retain losses"
 
@@ -56,3 +56,21 @@ def refuse_arguments(trainer: str, arguments: Any, options: Mapping[str, Any], p
         raise RetainFirstError(
             f"{trainer}: {name}=False is not supported: the combined gradient is that of the whole batch of all processes"
         )
+
+
+def refuse_split_model(trainer: str, model: Any) -> None:
+    """Refuse a model whose layers are split over processes, which needs a training step of its own.
+
+    Args:
+        trainer: The trainer's class, for the error.
+        model: Its model.
+
+    Raises:
+        RetainFirstError: The model was loaded for tensor parallelism, or SageMaker splits it.
+    """
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise RetainFirstError(
+            f"{trainer}: a model with tensor parallelism is not supported; use DDP, FSDP or DeepSpeed"
+        )
+    if require("transformers.utils", "hf").is_sagemaker_mp_enabled():
+        raise RetainFirstError(f"{trainer}: SageMaker's model parallelism is not supported; use DDP, FSDP or DeepSpeed")

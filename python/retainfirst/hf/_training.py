@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from retainfirst.combiners import Combiner, resolve
+from retainfirst.combiners import Combiner, resolve, resolve_scheduled
 from retainfirst.engines import check_zero_config
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.geometry import Geometry
-from retainfirst.hf._arguments import refuse_arguments
-from retainfirst.schedule import weight_at
-from retainfirst.step import TwoTaskStep, check_memory_options
+from retainfirst.hf._arguments import refuse_arguments, refuse_split_model
+from retainfirst.hf._guard import TrainerGuard
+from retainfirst.step import GuardMode, TwoTaskStep, check_memory_options
 
 transformers: Any = require("transformers", "hf")
 has_length = transformers.trainer_utils.has_length
@@ -36,8 +36,11 @@ class TwoTaskTraining:
     schedule, checkpoints, resume.
 
     Every training log has ``forget_loss`` and ``retain_loss`` (means over the microbatches of all processes since the last log,
-    unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step;
-    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. A checkpoint keeps the moving average of a
+    unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step
+    (also in ``last_geometry``; None after a step that ``logging_steps`` leaves out, which is not measured);
+    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. With a guard there are also ``cos_step_retain``
+    of the last measured step and ``step_opposes_retain``, the share of the steps measured since the last log in which the
+    parameters moved against the retain gradient. A checkpoint keeps the moving average of a
     combiner that has one.
 
     Args:
@@ -48,13 +51,16 @@ class TwoTaskTraining:
         where: See :class:`~retainfirst.TwoTaskStep`: combine only these parameters by the combiner.
         offload: See :class:`~retainfirst.TwoTaskStep`: ``"cpu"`` keeps the idle task's gradients in host memory.
         stream: See there: combine during the retain pass; without gradient accumulation.
+        guard: What to do about the optimiser's steps (:meth:`retainfirst.TwoTaskStep.guard`): ``"off"``; ``"measure"`` each of
+            them; or ``"enforce"`` that no coordinate works against the retain gradient, measuring the steps that are logged.
         **kwargs: For the trainer.
 
     Raises:
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An optimiser that updates inside the backward pass (LOMO, AdaLOMO, layer-wise ones), before there are
-            two gradients; FSDP without ``use_orig_params``, DeepSpeed without ZeRO or with offloading; or an argument that would
-            have no effect (:data:`retainfirst.hf._arguments.REFUSED`).
+            two gradients; FSDP without ``use_orig_params``; DeepSpeed without ZeRO, with offloading or with a guard; an argument
+            that would have no effect (:data:`retainfirst.hf._arguments.REFUSED`); or a model split by tensor parallelism or by
+            SageMaker.
     """
 
     def __init__(
@@ -65,16 +71,15 @@ class TwoTaskTraining:
         where: str | Callable[[str, nn.Parameter], bool] | None = None,
         offload: Literal["cpu"] | None = None,
         stream: bool = False,
+        guard: GuardMode = "off",
         **kwargs: Any,
     ) -> None:
         self._two_task_step: TwoTaskStep | None = None
         self._step_state: dict[str, Any] = {}
-        options = dict(combiner_options or {})
-        self._schedule = {name: options[name] for name in ("alpha", "gamma") if callable(options.get(name))}
-        at_first = {name: weight_at(weight, 0) for name, weight in self._schedule.items()}
-        self.combiner = resolve(combiner, **options | at_first)
+        self.combiner, self._schedule = resolve_scheduled(combiner, **(combiner_options or {}))
         check_memory_options(self.combiner, offload, stream)
         self._step_options: dict[str, Any] = {"offload": offload, "stream": stream, "where": where}
+        self._guard = TrainerGuard(guard)
         super().__init__(*args, **kwargs)
         me: Any = self
         if stream and me.args.gradient_accumulation_steps > 1:
@@ -83,6 +88,7 @@ class TwoTaskTraining:
                 ' gradient_accumulation_steps=1, or use offload="cpu" to save memory'
             )
         refuse_arguments(type(self).__name__, me.args, kwargs, me.accelerator.num_processes)
+        refuse_split_model(type(self).__name__, me.model)
         fsdp = getattr(me.accelerator.state, "fsdp_plugin", None)
         if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
             raise RetainFirstError(
@@ -91,6 +97,7 @@ class TwoTaskTraining:
             )
         if me.is_deepspeed_enabled:
             check_zero_config(me.accelerator.state.deepspeed_plugin.deepspeed_config)
+            self._guard.refuse_deepspeed(type(self).__name__)
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         self.last_geometry: Geometry | None = None
@@ -139,6 +146,7 @@ class TwoTaskTraining:
         inputs = me._prepare_inputs(inputs)
         _check_batch(inputs)
         step = self._two_task_step or self._make_step(model)
+        self._guard.note_step()
         compute_forget, compute_retain = self.task_losses()
         last = self._about_to_step()
         counted = self.count_items(inputs)
@@ -155,7 +163,7 @@ class TwoTaskTraining:
             scaler: Any = me.accelerator.scaler
             zero: Any = model.optimizer if me.is_deepspeed_enabled else None
             self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
-            self.last_geometry = step.combine(**self._scales())
+            self.last_geometry = step.combine(**self._scales(), measure=self._about_to_log())
         items = items.to(forget_loss.device)
         sums = torch.stack([torch.stack([forget_loss, retain_loss]).float() * items, items])
         self._loss_sums = self._loss_sums.to(sums.device) + sums
@@ -183,6 +191,11 @@ class TwoTaskTraining:
             forget_loss, retain_loss = (compute(model, inputs) for compute in self.task_losses())
         return (self.combiner.alpha * retain_loss + self.combiner.gamma * forget_loss).mean(), None, None
 
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Count both halves of a pair as the trainer counts a batch."""
+        count: Any = super().floating_point_ops  # type: ignore[misc]
+        return int(sum(map(count, (inputs["forget"], inputs["retain"]))) if "forget" in inputs else count(inputs))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add both losses and the geometry to a training log."""
         if "loss" in logs and self._micro_steps:
@@ -194,6 +207,7 @@ class TwoTaskTraining:
             if self.last_geometry is not None:
                 for name, value in self.last_geometry.all_reduce().as_dict().items():
                     logs[name] = value / self._loss_scale if name.startswith("norm") else value
+            logs.update(self._guard.logs())
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _make_step(self, model: nn.Module) -> TwoTaskStep:
@@ -202,7 +216,9 @@ class TwoTaskTraining:
         if self._step_state:
             step.load_state_dict(self._step_state)
             self._step_state = {}
-        step.steps = getattr(self, "state").global_step  # noqa: B009
+        me: Any = self
+        step.steps = me.state.global_step
+        self._guard.set(step, me)
         self._two_task_step = step
         return step
 
@@ -274,6 +290,15 @@ class TwoTaskTraining:
         me: Any = self
         return int(getattr(me, "current_gradient_accumulation_steps", me.args.gradient_accumulation_steps))
 
+    def _about_to_log(self) -> bool:
+        """Whether the step that is being made may be logged; measuring the others would take time for nothing."""
+        me: Any = self
+        number = me.state.global_step + 1
+        strategy = getattr(me.args.logging_strategy, "value", me.args.logging_strategy)
+        if strategy != "steps" or number >= me.state.max_steps or (number == 1 and me.args.logging_first_step):
+            return True
+        return bool(number % me.state.logging_steps == 0)
+
     def _about_to_step(self) -> bool:
         """Whether the trainer steps the optimiser after this microbatch."""
         state = (accelerator := getattr(self, "accelerator")).gradient_state  # noqa: B009
@@ -293,6 +318,7 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer._combiner = self._trainer.combiner
+        self._trainer._guard.remove()
         self._trainer._two_task_step = None
         self._trainer._forget_losses()
         self._trainer._window_items.zero_()
@@ -300,9 +326,9 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
 def _empty_cache(device: torch.device) -> None:
     """Free cached memory between the forward and the backward pass, as the trainer does for ``torch_empty_cache_steps``."""
-    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
-    if empty is not None:
-        empty()
+    backend = getattr(torch, device.type, None)
+    for name in ("empty_cache", "clear_graph_cache"):  # the second of mps only
+        getattr(backend, name, lambda: None)()
 
 
 def _state_file(folder: str, process: int) -> Path:

@@ -5,6 +5,7 @@
 
 from retainfirst.kernels._backend import BACKENDS, current_backend, use_backend
 from retainfirst.kernels._dispatch import FAST, Formula, elementwise_, linear_, moments
+from retainfirst.kernels._guard import guard_
 from retainfirst.kernels._tensors import Tensors
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Tensors",
     "current_backend",
     "elementwise_",
+    "guard_",
     "linear_",
     "moments",
     "use_backend",

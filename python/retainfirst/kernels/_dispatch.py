@@ -17,13 +17,13 @@ from retainfirst.kernels._eager import Formula
 from retainfirst.kernels._tensors import Tensors
 from retainfirst.transfer import send
 
-__all__ = ["FAST", "Formula", "elementwise_", "linear_", "moments"]
+__all__ = ["BROUGHT_OVER", "FAST", "Formula", "elementwise_", "kernels_for", "linear_", "moments"]
 
 FAST = ("sum", "sago", "sago_keep_retain")
 """Element-wise formulas that have a Rust and a Triton kernel."""
 
-# Bytes of forget gradients that are copied from host memory at a time.
-_BROUGHT_OVER = 16 * 2**20
+BROUGHT_OVER = 16 * 2**20
+"""Bytes of each list of tensors that are copied from host memory at a time."""
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
@@ -41,7 +41,13 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
 
 
 def elementwise_(
-    formula: Formula, fast: str | None, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float
+    formula: Formula,
+    fast: str | None,
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    alpha: float,
+    gamma: float,
+    measure: bool = True,
 ) -> Tensor:
     """Write an element-wise update into ``retain`` and measure it in the same pass.
 
@@ -53,6 +59,7 @@ def elementwise_(
         retain: ``n`` retain gradients, overwritten by the update.
         alpha: Weight of retain for the fast kernel, above 0; it rounds it to the dtype (16-bit formats: to float32).
         gamma: Weight of forget, likewise, at least 0.
+        measure: False: the table need not be filled; the update has the same bits.
 
     Returns:
         Float64 of shape ``[n, 11]``.
@@ -65,7 +72,9 @@ def elementwise_(
 
     def work(kernels: ModuleType, f: Sequence[Tensor], r: Sequence[Tensor], _: list[int] | None) -> Tensor:
         made = (
-            _eager.elementwise_(formula, f, r) if kernels is _eager else kernels.elementwise_(fast, f, r, alpha, gamma)
+            _eager.elementwise_(formula, f, r, measure)
+            if kernels is _eager
+            else kernels.elementwise_(fast, f, r, alpha, gamma, measure)
         )
         table: Tensor = made
         return table
@@ -74,7 +83,12 @@ def elementwise_(
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain`` and measure it in the same pass.
 
@@ -87,6 +101,7 @@ def linear_(
         c_forget: Float64 of shape ``[n]``.
         toward_retain: Round each element in the direction of the sign of its retain gradient, not to nearest, and keep all
             errors on that side: no ``u_i r_i`` is below ``(c_retain r_i + c_forget f_i) r_i`` taken exactly.
+        measure: See :func:`elementwise_`.
 
     Returns:
         Float64 of shape ``[n, 11]``; read only the columns of the update.
@@ -97,7 +112,7 @@ def linear_(
         if chosen is not None:
             on = send(torch.tensor(chosen, device="cpu"), c_retain.device)
             coefficients = c_retain[on], c_forget[on]
-        table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain)
+        table: Tensor = kernels.linear_(f, r, *(c.to(r[0].device) for c in coefficients), toward_retain, measure)
         return table
 
     return _dispatch(current_backend(), forget, retain, work)
@@ -118,7 +133,7 @@ def _dispatch(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
         return _bring_over(backend, forget, retain, work)
     parts: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
     for i, (f, r) in enumerate(zip(forget, retain, strict=True)):
-        parts.setdefault((_kernels(backend, f, r), r.dtype, r.device), []).append(i)
+        parts.setdefault((kernels_for(backend, f, r), r.dtype, r.device), []).append(i)
     if len(parts) == 1:
         [(kernels, _, _)] = parts
         return work(kernels, forget, retain, None)
@@ -131,12 +146,14 @@ def _dispatch(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
     return torch.cat(tables)[send(back, retain[0].device)]
 
 
-def _kernels(backend: str, forget: Tensor, retain: Tensor) -> ModuleType:
-    if backend == "auto" and _rust.takes(forget, retain):
+def kernels_for(backend: str, *tensors: Tensor) -> ModuleType:
+    """Return the kernels for tensors of one shape and dtype; the last one's device decides."""
+    last = tensors[-1]
+    if backend == "auto" and _rust.takes(*tensors):
         return _rust
-    if backend == "triton" or (backend == "auto" and retain.is_cuda):
-        triton = import_triton() if backend == "triton" else _triton_on(retain.device)
-        if triton is not None and triton.takes(forget, retain):
+    if backend == "triton" or (backend == "auto" and last.is_cuda):
+        triton = import_triton() if backend == "triton" else _triton_on(last.device)
+        if triton is not None and triton.takes(*tensors):
             return triton
     return _eager
 
@@ -161,7 +178,7 @@ def _bring_over(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor]
     for i, r in enumerate(retain):
         chosen.append(i)
         size += r.nbytes
-        if size >= _BROUGHT_OVER or i == len(retain) - 1:
+        if size >= BROUGHT_OVER or i == len(retain) - 1:
             near = [forget[j].to(retain[j].device, non_blocking=True) for j in chosen]
             table = _dispatch(backend, near, [retain[j] for j in chosen], _of(chosen, work))
             tables.append(table.to(retain[0].device))

@@ -17,7 +17,7 @@ from retainfirst.kernels._layout import in_memory_order
 from retainfirst.kernels._toward import add_toward
 from retainfirst.transfer import send
 
-__all__ = ["CHUNK", "Formula", "elementwise_", "linear_", "moments", "sum_dtype"]
+__all__ = ["CHUNK", "Formula", "elementwise_", "guard_", "linear_", "moments", "sum_dtype"]
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 """From a forget and a retain gradient to the update, element by element."""
@@ -25,37 +25,83 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 # Elements that are widened to float64 at a time: bounds the scratch memory at a few tens of MiB.
 CHUNK = 1 << 21
 
-_Piece = Callable[..., tuple[Tensor | None, Tensor]]
+_Piece = Callable[..., Tensor]
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
-    return _over_pieces(_measure, forget, retain, [()] * len(retain))
+    return _over_pieces(None, forget, retain, [()] * len(retain))
 
 
-def elementwise_(formula: Formula, forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+def elementwise_(formula: Formula, forget: Sequence[Tensor], retain: Sequence[Tensor], measure: bool = True) -> Tensor:
     """Write a formula's update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    return _over_pieces(partial(_elementwise, formula), forget, retain, [()] * len(retain))
+    return _over_pieces(partial(_elementwise, formula), forget, retain, [()] * len(retain), measure)
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     coefficients = zip(c_retain, c_forget, strict=True)
-    return _over_pieces(partial(_linear, toward_retain), forget, retain, coefficients)
+    return _over_pieces(partial(_linear, toward_retain), forget, retain, coefficients, measure)
+
+
+def guard_(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    signs: Sequence[Tensor] | None,
+    zeros: bool,
+    gradients: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+) -> tuple[Tensor | None, Tensor]:
+    """Put back coordinates of a step; see :func:`retainfirst.kernels.guard_`."""
+    counts = torch.zeros(len(after), dtype=torch.int64, device=after[0].device)
+    rows: list[list[Tensor]] = [[] for _ in after]
+    lists = [before, after, *([signs] if signs is not None else []), *(gradients or ())]
+    for i, tensors in enumerate(zip(*lists, strict=True)):
+        for b, a, *others in _pieces(*tensors):
+            if signs is not None:
+                counts[i] += _put_back(b, a, others.pop(0), zeros)
+            if gradients is not None:
+                rows[i].append(_row_of_step(b, a, *others))
+    return _per_tensor(rows) if gradients is not None else None, counts
+
+
+def _put_back(before: Tensor, after: Tensor, sign: Tensor, zeros: bool) -> Tensor:
+    # NaN compares as false, and so is never put back.
+    up, down = after > before, after < before
+    put = (up & (sign > 0)) | (down & (sign < 0))
+    if zeros:
+        put |= (up | down) & (sign == 0)
+    after.copy_(torch.where(put, before, after))
+    return put.sum()
+
+
+def _row_of_step(before: Tensor, after: Tensor, forget: Tensor, retain: Tensor) -> Tensor:
+    """Return the row in which the step backwards stands for the forget gradient, and the forget gradient for the update."""
+    wide = torch.promote_types(before.dtype, torch.float32)
+    return _row(before.to(wide) - after.to(wide), retain, forget)
 
 
 def _over_pieces(
-    work: _Piece, forget: Sequence[Tensor], retain: Sequence[Tensor], coefficients: Iterable[tuple[Any, ...]]
+    work: _Piece | None,
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    coefficients: Iterable[tuple[Any, ...]],
+    measure: bool = True,
 ) -> Tensor:
     """Work piece by piece.
 
     Args:
-        work: Makes the update of a piece of a pair, and its row of moments.
+        work: Makes the update of a piece of a pair; None: there is no update.
         forget: ``n`` forget gradients.
         retain: ``n`` retain gradients, overwritten if there is an update.
         coefficients: Further arguments of ``work``, one tuple a tensor.
+        measure: Whether to fill the table.
 
     Returns:
         Shape ``[n, 11]``.
@@ -64,38 +110,35 @@ def _over_pieces(
     for f, r, chosen in zip(forget, retain, coefficients, strict=True):
         rows.append([])
         for part in _pieces(f, r):
-            u, row = work(*part, *chosen)
-            rows[-1].append(row)
+            u = work(*part, *chosen) if work is not None else None
+            if measure:
+                rows[-1].append(_row(part[0], part[1], u))
             if u is not None:
                 part[1].copy_(u)
-    return _per_tensor(rows)
+    return _per_tensor(rows) if measure else m.unmeasured(retain)
 
 
-def _measure(f: Tensor, r: Tensor) -> tuple[None, Tensor]:
-    return None, _row(f, r, None)
-
-
-def _elementwise(formula: Formula, f: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+def _elementwise(formula: Formula, f: Tensor, r: Tensor) -> Tensor:
     # 16-bit formats are computed in float32 and rounded once at the end; the others in their own dtype.
     narrow = f.dtype in (torch.float16, torch.bfloat16)
-    u = (formula(f.float(), r.float()) if narrow else formula(f, r)).to(r.dtype)
-    return u, _row(f, r, u)
+    return (formula(f.float(), r.float()) if narrow else formula(f, r)).to(r.dtype)
 
 
-def _linear(toward_retain: bool, f: Tensor, r: Tensor, c_retain: Tensor, c_forget: Tensor) -> tuple[Tensor, Tensor]:
+def _linear(toward_retain: bool, f: Tensor, r: Tensor, c_retain: Tensor, c_forget: Tensor) -> Tensor:
     kept, taken = c_retain * r.to(c_retain.dtype), c_forget * f.to(c_forget.dtype)
-    u = add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
-    return u, _row(f, r, u)
+    return add_toward(kept, taken, r) if toward_retain else (kept + taken).to(r.dtype)
 
 
-def _pieces(f: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    f, r = in_memory_order(f, r)
-    if f.is_contiguous() and r.is_contiguous():
-        return zip(torch.split(f.view(-1), CHUNK), torch.split(r.view(-1), CHUNK), strict=True)
-    if r.dim() == 0:
-        return iter([(f, r)])
-    rows = max(1, CHUNK * r.shape[0] // max(r.numel(), 1))
-    return zip(torch.split(f, rows), torch.split(r, rows), strict=True)
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors of one shape into the same pieces, which are views."""
+    tensors = in_memory_order(*tensors)
+    if all(x.is_contiguous() for x in tensors):
+        return zip(*(torch.split(x.view(-1), CHUNK) for x in tensors), strict=True)
+    first = tensors[0]
+    if first.dim() == 0:
+        return iter([tensors])
+    rows = max(1, CHUNK * first.shape[0] // max(first.numel(), 1))
+    return zip(*(torch.split(x, rows) for x in tensors), strict=True)
 
 
 def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:

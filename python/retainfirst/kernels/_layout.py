@@ -7,21 +7,22 @@ from torch import Tensor
 __all__ = ["dense", "in_memory_order"]
 
 
-def dense(forget: Tensor, retain: Tensor) -> bool:
-    """Whether a pair lies in memory without gaps, in the same order, and with no negation pending."""
-    if forget.is_neg() or retain.is_neg():
+def dense(*tensors: Tensor) -> bool:
+    """Whether tensors of one shape lie in memory without gaps, in the same order, and with no negation pending."""
+    if any(x.is_neg() for x in tensors):
         return False
-    if forget.is_contiguous() and retain.is_contiguous():
+    if all(x.is_contiguous() for x in tensors):
         return True
-    return all(x.is_contiguous() for x in in_memory_order(forget, retain))
+    return all(x.is_contiguous() for x in in_memory_order(*tensors))
 
 
-def in_memory_order(forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
-    """Return views of a pair with its dimensions in the order of memory, if both have the same order; else the pair itself.
+def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return views of tensors of one shape with their dimensions in the order of memory, if all have one order; else themselves.
 
     Dense tensors of any dimension order (transposed, channels last) become contiguous that way, without a copy.
     """
-    if forget.stride() != retain.stride():
-        return forget, retain
-    order = sorted(range(retain.dim()), key=retain.stride, reverse=True)
-    return forget.permute(order), retain.permute(order)
+    first = tensors[0]
+    if any(x.stride() != first.stride() for x in tensors[1:]):
+        return tensors
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    return tuple(x.permute(order) for x in tensors)

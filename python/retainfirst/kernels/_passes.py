@@ -1,5 +1,8 @@
 """The GPU kernels: one pass over all tensors of a dtype, and the sum of its programs' statistics.
 
+Their table, int64: the sizes of ``n`` tensors, the first program of each, the addresses of each list of ``n`` tensors, then the
+tensor of each program.
+
 Products are summed in float64: there the product of two 16-bit or float32 numbers is exact and does not underflow. The order of
 the additions depends on sizes alone, so that equal gradients give equal bits.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["add_rows", "combine_blocks"]
+__all__ = ["add_rows", "combine_blocks", "guard_blocks"]
 
 
 # How many programs and tensors there are must not be compiled in: they change from model to model.
@@ -32,12 +35,12 @@ def combine_blocks(
     vector: tl.constexpr,
     aligned: tl.constexpr,
     even: tl.constexpr,
+    measured: tl.constexpr,
 ):
     """Combine ``block * steps`` elements of one tensor; write their sums to this program's row.
 
     Args:
-        table: int64: the addresses of ``n`` forget and ``n`` retain gradients, their sizes, the first program of each; then the
-            tensor of each program.
+        table: See above; the lists are the forget and the retain gradients.
         sums: float64 ``[programs, 8]``: ff, rr, fr, conflicts, uu, ur, uf, 0.
         c_retain: float64 ``[n]``, for the formula ``"linear"``.
         c_forget: Likewise.
@@ -54,19 +57,14 @@ def combine_blocks(
         vector: Neighbouring elements that a thread loads at once: 16 bytes, or one element where addresses allow no more.
         aligned: Whether all addresses of this launch are multiples of 16.
         even: Whether all sizes are.
+        measured: Whether the sums are wanted.
     """
     program = skipped + tl.program_id(0)
     tensor = tl.load(table + 4 * n + program)
-    f_address = tl.load(table + tensor)
-    r_address = tl.load(table + n + tensor)
-    start = (program - tl.load(table + 3 * n + tensor)) * (block * steps)
-    left = tl.minimum(tl.load(table + 2 * n + tensor) - start, block * steps).to(tl.int32)
-    f_start = f_address.to(tl.pointer_type(dtype)) + start
-    r_start = r_address.to(tl.pointer_type(dtype)) + start
-    # Without the hint Triton knows nothing of an address from a table, and reads element by element.
-    if aligned:
-        f_start = tl.multiple_of(f_start, 16)
-        r_start = tl.multiple_of(r_start, 16)
+    start = (program - tl.load(table + n + tensor)) * (block * steps)
+    left = tl.minimum(tl.load(table + tensor) - start, block * steps).to(tl.int32)
+    f_start = _start(table + 2 * n + tensor, start, dtype, aligned)
+    r_start = _start(table + 3 * n + tensor, start, dtype, aligned)
     if even:
         left = tl.multiple_of(left, 16)
     if formula == "linear":
@@ -74,13 +72,7 @@ def combine_blocks(
         gamma = tl.load(c_forget + tensor)
 
     # Each thread adds up its own elements, and only the last sums cross threads.
-    ff = tl.zeros([threads], wide)
-    rr = tl.zeros([threads], wide)
-    uu = tl.zeros([threads], wide)
-    fr = tl.zeros([threads], wide)
-    ur = tl.zeros([threads], wide)
-    uf = tl.zeros([threads], wide)
-    conflicts = tl.zeros([threads], tl.int32)
+    ff, rr, uu, fr, ur, uf, conflicts = _no_sums(threads, wide)
     # All blocks but a tensor's last are whole, and a load without a mask is one wide instruction.
     whole = left // block * block
     for at in range(0, whole, block):
@@ -90,9 +82,10 @@ def combine_blocks(
         u = _update(f, r, alpha, gamma, formula, dtype)
         if formula != "moments":
             tl.store(r_start + offsets, u)
-        ff, rr, uu, fr, ur, uf, conflicts = _measured(
-            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
-        )
+        if measured:
+            ff, rr, uu, fr, ur, uf, conflicts = _measured(
+                f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
+            )
     if whole < left:
         offsets = whole + tl.arange(0, block)
         inside = offsets < left
@@ -103,37 +96,127 @@ def combine_blocks(
             tl.store(r_start + offsets, u, inside)
             # An infinite coefficient makes NaN even of the zeros past the end.
             u = tl.where(inside, u, 0.0).to(dtype)
-        ff, rr, uu, fr, ur, uf, conflicts = _measured(
-            f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
-        )
+        if measured:
+            ff, rr, uu, fr, ur, uf, conflicts = _measured(
+                f, r, u, ff, rr, uu, fr, ur, uf, conflicts, formula, wide, threads, vector
+            )
 
+    if not measured:
+        return
     # Sums that a formula leaves out are still zero.
     row = sums + program.to(tl.int64) * 8
-    tl.store(row, tl.sum(ff.to(tl.float64), 0))
-    tl.store(row + 1, tl.sum(rr.to(tl.float64), 0))
-    tl.store(row + 2, tl.sum(fr.to(tl.float64), 0))
-    tl.store(row + 3, tl.sum(conflicts, 0).to(tl.float64))
-    tl.store(row + 4, tl.sum(uu.to(tl.float64), 0))
-    tl.store(row + 5, tl.sum(ur.to(tl.float64), 0))
-    tl.store(row + 6, tl.sum(uf.to(tl.float64), 0))
+    _store_sums(row, ff, rr, uu, fr, ur, uf, conflicts)
     tl.store(row + 7, 0.0)
 
 
+@triton.jit(do_not_specialize=["n", "skipped"])
+def guard_blocks(
+    table,
+    sums,
+    n,
+    skipped,
+    put_back: tl.constexpr,
+    zeros: tl.constexpr,
+    measured: tl.constexpr,
+    dtype: tl.constexpr,
+    wide: tl.constexpr,
+    block: tl.constexpr,
+    steps: tl.constexpr,
+    threads: tl.constexpr,
+    vector: tl.constexpr,
+    aligned: tl.constexpr,
+    even: tl.constexpr,
+):
+    """Put back and measure ``block * steps`` elements of one tensor's step; write their sums to this program's row.
+
+    Args:
+        table: See above; the lists are the parameters before and after the step, the signs, the forget and the retain gradients.
+            A list that is not needed is not read.
+        sums: float64 ``[programs, 8]``: as for :func:`combine_blocks`, with the step backwards for the forget gradient and the
+            forget gradient for the update; last how many elements were put back.
+        n: The number of tensors.
+        skipped: The programs before this launch's.
+        put_back: Whether elements are put back where the step and the signs agree.
+        zeros: Whether also where the signs are zero.
+        measured: Whether the step is measured.
+        dtype: The tensors'.
+        wide: See :func:`combine_blocks`, as for the others.
+        block: Elements at a time.
+        steps: Blocks a program.
+        threads: Threads a program.
+        vector: Neighbouring elements that a thread loads at once.
+        aligned: Whether all addresses of this launch are multiples of 16.
+        even: Whether all sizes are.
+    """
+    program = skipped + tl.program_id(0)
+    tensor = tl.load(table + 7 * n + program)
+    start = (program - tl.load(table + n + tensor)) * (block * steps)
+    left = tl.minimum(tl.load(table + tensor) - start, block * steps).to(tl.int32)
+    b_start = _start(table + 2 * n + tensor, start, dtype, aligned)
+    a_start = _start(table + 3 * n + tensor, start, dtype, aligned)
+    s_start = _start(table + 4 * n + tensor, start, dtype, aligned)
+    f_start = _start(table + 5 * n + tensor, start, dtype, aligned)
+    r_start = _start(table + 6 * n + tensor, start, dtype, aligned)
+    if even:
+        left = tl.multiple_of(left, 16)
+    dd, rr, ff, dr, fr, fd, opposing = _no_sums(threads, wide)
+    count = tl.zeros([threads], tl.int32)
+    whole = left // block * block
+    for at in range(0, whole, block):
+        offsets = at + tl.arange(0, block)
+        b = tl.load(b_start + offsets)
+        a = tl.load(a_start + offsets)
+        if put_back:
+            put = _to_put_back(b, a, tl.load(s_start + offsets), zeros)
+            a = tl.where(put, b, a)
+            tl.store(a_start + offsets, a)
+            count += _by_thread(put.to(tl.int32), threads, vector)
+        if measured:
+            f = tl.load(f_start + offsets)
+            r = tl.load(r_start + offsets)
+            d = b.to(tl.float32) - a.to(tl.float32)
+            dd, rr, ff, dr, fr, fd, opposing = _measured(
+                d, r, f, dd, rr, ff, dr, fr, fd, opposing, "guard", wide, threads, vector
+            )
+    if whole < left:
+        offsets = whole + tl.arange(0, block)
+        inside = offsets < left
+        b = tl.load(b_start + offsets, inside, 0.0)
+        a = tl.load(a_start + offsets, inside, 0.0)
+        if put_back:
+            put = _to_put_back(b, a, tl.load(s_start + offsets, inside, 0.0), zeros)
+            a = tl.where(put, b, a)
+            tl.store(a_start + offsets, a, inside)
+            count += _by_thread(put.to(tl.int32), threads, vector)
+        if measured:
+            f = tl.load(f_start + offsets, inside, 0.0)
+            r = tl.load(r_start + offsets, inside, 0.0)
+            d = b.to(tl.float32) - a.to(tl.float32)
+            dd, rr, ff, dr, fr, fd, opposing = _measured(
+                d, r, f, dd, rr, ff, dr, fr, fd, opposing, "guard", wide, threads, vector
+            )
+    row = sums + program.to(tl.int64) * 8
+    _store_sums(row, dd, rr, ff, dr, fr, fd, opposing)
+    tl.store(row + 7, tl.sum(count, 0).to(tl.float64))
+
+
 @triton.jit(do_not_specialize=["n"])
-def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
+def add_rows(table, sums, moments, counts, n, counted: tl.constexpr, span: tl.constexpr, rows: tl.constexpr):
     """Add up the programs' rows of one tensor.
 
     Args:
-        table: See :func:`combine_blocks`.
-        sums: Likewise.
+        table: See above.
+        sums: float64 ``[programs, 8]``.
         moments: float64 ``[n, 11]`` (``retainfirst.moments.COLUMNS``); the three exponents are zero.
+        counts: int64 ``[n]``, for the last column of the sums.
         n: The number of tensors.
+        counted: Whether ``counts`` is written.
         span: Elements a program.
         rows: Rows at a time.
     """
     tensor = tl.program_id(0)
-    size = tl.load(table + 2 * n + tensor)
-    first = tl.load(table + 3 * n + tensor)
+    size = tl.load(table + tensor)
+    first = tl.load(table + n + tensor)
     programs = (size + span - 1) // span
     columns = tl.arange(0, 8)
     total = tl.zeros([rows, 8], tl.float64)
@@ -143,9 +226,33 @@ def add_rows(table, sums, moments, n, span: tl.constexpr, rows: tl.constexpr):
         total += tl.load(sums + here, (offsets < programs)[:, None], 0.0)
     # The first four columns of the sums are the pair's; count and two exponents lie between them and the update's.
     place = tl.where(columns < 4, columns, columns + 3)
-    tl.store(moments + tensor * 11 + place, tl.sum(total, 0))
+    added = tl.sum(total, 0)
+    tl.store(moments + tensor * 11 + place, tl.where(columns < 7, added, 0.0))
+    if counted:
+        tl.store(counts + tensor, tl.sum(tl.where(columns == 7, added, 0.0), 0).to(tl.int64))
     between = tl.arange(0, 4)
     tl.store(moments + tensor * 11 + 4 + between, tl.where(between == 0, size.to(tl.float64), 0.0), between < 3)
+
+
+@triton.jit
+def _start(address, start, dtype: tl.constexpr, aligned: tl.constexpr):
+    place = tl.load(address).to(tl.pointer_type(dtype)) + start
+    # Without the hint Triton knows nothing of an address from a table, and reads element by element.
+    if aligned:
+        place = tl.multiple_of(place, 16)
+    return place
+
+
+@triton.jit
+def _to_put_back(before, after, signs, zeros: tl.constexpr):
+    # float32 holds all of their numbers. NaN compares as false, and so is never put back.
+    before = before.to(tl.float32)
+    after = after.to(tl.float32)
+    signs = signs.to(tl.float32)
+    put = ((after > before) & (signs > 0)) | ((after < before) & (signs < 0))
+    if zeros:
+        put = put | (((after > before) | (after < before)) & (signs == 0))
+    return put
 
 
 @triton.jit
@@ -194,6 +301,24 @@ def _rounded(x, dtype: tl.constexpr):
         bits = tl.where(back == x, bits, bits | 1)
         near = bits.to(tl.float32, bitcast=True)
     return near.to(dtype)
+
+
+@triton.jit
+def _no_sums(threads: tl.constexpr, wide: tl.constexpr):
+    """Return ff, rr, uu, fr, ur, uf and the conflicts of nothing, by thread."""
+    zero = tl.zeros([threads], wide)
+    return zero, zero, zero, zero, zero, zero, tl.zeros([threads], tl.int32)
+
+
+@triton.jit
+def _store_sums(row, ff, rr, uu, fr, ur, uf, conflicts):
+    tl.store(row, tl.sum(ff.to(tl.float64), 0))
+    tl.store(row + 1, tl.sum(rr.to(tl.float64), 0))
+    tl.store(row + 2, tl.sum(fr.to(tl.float64), 0))
+    tl.store(row + 3, tl.sum(conflicts, 0).to(tl.float64))
+    tl.store(row + 4, tl.sum(uu.to(tl.float64), 0))
+    tl.store(row + 5, tl.sum(ur.to(tl.float64), 0))
+    tl.store(row + 6, tl.sum(uf.to(tl.float64), 0))
 
 
 @triton.jit

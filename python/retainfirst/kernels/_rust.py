@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from retainfirst import _rust
+from retainfirst import moments as m
 from retainfirst.errors import RetainFirstError
 from retainfirst.kernels._layout import dense
 from retainfirst.kernels._tensors import Tensors
 
-__all__ = ["elementwise_", "linear_", "moments", "takes", "takes_all"]
+__all__ = ["elementwise_", "guard_", "linear_", "moments", "takes", "takes_all"]
 
 _NAMES = {
     torch.float64: "float64",
@@ -22,9 +23,9 @@ _NAMES = {
 }
 
 
-def takes(forget: Tensor, retain: Tensor) -> bool:
-    """Whether this backend can work on the pair: on the CPU, both dense in the same element order, no pending negation."""
-    return retain.is_cpu and dense(forget, retain)
+def takes(*tensors: Tensor) -> bool:
+    """Whether this backend can work on tensors of one shape: the last on the CPU, all dense in one order, no pending negation."""
+    return tensors[-1].is_cpu and dense(*tensors)
 
 
 def takes_all(forget: Tensors, retain: Tensors) -> bool:
@@ -45,9 +46,14 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(_rust.moments(*_addresses(forget, retain)))
 
 
-def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+def elementwise_(
+    fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float, measure: bool = True
+) -> Tensor:
     """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
     try:
+        if not measure:
+            _rust.update_alone_(fast, *_addresses(forget, retain), alpha, gamma)
+            return m.unmeasured(retain)
         table = _rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
@@ -55,14 +61,33 @@ def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     try:
-        table = _rust.linear_(*_addresses(forget, retain), c_retain.tolist(), c_forget.tolist(), toward_retain)
+        coefficients = c_retain.tolist(), c_forget.tolist()
+        table = _rust.linear_(*_addresses(forget, retain), *coefficients, toward_retain, measure)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)
+
+
+def guard_(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    signs: Sequence[Tensor] | None,
+    zeros: bool,
+    gradients: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+) -> tuple[Tensor | None, Tensor]:
+    """Put back coordinates of a step; see :func:`retainfirst.kernels.guard_`."""
+    judged, forget, retain = (Tensors.of(xs or ()).addresses for xs in (signs, *(gradients or ((), ()))))
+    table, counts = _rust.guard_(*_addresses(before, after), judged, zeros, forget, retain)
+    return torch.from_numpy(table) if gradients is not None else None, torch.tensor(counts)
 
 
 def _addresses(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> tuple[str, list[int], list[int], list[int]]:

@@ -5,7 +5,7 @@ With ``TRITON_INTERPRET=1`` set before Triton is imported, they run on CPU tenso
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,21 @@ from torch import Tensor
 from retainfirst import moments as m
 from retainfirst.kernels import _eager
 from retainfirst.kernels._layout import dense
-from retainfirst.kernels._passes import add_rows, combine_blocks
+from retainfirst.kernels._passes import add_rows, combine_blocks, guard_blocks
 from retainfirst.transfer import send
 
-__all__ = ["LAUNCH", "NARROW", "NARROW_LARGE", "WIDE", "Launch", "elementwise_", "linear_", "moments", "takes"]
+__all__ = [
+    "LAUNCH",
+    "NARROW",
+    "NARROW_LARGE",
+    "WIDE",
+    "Launch",
+    "elementwise_",
+    "guard_",
+    "linear_",
+    "moments",
+    "takes",
+]
 
 # Not float64: its products are not exact in float64, and its squares leave the range.
 _DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -57,10 +68,14 @@ LAUNCH: Launch | None = None
 _MANY = 1 << 28
 
 
-def takes(forget: Tensor, retain: Tensor) -> bool:
-    """Whether this backend can work on the pair: on a GPU, no float64, both dense in the same order, no pending negation."""
-    on_device = retain.is_cuda or (_INTERPRETED and retain.device.type == "cpu")
-    return on_device and retain.dtype in _DTYPES and dense(forget, retain)
+def takes(*tensors: Tensor) -> bool:
+    """Whether this backend can work on tensors of one shape: the last on a GPU, no float64, all dense in one order.
+
+    A pending negation is no dense tensor either.
+    """
+    last = tensors[-1]
+    on_device = last.is_cuda or (_INTERPRETED and last.device.type == "cpu")
+    return on_device and last.dtype in _DTYPES and dense(*tensors)
 
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
@@ -68,18 +83,45 @@ def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     return _run("moments", forget, retain)
 
 
-def elementwise_(fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float) -> Tensor:
+def elementwise_(
+    fast: str, forget: Sequence[Tensor], retain: Sequence[Tensor], alpha: float, gamma: float, measure: bool = True
+) -> Tensor:
     """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
-    return _run(fast, forget, retain, weights=(float(alpha), float(gamma)))
+    return _run(fast, forget, retain, weights=(float(alpha), float(gamma)), measure=measure)
 
 
 def linear_(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], c_retain: Tensor, c_forget: Tensor, toward_retain: bool = False
+    forget: Sequence[Tensor],
+    retain: Sequence[Tensor],
+    c_retain: Tensor,
+    c_forget: Tensor,
+    toward_retain: bool = False,
+    measure: bool = True,
 ) -> Tensor:
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     if toward_retain:
-        return _eager.linear_(forget, retain, c_retain, c_forget, toward_retain)
-    return _run("linear", forget, retain, coefficients=(c_retain.contiguous(), c_forget.contiguous()))
+        return _eager.linear_(forget, retain, c_retain, c_forget, toward_retain, measure)
+    coefficients = c_retain.contiguous(), c_forget.contiguous()
+    return _run("linear", forget, retain, coefficients=coefficients, measure=measure)
+
+
+def guard_(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    signs: Sequence[Tensor] | None,
+    zeros: bool,
+    gradients: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+) -> tuple[Tensor | None, Tensor]:
+    """Put back coordinates of a step; see :func:`retainfirst.kernels.guard_`."""
+    plan = _Plan.of([before, after, signs or after, *(gradients or (after, after))])
+    kind = {"put_back": signs is not None, "zeros": zeros, "measured": gradients is not None}
+    with plan.on_device():
+        for skipped, programs, options in plan.launches():
+            # Only products for the sums can be fused, and they are exact in float64.
+            guard_blocks[(programs,)](plan.table, plan.sums, plan.n, skipped, enable_fp_fusion=True, **kind, **options)
+        counts = torch.empty(plan.n, dtype=torch.int64, device=after[0].device)
+        result = plan.add_rows(counts)
+    return result if gradients is not None else None, counts
 
 
 def _run(
@@ -88,65 +130,124 @@ def _run(
     retain: Sequence[Tensor],
     weights: tuple[float, float] = (0.0, 0.0),
     coefficients: tuple[Tensor, Tensor] | None = None,
+    measure: bool = True,
 ) -> Tensor:
-    n, device, shape = len(retain), retain[0].device, LAUNCH or _launch(retain)
-    span = shape.block * shape.steps
-    host, launches, even = _plan(forget, retain, span)
-    table = send(torch.from_numpy(host), device)
-    sums = torch.empty(max(len(host) - 4 * n, 1), 8, dtype=torch.float64, device=device)
-    result = torch.empty(n, len(m.COLUMNS), dtype=torch.float64, device=device)
-    on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with on_device:
-        for skipped, programs, aligned in launches:
+    plan = _Plan.of([forget, retain])
+    with plan.on_device():
+        for skipped, programs, options in plan.launches():
             combine_blocks[(programs,)](
-                table,
-                sums,
-                *(coefficients or (sums, sums)),
+                plan.table,
+                plan.sums,
+                *(coefficients or (plan.sums, plan.sums)),
                 *weights,
-                n,
+                plan.n,
                 skipped,
                 formula=formula,
-                dtype=_DTYPES[retain[0].dtype],
-                wide=shape.wide,
-                block=shape.block,
-                steps=shape.steps,
-                threads=32 * shape.warps,
-                vector=16 // retain[0].element_size() if aligned else 1,
-                aligned=aligned,
-                even=even,
-                num_warps=shape.warps,
+                measured=measure,
                 # A fused alpha * r + gamma * f would skip a rounding that other backends make. SAGO adds only products for its
                 # sums, which are exact in float64, so that fusing changes the time alone.
                 enable_fp_fusion=formula in ("sago", "moments"),
+                **options,
             )
-        add_rows[(n,)](table, sums, result, n, span=span, rows=512, num_warps=8)
-    return result
+        return plan.add_rows() if measure else m.unmeasured(retain)
 
 
-def _launch(retain: Sequence[Tensor]) -> Launch:
-    if retain[0].element_size() > 2:
+@dataclass(frozen=True)
+class _Plan:
+    """Which program works on which part of lists of tensors; see :mod:`retainfirst.kernels._passes`.
+
+    Attributes:
+        n: The number of tensors in each list.
+        dtype: Theirs.
+        launch: The launch parameters.
+        table: The kernels' table.
+        sums: Room for a row of each program.
+        programs: The programs on aligned tensors, which are the first, and the others.
+        even: Whether all sizes are multiples of 16.
+    """
+
+    n: int
+    dtype: torch.dtype
+    launch: Launch
+    table: Tensor
+    sums: Tensor
+    programs: tuple[int, int]
+    even: bool
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Tensor]]) -> _Plan:
+        """Make the plan for lists of ``n`` tensors, which must not be empty."""
+        first = lists[0]
+        launch = LAUNCH or _launch(first)
+        host, programs, even = _table(lists, launch.block * launch.steps)
+        table = send(torch.from_numpy(host), first[0].device)
+        sums = torch.empty(max(sum(programs), 1), 8, dtype=torch.float64, device=table.device)
+        return cls(len(first), first[0].dtype, launch, table, sums, programs, even)
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        """Return the context in which the kernels are launched."""
+        device = self.table.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+    def launches(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Yield, of each launch, the programs before it, its programs, and its options."""
+        skipped = 0
+        for programs, aligned in zip(self.programs, (True, False), strict=True):
+            if programs:
+                yield skipped, programs, self._options(aligned)
+            skipped += programs
+
+    def _options(self, aligned: bool) -> dict[str, Any]:
+        launch = self.launch
+        return {
+            "dtype": _DTYPES[self.dtype],
+            "wide": launch.wide,
+            "block": launch.block,
+            "steps": launch.steps,
+            "threads": 32 * launch.warps,
+            "vector": 16 // self.dtype.itemsize if aligned else 1,
+            "aligned": aligned,
+            "even": self.even,
+            "num_warps": launch.warps,
+        }
+
+    def add_rows(self, counts: Tensor | None = None) -> Tensor:
+        """Return the table of moments; write the last column of the sums to ``counts``."""
+        result = torch.empty(self.n, len(m.COLUMNS), dtype=torch.float64, device=self.table.device)
+        add_rows[(self.n,)](
+            self.table,
+            self.sums,
+            result,
+            result if counts is None else counts,
+            self.n,
+            counted=counts is not None,
+            span=self.launch.block * self.launch.steps,
+            rows=512,
+            num_warps=8,
+        )
+        return result
+
+
+def _launch(tensors: Sequence[Tensor]) -> Launch:
+    if tensors[0].element_size() > 2:
         return WIDE
-    return NARROW_LARGE if sum(r.numel() for r in retain) >= _MANY else NARROW
+    return NARROW_LARGE if sum(x.numel() for x in tensors) >= _MANY else NARROW
 
 
-def _plan(
-    forget: Sequence[Tensor], retain: Sequence[Tensor], span: int
-) -> tuple[NDArray[np.int64], list[tuple[int, int, bool]], bool]:
+def _table(lists: Sequence[Sequence[Tensor]], span: int) -> tuple[NDArray[np.int64], tuple[int, int], bool]:
     """Give each tensor its programs, those of aligned tensors first.
 
     Returns:
-        The table for :func:`combine_blocks`; launches, as the programs before, the programs, and whether they are aligned; and
-        whether all sizes are multiples of 16.
+        The table, the numbers of programs on aligned tensors and on others, and whether all sizes are multiples of 16.
     """
-    address = np.array([[x.data_ptr() for x in xs] for xs in (forget, retain)], dtype=np.int64)
-    size = np.array([x.numel() for x in retain], dtype=np.int64)
-    odd = ((address[0] | address[1]) & 15) != 0
+    address = np.array([[x.data_ptr() for x in xs] for xs in lists], dtype=np.int64)
+    size = np.array([x.numel() for x in lists[0]], dtype=np.int64)
+    odd = (np.bitwise_or.reduce(address) & 15) != 0
     order = np.argsort(odd, kind="stable")
     programs = -(-size // span)
     owner = np.repeat(order, programs[order])
     first = np.empty_like(size)
     first[order] = np.cumsum(programs[order]) - programs[order]
-    before = int(programs[~odd].sum())
-    launches = [(0, before, True), (before, len(owner) - before, False)]
-    table = np.concatenate([address[0], address[1], size, first, owner])
-    return table, [one for one in launches if one[1]], not (size % 16).any()
+    aligned = int(programs[~odd].sum())
+    table = np.concatenate([size, first, address.ravel(), owner])
+    return table, (aligned, len(owner) - aligned), not (size % 16).any()

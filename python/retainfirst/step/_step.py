@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from retainfirst.combiners import Combiner, Sum, check_pairs, resolve
+from retainfirst.combiners import Combiner, Sum, check_pairs, resolve_scheduled
 from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 from retainfirst.schedule import Weight, weight_at
+from retainfirst.step._guard import Guard, check_every
 from retainfirst.step._named import by_name
 from retainfirst.step._offload import Offload
 from retainfirst.step._retain_average import RetainAverage
@@ -50,7 +52,8 @@ class TwoTaskStep:
         where: Combine only these parameters by the combiner: a regular expression that is searched in the names, or a function
             of a name and a parameter. The others get the weighted sum ``alpha r + gamma f`` and do not count in the geometry.
         alpha: Weight of retain: a number (only with a combiner's name), or a function from the number of finished steps to a
-            number, evaluated at each :meth:`combine` (:mod:`retainfirst.schedule`).
+            number, evaluated at each :meth:`combine` (:mod:`retainfirst.schedule`). One that leaves the weight's range is refused
+            here, as far as its end is known.
         gamma: Weight of forget, likewise.
         offload: ``"cpu"``: the gradients of the idle task wait in host memory (pinned, for a GPU), and come back in parts, of
             16 MiB or one parameter, to be combined. The device then holds no gradient set beyond plain training's. Each step
@@ -98,18 +101,16 @@ class TwoTaskStep:
         **options: Any,
     ) -> None:
         weights = {name: weight for name, weight in (("alpha", alpha), ("gamma", gamma)) if weight is not None}
-        self._schedule = {name: weight for name, weight in weights.items() if callable(weight)}
-        options |= {name: weight for name, weight in weights.items() if name not in self._schedule}
-        chosen = resolve(combiner, **options)
+        chosen, self._schedule = resolve_scheduled(combiner, **options, **weights)
         self.steps = 0
         check_memory_options(chosen, offload, stream)
         self.check_finite = check_finite
         self._offload = Offload() if offload == "cpu" else None
         self._stream = stream
         self._retain_average: RetainAverage | None = None
+        self._guard: Guard | None = None
         self._combiner: Combiner = chosen
         self.combiner = chosen
-        self._set_weights()
         self._where = _selection(where)
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else by_name(model)
@@ -149,18 +150,37 @@ class TwoTaskStep:
         """Return the block in which backward passes belong to the retain loss; ``last`` as in :meth:`forget`."""
         return self._block(self._retain, self._forget, last)
 
+    @overload
     def combine(
-        self, *, forget_scale: float | Tensor | None = None, retain_scale: float | Tensor | None = None
-    ) -> Geometry:
+        self,
+        *,
+        forget_scale: float | Tensor | None = ...,
+        retain_scale: float | Tensor | None = ...,
+        measure: Literal[True] = ...,
+    ) -> Geometry: ...
+    @overload
+    def combine(
+        self, *, forget_scale: float | Tensor | None = ..., retain_scale: float | Tensor | None = ..., measure: bool
+    ) -> Geometry | None: ...
+    def combine(
+        self,
+        *,
+        forget_scale: float | Tensor | None = None,
+        retain_scale: float | Tensor | None = None,
+        measure: bool = True,
+    ) -> Geometry | None:
         """Combine the gradients of both tasks and write the update to ``.grad``.
 
         Args:
             forget_scale: Factor of the collected forget gradient, a number or a tensor without dimensions; None: 1. For losses
                 whose normalisation is known only after the last microbatch. The same on every process.
             retain_scale: Factor of the collected retain gradient, likewise.
+            measure: False: write the update alone, with the same bits, which takes less time. With ``stream=True`` or
+                ``check_finite`` the step is measured all the same.
 
         Returns:
-            The geometry of the whole model, and by group on request; it waits for the device only when read.
+            The geometry of the whole model, and by group on request; it waits for the device only when read. None without
+            ``measure``.
 
         Raises:
             RetainFirstError: Called inside a block, or without a backward pass for one of the tasks.
@@ -186,19 +206,71 @@ class TwoTaskStep:
         _scale(forget, forget_scale)
         _scale(retain, retain_scale)
         self._set_weights()
+        guard = self._guard if self._guard is not None and not self._guard.removed else None
+        if guard is not None and not streaming:
+            guard.begin(self._engine, self._moved(), self.steps + 1)
         left = (forget.keys() | retain.keys()).difference(done)
         trained, others = self._split(name for name in self._engine.parameters if name in left)
-        geometry = self._combine_(self.combiner, trained, forget, retain)
+        geometry = self._combine_(self.combiner, trained, forget, retain, measure=measure or self.check_finite)
         if others:
-            self._combine_(self._plain(), others, forget, retain)
+            self._combine_(self._plain(), others, forget, retain, measure=False)
         if streaming:
             geometry = Geometry.join([*streaming.geometries, geometry])
             trained = self._split(done)[0] + trained
         if self.check_finite:
             _check_finite(geometry.all_reduce(), trained)
         self._engine.write(retain)
+        if guard is not None:
+            guard.finish()
         self.steps += 1
-        return geometry
+        return geometry if measure else None
+
+    def guard(self, optimizer: Optimizer, *, enforce: bool = False, every: int = 1) -> Guard:
+        """Watch the optimiser's steps: where the parameters move, and with ``enforce`` that they do not move against retention.
+
+        The combiner's promises hold for the update; the optimiser turns it into another direction (:class:`Guard`).
+
+        Args:
+            optimizer: Any ``torch.optim.Optimizer`` that takes its gradients from ``.grad`` and moves all of the step's
+                parameters; what else it holds is left alone. It works with parameter groups, fused, foreach and compiled
+                optimisers, gradient clipping, and ``GradScaler`` (a step that it skips is none).
+            enforce: Put back every coordinate that works against the retain gradient (theorems T11 and T12).
+            every: Measure each step of which the number (from 1) is a multiple; 0: none. Other steps cost nothing, unless
+                ``enforce`` puts coordinates back.
+
+        Returns:
+            The guard: read ``guard.geometry`` after ``optimizer.step()``; take it off with ``guard.remove()``.
+
+        Raises:
+            RetainFirstError: The optimiser has a guard or does not hold all the step's parameters; LBFGS, whose step needs a
+                closure; a DeepSpeed engine, whose optimiser moves copies of the parameters; or ``every`` is no whole number.
+                Later, from ``optimizer.step()``: there was no ``combine()`` since the last step.
+
+        Example:
+            >>> model = torch.nn.Linear(2, 1)
+            >>> optimizer = torch.optim.AdamW(model.parameters())
+            >>> step = TwoTaskStep(model, "pcgrad")
+            >>> guard = step.guard(optimizer, enforce=True)
+            >>> with step.forget():
+            ...     (-model(torch.ones(4, 2)).square().mean()).backward()
+            >>> with step.retain():
+            ...     model(-torch.ones(4, 2)).square().mean().backward()
+            >>> _ = step.combine()
+            >>> optimizer.step()
+            >>> guard.geometry.opposes
+            False
+        """
+        if self._guard is not None and not self._guard.removed:
+            raise RetainFirstError("step.guard(): this step has a guard already; call remove() on that one first")
+        self._refuse_open("guard()")
+        guard = Guard(optimizer, enforce=enforce, every=check_every(every), to_host=self._offload is not None)
+        try:
+            guard.check_parameters(self._engine, self._moved())
+        except BaseException:
+            guard.remove()
+            raise
+        self._guard = guard
+        return guard
 
     def reset(self) -> None:
         """Discard the gradients of the current step."""
@@ -321,10 +393,14 @@ class TwoTaskStep:
             return None
 
         groups += [[name] for name in others]
+        if self._guard is not None and not self._guard.removed:
+            self._guard.begin(self._engine, self._moved(), self.steps + 1)
         self._streaming = Streaming(self._engine.parameters, groups, self._forget.gradients, combine)
         return self._streaming
 
-    def _combine_(self, combiner: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> Geometry:
+    def _combine_(
+        self, combiner: Combiner, names: list[str], forget: Gradients, retain: Gradients, *, measure: bool = True
+    ) -> Geometry:
         """Combine parameters, each reached by one task at least; the update goes into ``retain``."""
         for name in names:
             if name not in retain:
@@ -333,9 +409,11 @@ class TwoTaskStep:
                 forget[name] = torch.zeros_like(retain[name])
         mine: tuple[list[Tensor], list[Tensor]] = [forget[name] for name in names], [retain[name] for name in names]
         pairs = check_pairs(combiner.name, names, *mine, same_device=self._offload is None)
+        if self._guard is not None and not self._guard.removed:
+            self._guard.keep(combiner, names, forget, retain)
         if combiner.average and self._retain_average:
             self._retain_average.replace(names, retain)
-        return combiner.combine_named_(*pairs, combiner.group(names), self._engine.reduce)
+        return combiner.combine_named_(*pairs, combiner.group(names), self._engine.reduce, measure=measure)
 
     def _plain(self) -> Combiner:
         return Sum(self.combiner.alpha, self.combiner.gamma)
@@ -349,6 +427,11 @@ class TwoTaskStep:
             mine = (self._trained is None or parameter in self._trained) and self._where(name, parameter)
             (trained if mine else others).append(name)
         return trained, others
+
+    def _moved(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that the optimiser changes."""
+        parameters = self._engine.parameters
+        return {n: p for n, p in parameters.items() if self._trained is None or p in self._trained}
 
     def _refuse_open(self, call: str) -> None:
         if self._open is not None:

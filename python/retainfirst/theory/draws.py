@@ -5,11 +5,15 @@ Searches with the same seed see the same pairs in the same order, whatever the c
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import hypothesis
+from hypothesis import configuration
 from hypothesis import strategies as st
 
 from retainfirst.theory import strategies
@@ -100,7 +104,25 @@ def _run(source: Source, batch: int, check: Callable[[GradientPair], None], *fur
     def run(pair: GradientPair) -> None:
         check(pair)
 
-    run()
+    with _files_elsewhere():
+        run()
+
+
+@contextmanager
+def _files_elsewhere() -> Iterator[None]:
+    """Let hypothesis cache its files in a temporary folder, and not in ``.hypothesis`` in the current one."""
+    before: Any = configuration.storage_directory(intent_to_write=False)  # older versions give a path
+    configuration.set_hypothesis_home_dir(_scratch_folder().name)
+    try:
+        yield
+    finally:
+        configuration.set_hypothesis_home_dir(getattr(before, "path", before))
+
+
+@cache
+def _scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return this process's folder, which is removed at its end."""
+    return tempfile.TemporaryDirectory(prefix="retainfirst-hypothesis-")
 
 
 def _arrays(source: Source) -> st.SearchStrategy[tuple[strategies.Array, strategies.Array]]:

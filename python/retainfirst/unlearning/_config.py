@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, field
 from enum import Enum
 from pathlib import Path
@@ -13,17 +14,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from retainfirst.combiners import Combiner, make_combiner
+from retainfirst.combiners import Combiner, combiner_options, resolve_scheduled
 from retainfirst.data import CHAT_TEMPLATE_MODES, PAIRINGS
 from retainfirst.errors import RetainFirstError
-from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES
-from retainfirst.schedule import parse_weight, weight_at
+from retainfirst.models import find_device
+from retainfirst.objectives import FORGET_OBJECTIVES, RETAIN_OBJECTIVES, get_objective
+from retainfirst.schedule import parse_weight
+from retainfirst.step import GUARD_MODES
 from retainfirst.unlearning._settings import one_of, settings, settings_of, weight
 
-__all__ = ["DEVICES", "DTYPES", "OFFLOADS", "UnlearnConfig"]
+__all__ = ["DTYPES", "OFFLOADS", "UnlearnConfig"]
 
 DTYPES = ("float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu")
 OFFLOADS = ("none", "cpu")
 
 
@@ -55,6 +57,12 @@ def _compiles(value: str | None) -> str | None:
 _regular_expression = AfterValidator(_compiles)
 
 
+def _is_here(device: str) -> str:
+    if device != "auto":
+        find_device(device)
+    return device
+
+
 @settings
 class UnlearnConfig:
     """The settings of one unlearning run.
@@ -66,7 +74,9 @@ class UnlearnConfig:
     model: Annotated[_Text, Field(description="Folder or hub id of a causal language model with its tokenizer.")]
     forget: Annotated[
         _Text,
-        Field(description="Forget set: a JSON-lines file, or a hub name such as locuslab/TOFU:forget10."),
+        Field(
+            description="Forget set: a JSON-lines, CSV or Parquet file, or a hub name such as locuslab/TOFU:forget10."
+        ),
         _Resume.CONTENT,
     ]
     retain: Annotated[_Text, Field(description="Retain set, likewise."), _Resume.CONTENT]
@@ -101,12 +111,12 @@ class UnlearnConfig:
         Field(
             description="Weight of the retain gradient, above 0; START:END:STEPS moves it linearly within that many steps."
         ),
-        weight("above 0", lambda value: value > 0),
+        weight,
     ] = 1.0
     gamma: Annotated[
         float | str,
         Field(description="Weight of the forget gradient, at least 0; or START:END:STEPS."),
-        weight("at least 0", lambda value: value >= 0),
+        weight,
     ] = 1.0
     beta: Annotated[
         float | None, Field(gt=0, description="Sharpness of npo (0.1 if not given) and simnpo (4.5 if not given).")
@@ -150,7 +160,10 @@ class UnlearnConfig:
         one_of(DTYPES),
     ] = "float32"
     device: Annotated[
-        str, Field(description="auto (the accelerator, if there is one) or cpu."), one_of(DEVICES), _Resume.FREE
+        str,
+        Field(description="auto (the accelerator, if there is one), or one device, such as cpu or cuda:1."),
+        AfterValidator(_is_here),
+        _Resume.FREE,
     ] = "auto"
     where: Annotated[
         str | None,
@@ -160,6 +173,14 @@ class UnlearnConfig:
         ),
         _regular_expression,
     ] = None
+    guard: Annotated[
+        str,
+        Field(
+            description="off; measure: in how many steps the parameters moved against retention; or enforce: put back each "
+            "coordinate of the optimiser's step that works against the retain gradient."
+        ),
+        one_of(GUARD_MODES),
+    ] = "off"
     offload: Annotated[
         str,
         Field(description="cpu keeps the idle task's gradient in host memory; or none."),
@@ -169,7 +190,10 @@ class UnlearnConfig:
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of data order and pairing.")] = 0
     force: Annotated[
         bool,
-        Field(description="Train although all forget rows are retain rows too, or the stop target is met already."),
+        Field(
+            description="Train although all forget rows are retain rows too, the model does not know them, or the stop target is "
+            "met already."
+        ),
         _Resume.FREE,
     ] = False
     resume: Annotated[
@@ -201,10 +225,7 @@ class UnlearnConfig:
 
     def make_combiner(self) -> Combiner:
         """Return the combiner that the settings name, with the weights of the first step."""
-        options = self.trainer_options()
-        return make_combiner(
-            self.combiner, **options | {name: weight_at(options[name], 0) for name in ("alpha", "gamma")}
-        )
+        return resolve_scheduled(self.combiner, **self.trainer_options())[0]
 
     def trainer_options(self) -> dict[str, Any]:
         """Return the combiner's options as the trainers take them: a weight that changes is a function of the step."""
@@ -226,6 +247,18 @@ class UnlearnConfig:
         unrecorded = _flagged(_Resume.UNRECORDED)
         return {name: value for name, value in asdict(self).items() if name not in unrecorded}
 
+    def with_defaults(self) -> dict[str, Any]:
+        """Return :meth:`as_dict` with the defaults of the objective and the combiner in place of None."""
+        found = self.as_dict()
+        objective = inspect.signature(get_objective("forget", self.objective)).parameters
+        for name in ("beta", "delta"):
+            if found[name] is None and name in objective:
+                found[name] = objective[name].default
+        options = _defaults(combiner_options(self.combiner)) | self.combiner_options
+        found["scope"] = self.scope or options.get("scope")
+        found["combiner_options"] = {name: options[name] for name in options if name not in ("alpha", "gamma", "scope")}
+        return found
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that two runs must share for one to go on where the other stopped.
 
@@ -245,6 +278,12 @@ def _by_content(value: str) -> str:
     if not Path(path).is_file():
         return value
     return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}" + (name and f":{name}")
+
+
+def _defaults(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Return the defaults that JSON takes, without None."""
+    plain = (bool, int, float, str, list, dict)
+    return {name: one.default for name, one in parameters.items() if isinstance(one.default, plain)}
 
 
 def _flagged(flag: _Resume) -> list[str]:

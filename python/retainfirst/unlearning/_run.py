@@ -24,7 +24,7 @@ from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder, is_whole
 from retainfirst.unlearning._report import Report, make_report, write_card, write_curves
 from retainfirst.unlearning._signals import on_interrupt
-from retainfirst.unlearning._warnings import about_data, about_results, check_stop_target
+from retainfirst.unlearning._warnings import about_data, about_results, about_start
 
 __all__ = ["Interrupted", "unlearn"]
 
@@ -42,7 +42,8 @@ def unlearn(
 
     After an error the output folder is as it was, unless a checkpoint was saved: then the run can be resumed. Ctrl-C and SIGTERM
     first finish the step and save a checkpoint. Unless ``save_every`` is 0, the last step saves one too, which is kept until the
-    results are written.
+    results are written. In the main thread the run handles the two signals itself, and gives them back to the caller's handlers
+    at its end; in another thread it does not see them.
 
     Args:
         config: The settings.
@@ -109,7 +110,9 @@ def _run(
             model = _with_lora(model, config)
         trainer = _trainer(config, folder, model, pairs, collator, [bar, interrupt, StopIfBroken()])
         model = trainer.model
+        guess = 0.0
         if make_measure is None:
+            guess = 1 / model.get_input_embeddings().num_embeddings
             measure: Measure = AnswerProbability(pairs, collator.pad_token_id, config.evaluate_rows, config.batch_size)
         else:
             measure = make_measure(tokenizer)
@@ -118,7 +121,7 @@ def _run(
         if config.save_every:
             trainer.add_callback(SaveAtEnd())
         before = _measured(measure, model)
-        check_stop_target(config, next(iter(before.values())))
+        warnings += about_start(config, before, guess)
         try:
             _train(config, trainer, folder)
         finally:
@@ -129,7 +132,8 @@ def _run(
         if not all(math.isfinite(value) for value in after.values()):
             raise RetainFirstError(f"the model broke in the last step ({after}); try a lower learning rate or gamma")
         warnings += about_results(config, before, after)
-        report = make_report(config, trainer.state.log_history, before, after, _counts(pairs), warnings)
+        settings = _used(config, trainer, tokenizer, collator)
+        report = make_report(settings, trainer.state.log_history, before, after, _counts(pairs), warnings)
         folder.finish(lambda results: _write(results, report, model, tokenizer))
     return report
 
@@ -168,33 +172,12 @@ def _trainer(
     collator: PairedCollator,
     callbacks: list[Any],
 ) -> Any:
-    from transformers import TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
     from retainfirst.hf import TwoTaskTrainer
+    from retainfirst.unlearning._arguments import training_arguments
 
-    arguments = TrainingArguments(
-        output_dir=str(folder.work),
-        max_steps=config.max_steps or -1,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="constant",
-        optim="adamw_torch",
-        max_grad_norm=config.max_grad_norm,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if config.save_every else "no",
-        save_steps=config.save_every or 500,
-        save_total_limit=1,
-        report_to=config.report_to,
-        seed=config.seed,
-        disable_tqdm=True,
-        use_cpu=config.device == "cpu" or not _has_accelerator(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        bf16=config.dtype == "bfloat16" and not config.lora_rank,
-    )
+    arguments = training_arguments(config, folder.work)
     retain_options = {"reference": _reference(config, model, arguments.device)} if config.retain_loss == "kl" else {}
     try:
         # The trainer moves the model to its device; the reference is computed there.
@@ -211,6 +194,7 @@ def _trainer(
             objective_options=config.objective_options(),
             retain_options=retain_options,
             where=config.where,
+            guard=config.guard,
             offload="cpu" if config.offload == "cpu" else None,
         )
     except (ValueError, ImportError, RuntimeError) as error:
@@ -252,10 +236,6 @@ def _check_causal(name: str, model: Any) -> None:
         )
 
 
-def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-
-
 def _is_about_writing(error: BaseException) -> bool:
     """Tell whether files could not be written; torch and safetensors have errors of their own for a full disk."""
     texts = ("No space left", "PytorchStreamWriter", "cannot be written")
@@ -284,6 +264,16 @@ def _reference(config: UnlearnConfig, model: Any, device: torch.device) -> Any:
     return adapters_off(model) if config.lora_rank else copy.deepcopy(model).to(device).eval().requires_grad_(False)
 
 
+def _used(config: UnlearnConfig, trainer: Any, tokenizer: Any, collator: PairedCollator) -> dict[str, Any]:
+    """Return the settings, with the values that were used in place of the defaults and of ``auto``."""
+    return config.with_defaults() | {
+        "max_steps": trainer.state.max_steps,
+        "epochs": config.epochs if config.max_steps is None else trainer.state.num_train_epochs,
+        "device": str(trainer.args.device),
+        "pad_token": tokenizer.convert_ids_to_tokens(collator.pad_token_id),
+    }
+
+
 def _measured(measure: Measure, model: Any) -> dict[str, float]:
     return {f"forget_{measure.name}": measure.forget(model), f"retain_{measure.name}": measure.retain(model)}
 
@@ -300,6 +290,7 @@ def _counts(pairs: PairedDataset) -> dict[str, int]:
 def _write(results: Path, report: Report, model: Any, tokenizer: Any) -> None:
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(results / "adapter")
+        (results / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in; the card is ours
         model = model.merge_and_unload()
     model.save_pretrained(results)
     keep_rope_theta(results)

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -18,7 +18,7 @@ import pydantic.dataclasses
 from pydantic.fields import FieldInfo
 
 from retainfirst.errors import RetainFirstError, did_you_mean
-from retainfirst.schedule import Linear, parse_weight, weight_at
+from retainfirst.schedule import parse_weight
 
 __all__ = ["Setting", "one_of", "settings", "settings_of", "weight"]
 
@@ -105,27 +105,18 @@ def one_of(names: Iterable[str]) -> pydantic.AfterValidator:
     return pydantic.AfterValidator(check)
 
 
-def weight(text: str, holds: Callable[[float], bool]) -> pydantic.BeforeValidator:
-    """Return a check for a field that takes a number, or the text of a weight that changes (:func:`parse_weight`).
+def _parsed(value: Any, info: pydantic.ValidationInfo) -> float | str:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RetainFirstError(f"{info.field_name}: input should be a finite number, found {value!r}")
+    try:
+        parsed = parse_weight(value)
+    except RetainFirstError as error:
+        raise RetainFirstError(f"{info.field_name}: {error}") from error
+    return str(value) if callable(parsed) else float(parsed)
 
-    Args:
-        text: The range in words.
-        holds: Whether a number is in the range; both ends of a changing weight must be.
-    """
 
-    def check(value: Any, info: pydantic.ValidationInfo) -> float | str:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise RetainFirstError(f"{info.field_name}: input should be a finite number, found {value!r}")
-        try:
-            parsed = parse_weight(value)
-        except RetainFirstError as error:
-            raise RetainFirstError(f"{info.field_name}: {error}") from error
-        ends = (parsed.start, parsed.end) if isinstance(parsed, Linear) else (weight_at(parsed, 0),)
-        if not all(holds(end) for end in ends):
-            raise RetainFirstError(f"{info.field_name} must be {text}, found {value!r}")
-        return str(value) if isinstance(parsed, Linear) else float(ends[0])
-
-    return pydantic.BeforeValidator(check)
+weight = pydantic.BeforeValidator(_parsed)
+"""A check for a field that takes a number, or the text of a weight that changes (:func:`parse_weight`)."""
 
 
 def _with_arguments(doc: str, described: Iterable[Setting]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,15 +13,12 @@ __all__ = ["on_interrupt"]
 
 @contextmanager
 def on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Let ``handler`` handle both signals inside the block.
+    """Let ``handler`` handle both signals inside the block; afterwards the former handlers do.
 
     No effect outside the main thread, since only that one gets signals.
     """
-    try:
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        yield
-        return
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM) if main}
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 from retainfirst_lab.bench import machine
-from retainfirst_lab.bench.model import MODES, Shape, make_model, make_step
+from retainfirst_lab.bench.model import GUARDED, MODES, Shape, make_model, make_step
 
 __all__ = ["GIVE_BACK", "SHAPES", "cases", "measure"]
 
@@ -26,7 +26,12 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
 
 def cases(shapes: Sequence[Shape], device: str) -> list[tuple[str, Shape]]:
     """Return each case with its shape."""
-    return [(case, shape) for shape in shapes for case in _cases(shape, device)]
+    return [(case, shape) for shape in shapes for case in _cases(shape, device)] + _guarded(shapes)
+
+
+def _guarded(shapes: Sequence[Shape]) -> list[tuple[str, Shape]]:
+    """The guard's copies show with the fewest activations."""
+    return [(case, shapes[0]) for case in GUARDED]
 
 
 def _cases(shape: Shape, device: str) -> Iterator[str]:
@@ -60,19 +65,20 @@ def measure(
     """
     machine.check_device(device)
     require("transformers", "hf")
-    rows = []
+    rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     found: dict[str, int] = {}
     for case, shape in cases(shapes, device):
         tick(f"{case}, {shape.micro_batches} x {shape.batch} x {shape.length}")
         found = _in_a_process(case, shape, threads or torch.get_num_threads(), device, small)
-        rows.append({"case": case, **asdict(shape), "peak_mib": found["peak"] / MIB})
+        rows[case in GUARDED].append({"case": case, **asdict(shape), "peak_mib": found["peak"] / MIB})
     return {
         "benchmark": "memory",
         **machine.describe(device),
         "threads": threads or torch.get_num_threads(),
         "parameters": found["parameters"],
         "gradient_set_mib": 4 * found["parameters"] / MIB,
-        "rows": rows,
+        "rows": rows[False],
+        "guard": rows[True],
     }
 
 

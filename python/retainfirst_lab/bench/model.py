@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retainfirst.errors import RetainFirstError, did_you_mean, require
-from retainfirst.step import TwoTaskStep
+from retainfirst.step import Guard, TwoTaskStep
 
-__all__ = ["MODES", "Shape", "make_model", "make_step"]
+__all__ = ["GUARDED", "GUARDS", "MODES", "Shape", "make_guarded", "make_model", "make_step"]
 
 _LLAMA = {
     "vocab_size": 8192,
@@ -41,6 +42,16 @@ The baselines are ``plain``, which adds the two losses and runs one backward pas
 backward pass for each loss, so that one activation graph is alive at a time.
 """
 
+GUARDS: dict[str, dict[str, Any]] = {"measure": {"every": 1}, "enforce": {"enforce": True, "every": 0}}
+"""Guards by name, with their options of :meth:`retainfirst.TwoTaskStep.guard`."""
+
+GUARDED = {
+    f"{rule}, AdamW" + (f", {guard}" if guard else ""): (rule, guard)
+    for rule in ("sago", "pcgrad")
+    for guard in ("", *GUARDS)
+}
+"""Steps of AdamW, with the combiner and the guard; the first of each combiner has none."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -68,18 +79,18 @@ def make_step(model: Any, case: str, shape: Shape) -> Callable[[], None]:
 
     Args:
         model: Of :func:`make_model`.
-        case: ``plain``, ``plain, one by one`` or a key of :data:`MODES`.
+        case: ``plain``, ``plain, one by one``, or a key of :data:`MODES` or of :data:`GUARDED`; the latter also moves the model.
         shape: Of the batches.
 
     Raises:
         RetainFirstError: There is no such case.
     """
-    size = shape.micro_batches, 2, shape.batch, shape.length
-    tokens = torch.randint(model.config.vocab_size, size, generator=torch.Generator().manual_seed(1)).to(model.device)
-
-    def loss(ids: Tensor) -> Tensor:
-        found: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
-        return found
+    if case in GUARDED:
+        rule, guard = GUARDED[case]
+        training = make_guarded(model, rule, shape)
+        training.set_guard(guard)
+        return training.run
+    tokens, loss = _tokens(model, shape), partial(_loss, model)
 
     def plain() -> None:
         for forget, retain in tokens:
@@ -95,16 +106,75 @@ def make_step(model: Any, case: str, shape: Shape) -> Callable[[], None]:
     if case in (known := {"plain": plain, "plain, one by one": one_by_one}):
         return known[case]
     if case not in MODES:
-        raise RetainFirstError(f"Unknown case {case!r}. {did_you_mean(case, [*known, *MODES])}")
+        raise RetainFirstError(f"Unknown case {case!r}. {did_you_mean(case, [*known, *MODES, *GUARDED])}")
     two_task = TwoTaskStep(model, case.partition(",")[0], **MODES[case])
 
     def separate() -> None:
-        for forget, retain in tokens:
-            with two_task.forget():
-                (-loss(forget)).backward()  # type: ignore[no-untyped-call]
-            with two_task.retain():
-                loss(retain).backward()  # type: ignore[no-untyped-call]
-        two_task.combine()
+        _combine(model, two_task, tokens)
         model.zero_grad()
 
     return separate
+
+
+@dataclass
+class Guarded:
+    """Training steps with AdamW.
+
+    Attributes:
+        model: Of :func:`make_model`.
+        step: Combines its gradients.
+        optimizer: Moves it.
+        tokens: Of each step.
+    """
+
+    model: Any
+    step: TwoTaskStep
+    optimizer: torch.optim.Optimizer
+    tokens: Tensor
+    _guard: Guard | None = None
+
+    def run(self) -> None:
+        """Make one step."""
+        _combine(self.model, self.step, self.tokens)
+        self.optimizer.step()
+        self.model.zero_grad()
+
+    def set_guard(self, name: str) -> None:
+        """Set a guard of :data:`GUARDS` in the place of the last; "": none; ``idle``: one that does nothing yet."""
+        if self._guard is not None:
+            self._guard.remove()
+        options = {"every": 0} if name == "idle" else GUARDS.get(name)
+        self._guard = None if options is None else self.step.guard(self.optimizer, **options)
+
+
+def make_guarded(model: Any, rule: str, shape: Shape) -> Guarded:
+    """Return training steps with AdamW, without a guard.
+
+    Args:
+        model: Of :func:`make_model`.
+        rule: The combiner's name.
+        shape: Of the batches.
+    """
+    # Its size does not matter here; a small rate keeps the losses finite.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    return Guarded(model, TwoTaskStep(model, rule), optimizer, _tokens(model, shape))
+
+
+def _tokens(model: Any, shape: Shape) -> Tensor:
+    """Token ids of the forget and the retain rows of each microbatch."""
+    size = shape.micro_batches, 2, shape.batch, shape.length
+    return torch.randint(model.config.vocab_size, size, generator=torch.Generator().manual_seed(1)).to(model.device)
+
+
+def _loss(model: Any, ids: Tensor) -> Tensor:
+    found: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+    return found
+
+
+def _combine(model: Any, step: TwoTaskStep, tokens: Tensor) -> None:
+    for forget, retain in tokens:
+        with step.forget():
+            (-_loss(model, forget)).backward()  # type: ignore[no-untyped-call]
+        with step.retain():
+            _loss(model, retain).backward()  # type: ignore[no-untyped-call]
+    step.combine()

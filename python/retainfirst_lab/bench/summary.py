@@ -23,7 +23,7 @@ from retainfirst_lab.report.table import number_cell
 
 __all__ = ["summarise"]
 
-_BENCHMARKS = ("combine", "step", "memory", "imports")
+_BENCHMARKS = ("combine", "step", "guard", "memory", "imports")
 
 
 def summarise(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:

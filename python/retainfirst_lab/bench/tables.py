@@ -122,6 +122,15 @@ def _step(report: Report) -> Iterator[Table]:
     yield Table(title, ["case", "microbatches", "CPU time", "wall time", "plain, s"], rows)
 
 
+def _guard(report: Report) -> Iterator[Table]:
+    rows = [[row["case"], str(row["threads"]), *_cells(row), number_cell(row["gb_s"], 1)] for row in report["passes"]]
+    title = f"One pass in float32, {report['passes'][0]['elements']:,} elements, x the limit of its memory traffic"
+    yield Table(title, ["case", "threads", "CPU time", "wall time", "limit, GB/s"], rows)
+    rows = [[row["rule"], row["case"], *_cells(row), spread_cell(row["plain_seconds"])] for row in report["steps"]]
+    title = "A step of {} x {} tokens for each task with AdamW, x the step without a guard".format(*report["tokens"])
+    yield Table(title, ["combiner", "guard", "CPU time", "wall time", "without, s"], rows)
+
+
 def _memory(report: Report) -> Iterator[Table]:
     rows = []
     for row in report["rows"]:
@@ -135,6 +144,15 @@ def _memory(report: Report) -> Iterator[Table]:
         rows.append([row["case"], tokens, str(row["micro_batches"]), f"{row['peak_mib']:.0f}", f"{above:+.2f}"])
     title = f"Peak of a step, above the model; one gradient set is {report['gradient_set_mib']:.0f} MiB"
     yield Table(title, ["case", "tokens", "microbatches", "MiB", "sets above plain"], rows)
+    guarded = {row["case"]: row for row in report.get("guard", ())}
+    rows = []
+    for case, row in guarded.items():
+        without = guarded[",".join(case.split(",")[:2])]
+        above = (row["peak_mib"] - without["peak_mib"]) / report["gradient_set_mib"]
+        rows.append([case, f"{row['peak_mib']:.0f}", f"{above:+.2f}"])
+    if rows:
+        title = "Peak of two steps with AdamW, {batch} x {length} tokens".format(**report["guard"][0])
+        yield Table(title, ["case", "MiB", "sets above no guard"], rows)
 
 
 def _imports(report: Report) -> Iterator[Table]:
@@ -176,7 +194,14 @@ def _verify(report: Report) -> Iterator[Table]:
     yield Table(title, ["dtype", "elements", "Fraction, million elements per second", "speed-up of the oracle"], rows)
 
 
-_MAKERS = {"combine": _combine, "step": _step, "memory": _memory, "imports": _imports, "verify": _verify}
+_MAKERS = {
+    "combine": _combine,
+    "step": _step,
+    "guard": _guard,
+    "memory": _memory,
+    "imports": _imports,
+    "verify": _verify,
+}
 
 
 def _cells(row: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -15,6 +15,14 @@ Target = dict[str, Any]
 
 _ELEMENTWISE = ("sum", "sago", "sago_keep_retain")
 _TO_BASELINE = {"float32": 1.15, "bfloat16": 1.3, "float16": 1.3}
+_GUARDS = {"enforce": 1.05, "measure every 10th step": 1.01}
+# A copy of the parameters; of the retain gradient; and of the forget gradient.
+_COPIES = {
+    "sago, AdamW, enforce": 1,
+    "pcgrad, AdamW, enforce": 2,
+    "sago, AdamW, measure": 3,
+    "pcgrad, AdamW, measure": 3,
+}
 # At least 90 % of a copy's bandwidth.
 _TO_COPY = 1 / 0.9
 
@@ -59,6 +67,19 @@ def _step(report: Report) -> Iterator[Target]:
         yield _target(f"{row['case']}, {what}", f"a step, {what}", 1.03, row)
 
 
+def _guard(report: Report) -> Iterator[Target]:
+    for row in report["passes"]:
+        where = f"{row['elements']:,} elements, {row['threads']} thread(s)"
+        if row["elements"] >= LARGE:
+            what = f"{where}: x the limit of its memory traffic"
+            yield _target(f"{row['case']}, {what}", f"the guard's pass, {what}", 1.15, row)
+    for row in report["steps"]:
+        what = "x the step without a guard"
+        yield _target(
+            f"{row['rule']}, {row['case']}: {what}", f"guard, {row['case']}: {what}", _GUARDS[row["case"]], row
+        )
+
+
 def _memory(report: Report) -> Iterator[Target]:
     plain = {
         (row["batch"], row["length"], row["micro_batches"]): row for row in report["rows"] if row["case"] == "plain"
@@ -72,6 +93,13 @@ def _memory(report: Report) -> Iterator[Target]:
         found = (row["peak_mib"] - plain[shape]["peak_mib"]) / report["gradient_set_mib"]
         what = f"{shape[0]} x {shape[1]} tokens, {shape[2]} microbatch(es): gradient sets above plain"
         yield _judged(f"{row['case']}, {what}", f"memory, {what}", sets, None, found)
+    without = {row["case"]: row["peak_mib"] for row in report.get("guard", ())}
+    for case, sets in _COPIES.items():
+        if case in without:
+            above = (without[case] - without[case.rpartition(",")[0]]) / report["gradient_set_mib"]
+            what = "gradient sets above the step without a guard"
+            # What is freed before the step makes room for some of it; pages and buffers may add a little.
+            yield _judged(f"{case}: {what}", f"memory, guard: {what}", sets + 0.1, None, above)
 
 
 def _imports(report: Report) -> Iterator[Target]:
@@ -94,4 +122,11 @@ def _judged(what: str, group: str, at_most: float, cpu: float | None, wall: floa
     return {"what": what, "group": group, "at_most": at_most, "cpu": cpu, "wall": wall, "met": met}
 
 
-_JUDGES = {"combine": _combine, "step": _step, "memory": _memory, "imports": _imports, "verify": _verify}
+_JUDGES = {
+    "combine": _combine,
+    "step": _step,
+    "guard": _guard,
+    "memory": _memory,
+    "imports": _imports,
+    "verify": _verify,
+}

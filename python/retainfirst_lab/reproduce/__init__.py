@@ -5,7 +5,7 @@ The command is ``retainfirst reproduce``; ``docs/reproduction.md`` explains the 
 
 from __future__ import annotations
 
-from retainfirst_lab.reproduce.run import reproduce
+from retainfirst_lab.reproduce.run import PARTS, reproduce
 from retainfirst_lab.reproduce.tiers import FULL, QUICK, FactsTier, SmolTier, Tier
 
-__all__ = ["FULL", "QUICK", "FactsTier", "SmolTier", "Tier", "reproduce"]
+__all__ = ["FULL", "PARTS", "QUICK", "FactsTier", "SmolTier", "Tier", "reproduce"]

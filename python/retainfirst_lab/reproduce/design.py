@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
 from retainfirst.combiners import Combiner, make_combiner
+from retainfirst.step import Guard, TwoTaskStep
 
 __all__ = ["BASELINES", "MAIN", "OBJECTIVES", "VARIANTS", "Cell", "Method", "Settings", "Sizes", "Variant", "grid"]
 
@@ -100,9 +105,27 @@ class Cell:
         """The settings of the cell that are chosen."""
         return self.gamma, self.learning_rate
 
+    @property
+    def common_states(self) -> bool:
+        """Whether all combiners are compared at the states of this cell's path."""
+        return self.variant == "sum" and self.objective != "rmu"
+
+    @property
+    def judged(self) -> bool:
+        """Whether lm-eval judges the end model."""
+        return True
+
     def combiner(self) -> Combiner:
         """Return the combiner with the cell's weights."""
         return VARIANTS[self.variant].make(self.alpha, self.gamma)
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Return the optimiser with the cell's learning rate."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
+
+    def watch(self, step: TwoTaskStep, optimizer: Optimizer) -> Guard | None:  # noqa: ARG002
+        """Return the guard of the optimiser; None: it has none."""
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for JSON."""

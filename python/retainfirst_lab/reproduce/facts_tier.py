@@ -20,6 +20,7 @@ from retainfirst_lab.reproduce.design import (
     grid,
 )
 from retainfirst_lab.reproduce.facts_testbed import FactsTestbed, facts_config
+from retainfirst_lab.reproduce.guard_design import GuardPart
 from retainfirst_lab.reproduce.testbed import Testbed
 
 __all__ = ["FULL", "QUICK", "FactsTier"]
@@ -45,6 +46,7 @@ class FactsTier:
         sweep_gammas: Weights of forget of the sweep, on the fresh seeds.
         sweep_variants: The combiners of the sweep.
         control: Whether to run the control, in which forget and retain share no words.
+        guard: The part on the guard; None: it has none.
         people: Persons to forget; see :func:`~retainfirst_lab.reproduce.facts_testbed.facts_config`.
         hidden_size: Width of the model.
 
@@ -62,6 +64,7 @@ class FactsTier:
     sweep_gammas: tuple[float, ...] = ()
     sweep_variants: tuple[Variant, ...] = ()
     control: bool = False
+    guard: GuardPart | None = None
     people: int = 24
     hidden_size: int = 128
     main_testbed: str = "facts"
@@ -108,7 +111,7 @@ class FactsTier:
         return replace(self, seeds=tuple(seeds))
 
 
-QUICK = FactsTier("quick", Sizes(), seeds=(200,))
+QUICK = FactsTier("quick", Sizes(), seeds=(200,), guard=GuardPart(("ga",)))
 
 FULL = FactsTier(
     "full",
@@ -122,4 +125,5 @@ FULL = FactsTier(
     sweep_gammas=(0.25, 1.0, 4.0, 16.0),
     sweep_variants=(*MAIN, VARIANTS["sago_keep_retain"]),
     control=True,
+    guard=GuardPart(("ga", "npo")),
 )

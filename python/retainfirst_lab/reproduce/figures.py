@@ -12,6 +12,7 @@ import numpy as np
 from retainfirst.errors import require
 from retainfirst_lab.report import style
 from retainfirst_lab.reproduce.design import OBJECTIVES
+from retainfirst_lab.reproduce.guard_figure import CAPTION, guard_figure
 from retainfirst_lab.reproduce.matched import frontier
 from retainfirst_lab.reproduce.table_parts import NAMES
 
@@ -27,9 +28,12 @@ Figure = Any
 def figures(results: Results) -> dict[str, str]:
     """Return the figures that the run has data for, as SVG text by caption."""
     require("matplotlib", "plot")
-    if not _objectives(results):
-        return {}
-    made = {
+    made = {**(_of_combiners(results) if _objectives(results) else {}), CAPTION: guard_figure(results)}
+    return {caption: _svg(figure) for caption, figure in made.items() if figure is not None}
+
+
+def _of_combiners(results: Results) -> dict[str, Figure]:
+    return {
         "Retain accuracy against forget accuracy along each path; the upper right corner is the aim. Lines: the best retain"
         " accuracy reached at or below each forget accuracy, mean over seeds. Bands: the range over seeds. Dotted line: the"
         " forget accuracy at which results are compared.": frontier_figure(results),
@@ -40,7 +44,6 @@ def figures(results: Results) -> dict[str, str]:
         "Retain accuracy at equal forgetting by the ratio of the weights. Points: means over seeds. Bars: the range.":
         sweep_figure(results),
     }  # fmt: skip
-    return {caption: _svg(figure) for caption, figure in made.items() if figure is not None}
 
 
 def frontier_figure(results: Results) -> Figure:

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from retainfirst.data import EncodedSet, collate
 from retainfirst.geometry import FIELDS
-from retainfirst.step import TwoTaskStep
-from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
+from retainfirst.step import Guard, TwoTaskStep
+from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint, training_key
 from retainfirst_lab.reproduce.design import Cell, Sizes
 from retainfirst_lab.reproduce.losses import Loss, make_losses
 from retainfirst_lab.reproduce.relearning import relearn
@@ -43,9 +44,10 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
 
     Returns:
         - ``path``: points with ``step``, ``seconds``, one accuracy for each measure, and the means of losses and cosines over the
-          steps since the last point.
-        - ``same_state``: for plain addition, the geometry of every combiner at the states of the path; else empty.
-        - ``lm_eval``: accuracies of the target model and of the end model.
+          steps since the last point; with a guard also ``step_opposes_retain``, the share of these steps that oppose retention,
+          ``cos_step_retain``, and ``put_back_fraction``.
+        - ``same_state``: the geometry of every combiner at the states of the path; empty unless the cell has common states.
+        - ``lm_eval``: accuracies of the target model and of the end model; empty if the cell is not judged.
         - ``relearning``: see :func:`~retainfirst_lab.reproduce.relearning.relearn`.
     """
     model = testbed.model()
@@ -55,8 +57,12 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
         Batches(rows, sizes.batch_size, testbed.pad_token_id, cell.seed) for rows in (testbed.forget, testbed.retain)
     ]
     step = TwoTaskStep(model, cell.combiner())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cell.learning_rate, weight_decay=0.0)
-    progress = load_checkpoint(checkpoint, model, optimizer) or {
+    optimizer = cell.make_optimizer(model.parameters())
+    guard = cell.watch(step, optimizer)
+    key = training_key(
+        model, [cell.as_dict(), asdict(replace(sizes, max_steps=0))]
+    )  # a longer path goes on from a shorter one
+    progress = load_checkpoint(checkpoint, model, optimizer, key) or {
         "path": [{"step": 0, "seconds": 0.0, **testbed.accuracies(model)}],
         "same_state": [],
     }
@@ -67,16 +73,18 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
         since: list[dict[str, float]] = []
         for number in range(first, first + sizes.evaluate_every):
             pair = [part[number - 1] for part in batches]
-            if number == first and cell.variant == "sum" and cell.objective != "rmu":
+            if number == first and cell.common_states:
                 progress["same_state"].append({"step": number - 1, **same_state(model, losses, pair, cell)})
             start = time.perf_counter()
-            since.append(_train(model, step, optimizer, losses, pair))
+            since.append(_train(model, step, optimizer, losses, pair, guard))
             seconds += time.perf_counter() - start
         means = {name: fmean(entry[name] for entry in since) for name in since[0]}
         path.append({"step": number, "seconds": seconds, **testbed.accuracies(model), **means})
         if checkpoint is not None:
-            save_checkpoint(checkpoint, model, optimizer, progress)
-    judged = {"target": testbed.judged_target(), "end": testbed.judge(model)}
+            save_checkpoint(checkpoint, model, optimizer, progress, key)
+    judged: dict[str, dict[str, float]] = {"target": {}, "end": {}}
+    if cell.judged:
+        judged = {"target": testbed.judged_target(), "end": testbed.judge(model)}
     return {**progress, "lm_eval": judged, "relearning": relearn(model, testbed, sizes, known)}
 
 
@@ -92,8 +100,9 @@ def _train(
     optimizer: torch.optim.Optimizer,
     losses: tuple[Loss, Loss],
     pair: Sequence[Mapping[str, Tensor]],
+    guard: Guard | None,
 ) -> dict[str, float]:
-    """Take one optimiser step, and return its losses and cosines."""
+    """Take one optimiser step, and return its losses and cosines, with those of the guard."""
     with step.forget():
         forget = losses[0](model, pair[0])
         forget.backward()  # type: ignore[no-untyped-call]
@@ -105,7 +114,19 @@ def _train(
     optimizer.step()
     optimizer.zero_grad()
     cosines = {name: getattr(geometry, name) for name in _COSINES}
-    return {"forget_loss": forget.item(), "retain_loss": retain.item(), **cosines}
+    return {"forget_loss": forget.item(), "retain_loss": retain.item(), **cosines, **_moved(guard)}
+
+
+def _moved(guard: Guard | None) -> dict[str, float]:
+    """The numbers of the parameters' movement; without a guard none."""
+    if guard is None or guard.geometry is None:
+        return {}
+    found = guard.geometry
+    return {
+        "step_opposes_retain": float(found.opposes),
+        "cos_step_retain": found.cos_step_retain,
+        "put_back_fraction": found.put_back_fraction,
+    }
 
 
 class Batches:

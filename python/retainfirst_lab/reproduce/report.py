@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from retainfirst_lab.report import html, markdown
+from retainfirst_lab.report import Table, html, markdown
 from retainfirst_lab.reproduce.figures import figures
+from retainfirst_lab.reproduce.guard_tables import guard_tables
 from retainfirst_lab.reproduce.tables import all_tables
 
-__all__ = ["render_html", "render_markdown", "run_facts"]
+__all__ = ["TABLES", "render_html", "render_markdown", "run_facts"]
+
+TABLES = {"combiners": all_tables, "guard": guard_tables}
+"""The tables of each part of a tier."""
 
 
-def render_markdown(results: Mapping[str, Any], heading: str = "## {}") -> str:
+def render_markdown(results: Mapping[str, Any], heading: str = "## {}", parts: Iterable[str] = TABLES) -> str:
     """Return the tables of a run and the facts about it.
 
     Args:
         results: The contents of ``results.json``.
         heading: The line of a heading.
+        parts: The parts of the tier.
     """
     run = "\n".join(f"- {name}: {value}" for name, value in run_facts(results).items())
-    return f"{markdown.render(all_tables(results), heading)}\n\n{heading.format('The run')}\n\n{run}\n"
+    return f"{markdown.render(_tables(results, parts), heading)}\n\n{heading.format('The run')}\n\n{run}\n"
+
+
+def _tables(results: Mapping[str, Any], parts: Iterable[str]) -> list[Table]:
+    return [table for part in parts for table in TABLES[part](results)]
 
 
 def render_html(results: Mapping[str, Any]) -> str:
@@ -32,7 +41,7 @@ def render_html(results: Mapping[str, Any]) -> str:
     Raises:
         MissingDependency: matplotlib is not installed (extra ``plot``).
     """
-    return html.render(title(results), all_tables(results), figures(results), run_facts(results))
+    return html.render(title(results), _tables(results, TABLES), figures(results), run_facts(results))
 
 
 def title(results: Mapping[str, Any]) -> str:
@@ -42,7 +51,6 @@ def title(results: Mapping[str, Any]) -> str:
 
 def run_facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the facts that a reader needs to repeat the run, by name."""
-    unfinished = sum(not one["reached"] for one in results["cells"])
     return {
         "command": f"`{results['command']}`",
         "date": results["date"],
@@ -51,9 +59,26 @@ def run_facts(results: Mapping[str, Any]) -> dict[str, str]:
         f" {results['machine']['threads'] or 'all'} thread(s) per run",
         "seeds of the results": ", ".join(map(str, results["seeds"])),
         "seeds of the choice of settings": ", ".join(map(str, results["development_seeds"])) or "none: common settings",
-        "runs": f"{len(results['cells'])} of {results['planned']}; {unfinished} did not reach the target and are left out of the"
-        " comparisons",
-        "lm-eval": "judged every end model; largest difference from the accuracies along the path:"
-        f" {results['lm_eval_difference']:g}",
+        **_runs(results),
         "wall time of the last call": f"{results['wall_seconds'] / 60:.1f} minutes",
     }
+
+
+def _runs(results: Mapping[str, Any]) -> dict[str, str]:
+    """How many cells each part of the run has."""
+    found = {}
+    if results["planned"]:
+        unfinished = sum(not one["reached"] for one in results["cells"])
+        found["runs"] = (
+            f"{len(results['cells'])} of {results['planned']}; {unfinished} did not reach the target and are left out of the"
+            " comparisons"
+        )
+        found["lm-eval"] = (
+            "judged every end model; largest difference from the accuracies along the path:"
+            f" {results['lm_eval_difference']:g}"
+        )
+    if results.get("guard"):
+        cells = results["guard"]["cells"]
+        late = sum(not one["reached"] for one in cells)
+        found["runs with a guard"] = f"{len(cells)}; {late} did not reach the target"
+    return found

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from retainfirst_lab.reproduce.design import VARIANTS, Cell, Method, Settings
 from retainfirst_lab.reproduce.matched import at_forgetting, frontier_area
 from retainfirst_lab.reproduce.statistics import mean_and_spread, paired_difference
 from retainfirst_lab.reproduce.testbed import MEASURES
 
-__all__ = ["choose", "compare", "entry", "summarise"]
+__all__ = ["NUMBERS", "Entry", "best", "choose", "compare", "entry", "summarise"]
 
 RETAIN = MEASURES[2:]
 COSINES = ("cos_forget_retain", "cos_update_retain", "cos_update_forget")
 
 Entry = dict[str, Any]
+AnySettings = TypeVar("AnySettings")
 
 
 def entry(cell: Cell, raw: Mapping[str, Any], target: float, naive: Mapping[str, Any] | None) -> Entry:
@@ -78,16 +79,21 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def choose(entries: Sequence[Entry]) -> dict[Method, Settings]:
-    """Choose settings for each method by its cells on the development seeds.
+    """Choose settings for each method by its cells on the development seeds; see :func:`best`."""
+    by_method: dict[Method, dict[Settings, list[Entry]]] = {}
+    for one in entries:
+        method = (one["testbed"], one["objective"], one["variant"])
+        by_method.setdefault(method, {}).setdefault((one["gamma"], one["learning_rate"]), []).append(one)
+    return {method: best(found) for method, found in by_method.items()}
+
+
+def best(found: Mapping[AnySettings, list[Entry]]) -> AnySettings:
+    """Return the best settings by their cells, one for each seed.
 
     Among the settings that reach the target on every seed, the choice is the highest mean of covered and held-out retain accuracy
     at the target; among equals, the fewest steps. If no settings reach it on every seed, the choice is among those that reach it
     on the most seeds: the lowest forget accuracy.
     """
-    by_method: dict[Method, dict[Settings, list[Entry]]] = {}
-    for one in entries:
-        method = (one["testbed"], one["objective"], one["variant"])
-        by_method.setdefault(method, {}).setdefault((one["gamma"], one["learning_rate"]), []).append(one)
 
     def merit(cells: list[Entry]) -> tuple[float, ...]:
         reached = sum(one["reached"] for one in cells)
@@ -96,7 +102,7 @@ def choose(entries: Sequence[Entry]) -> dict[Method, Settings]:
         retained = fmean((one["retain_accuracy"]["covered"] + one["retain_accuracy"]["held_out"]) / 2 for one in cells)
         return 0, retained, -fmean(one["steps"] for one in cells)
 
-    return {method: max(found, key=lambda settings: merit(found[settings])) for method, found in by_method.items()}
+    return max(found, key=lambda settings: merit(found[settings]))
 
 
 NUMBERS: Mapping[str, Any] = {

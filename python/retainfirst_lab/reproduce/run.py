@@ -14,6 +14,7 @@ from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.files import write_json, write_whole
 from retainfirst.unlearning._report import versions
 from retainfirst_lab.reproduce.design import OBJECTIVES, VARIANTS, Cell, Method, Settings
+from retainfirst_lab.reproduce.guard_results import guard_results
 from retainfirst_lab.reproduce.losses import OPTIONS
 from retainfirst_lab.reproduce.results import Entry, choose, compare, entry, summarise
 from retainfirst_lab.reproduce.store import Store, rounded
@@ -21,7 +22,10 @@ from retainfirst_lab.reproduce.testbed import MEASURES
 from retainfirst_lab.reproduce.tiers import Tier
 from retainfirst_lab.reproduce.workers import run_all
 
-__all__ = ["Progress", "check_only", "reproduce"]
+__all__ = ["PARTS", "Progress", "check_only", "reproduce"]
+
+PARTS = ("combiners", "guard")
+"""The parts of a tier: the tables of combiners, and the comparison with and without the guard."""
 
 Progress = Callable[[str, int, int], None]
 """A callback ``progress(stage, done, total)``."""
@@ -33,6 +37,7 @@ def reproduce(
     *,
     jobs: int | None = None,
     only: Sequence[str] = (),
+    parts: Sequence[str] = PARTS,
     command: str = "",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
@@ -45,6 +50,7 @@ def reproduce(
         output: The folder: new, empty, or of a run of the same tier and sizes.
         jobs: Processes; None: the tier's number, at most one per core.
         only: Objectives and combiners to run; empty: all.
+        parts: The parts to run, of :data:`PARTS`; one that the tier does not have is left out.
         command: The command line, for the report.
         progress: Called after every cell.
 
@@ -58,6 +64,7 @@ def reproduce(
     for module, extra in (("transformers", "hf"), ("lm_eval", "eval"), ("scipy", "eval"), ("matplotlib", "plot")):
         require(module, extra)
     check_only(only, tier.methods())
+    _check_parts(parts, tier)
     if jobs is not None and jobs < 1:
         raise RetainFirstError(f"jobs must be at least 1, found {jobs}.")
     both = set(tier.seeds) & set(tier.development_seeds)
@@ -69,12 +76,18 @@ def reproduce(
     start = time.perf_counter()
     try:
         run = _Run(tier, store, jobs or min(tier.jobs, os.cpu_count() or 1), only, progress)
-        development = run.entries(tier.development(), "choosing settings")
+        whole = "combiners" in parts
+        development = run.entries(tier.development() if whole else [], "choosing settings")
         chosen = choose(development)
-        report = run.entries(tier.report(chosen), "runs")
+        planned = tier.report(chosen) if whole else []
+        report = run.entries(planned, "runs")
         results = _results(tier, chosen, development, report)
-        results["planned"] = len([cell for cell in tier.report(chosen) if _wanted(cell, only)]) + len(development)
-        results |= {"only": list(only), "command": command, "wall_seconds": time.perf_counter() - start}
+        results["planned"] = len([cell for cell in planned if _wanted(cell, only)]) + len(development)
+        if tier.guard is not None and "guard" in parts:
+            guarded = run.entries(tier.guard.cells(tier.main_testbed, (*tier.seeds, *tier.development_seeds)), "guard")
+            results |= {"guard": guard_results(guarded, tier.development_seeds)} if guarded else {}
+        results |= {"only": list(only), "parts": list(parts), "command": command}
+        results["wall_seconds"] = time.perf_counter() - start
         _write(store.folder, results)
     except OSError as error:
         raise RetainFirstError(f"The run stopped: {error}. What is finished is kept in {output}.") from error
@@ -103,6 +116,14 @@ class _Run:
 
 def _naive(cell: Cell) -> Cell:
     return Cell(cell.testbed, cell.objective, "sum", cell.gamma, cell.learning_rate, cell.seed)
+
+
+def _check_parts(parts: Sequence[str], tier: Tier) -> None:
+    for name in parts:
+        if name not in PARTS:
+            raise RetainFirstError(f"Nothing in a tier is called part {name!r}. {did_you_mean(name, PARTS)}")
+    if tier.guard is None and "combiners" not in parts:
+        raise RetainFirstError(f"The tier {tier.name} has no part on the guard; run the tiers quick or full.")
 
 
 def check_only(only: Iterable[str], methods: Sequence[Method]) -> None:

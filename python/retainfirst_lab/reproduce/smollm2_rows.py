@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from retainfirst.data._files import file_rows
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["CHOICES", "Row", "fewer_choices", "read_rows", "shortest", "unknown"]
+__all__ = ["CHOICES", "FILES", "Row", "fewer_choices", "read_rows", "shortest", "unknown"]
 
 Row = dict[str, Any]
 
 CHOICES = 4
 
 _PORTION = 32
-_FILES = {
+FILES = {
     "forget10_perturbed": ("locuslab/TOFU", "forget10_perturbed", "train"),
     "retain_perturbed": ("locuslab/TOFU", "retain_perturbed", "train"),
     "real_authors_perturbed": ("locuslab/TOFU", "real_authors_perturbed", "train"),
     "world_facts_perturbed": ("locuslab/TOFU", "world_facts_perturbed", "train"),
     "test": ("allenai/ai2_arc", "ARC-Easy", "test"),
 }
+"""The data sets by the names of their local files: repository, configuration and split on the hub."""
 
 
 def read_rows(name: str, data_dir: Path | None) -> list[Row]:
@@ -33,15 +34,15 @@ def read_rows(name: str, data_dir: Path | None) -> list[Row]:
         data_dir: The folder of the local files, or the parent of their folders ``tofu`` and ``arc_easy``; None: the hub.
 
     Raises:
-        RetainFirstError: The file is absent, or the hub is unreachable.
+        RetainFirstError: The file is absent or damaged, or the hub is unreachable.
     """
     if data_dir is not None:
         folders = [data_dir, data_dir / "tofu", data_dir / "arc_easy"]
         found = [folder / f"{name}.jsonl" for folder in folders if (folder / f"{name}.jsonl").is_file()]
         if not found:
             raise RetainFirstError(f"Data folder {data_dir} has no {name}.jsonl, nor has tofu or arc_easy in it.")
-        return [json.loads(line) for line in found[0].read_text(encoding="utf-8").splitlines()]
-    repository, configuration, split = _FILES[name]
+        return [row for _, row in file_rows(found[0])]
+    repository, configuration, split = FILES[name]
     datasets = require("datasets", "hf")
     try:
         return [dict(row) for row in datasets.load_dataset(repository, configuration, split=split)]

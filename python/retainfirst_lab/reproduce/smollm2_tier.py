@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Self
 
 from retainfirst.errors import RetainFirstError
 from retainfirst_lab.reproduce.design import MAIN, Cell, Method, Settings, Sizes, grid
+from retainfirst_lab.reproduce.smollm2_rows import FILES, read_rows
 from retainfirst_lab.reproduce.smollm2_testbed import SmolSizes, SmolTestbed
 from retainfirst_lab.reproduce.testbed import Testbed
 
@@ -48,6 +51,7 @@ class SmolTier:
     jobs: int = 1
     threads: int | None = None
     checkpoints: bool = True
+    guard: None = None
 
     def __post_init__(self) -> None:
         if self.minutes is None or not self.minutes > 0:
@@ -74,7 +78,17 @@ class SmolTier:
     def identity(self) -> dict[str, Any]:
         """Return the settings that two runs must share to use one output folder."""
         sizes = {"sizes": asdict(self.sizes), "testbed_sizes": asdict(self.testbed_sizes)}
-        return {"tier": self.name, "model": self.model, **sizes}
+        return {"tier": self.name, "model": self.model, **sizes, **self._contents()}
+
+    def _contents(self) -> dict[str, str]:
+        """Return digests of what is local: a folder may hold another model, or other rows, when a run is resumed."""
+        found = {}
+        if self.model is not None and (Path(self.model) / "config.json").is_file():
+            found["model_contents"] = _digest(Path(self.model))
+        if self.data_dir is not None:
+            rows = [read_rows(name, self.data_dir) for name in FILES]
+            found["data_contents"] = sha256(json.dumps(rows).encode()).hexdigest()
+        return found
 
     def methods(self) -> list[Method]:
         """Return the methods of the 3x3 table."""
@@ -97,3 +111,13 @@ class SmolTier:
     def with_seeds(self, seeds: Iterable[int]) -> Self:
         """Return the tier with these seeds, which draw the batches."""
         return replace(self, seeds=tuple(seeds))
+
+
+def _digest(folder: Path) -> str:
+    """Return a hash of a folder's files."""
+    found = sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        found.update(file.name.encode())
+        with file.open("rb") as content:
+            found.update(file_digest(content, "sha256").digest())
+    return found.hexdigest()

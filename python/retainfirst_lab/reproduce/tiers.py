@@ -18,5 +18,6 @@ Tier = FactsTier | SmolTier
 - ``jobs``: the default number of processes.
 - ``threads``: of each process; None: torch's default.
 - ``checkpoints``: whether a cell can be resumed in its middle.
+- ``guard``: the part on the guard; None: the tier has none.
 - ``minutes``: the time budget. A cell that would end after it is not begun. None: no budget.
 """

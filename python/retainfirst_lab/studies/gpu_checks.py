@@ -50,7 +50,7 @@ def _check_case(setting: Setting, dtype: torch.dtype, name: str) -> Row:
         "dtype": dtype_name(dtype),
         **_compare(*updates),
         "geometry_error": error,
-        "backend": _dispatch._kernels("auto", f[0], r[0]).__name__.rpartition(".")[2],
+        "backend": _dispatch.kernels_for("auto", f[0], r[0]).__name__.rpartition(".")[2],
         "must_be_equal": name in ELEMENTWISE,
     }
 

@@ -1,31 +1,17 @@
-//! Two baselines for benchmarks: a plain weighted sum, and the combiners without measurements.
+//! The baseline of benchmarks: a plain weighted sum.
 
 use fearless_simd::Simd;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::combine::{check_length, combine_elements};
-use crate::combiners::{Combiner, Weights};
+use crate::combine::check_length;
+use crate::combiners::Weights;
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{LANES, Work, dispatch, narrow_f16, pad, widen_f16};
 use crate::sweep::PARALLEL_MIN_ELEMENTS;
-use crate::tensors::pieces;
 
 const CHUNK: usize = 1 << 16;
-
-/// Like [`crate::apply_elementwise`], but measures nothing: the cost of the update alone.
-///
-/// # Errors
-/// The same as [`crate::apply_elementwise`].
-pub fn apply_unmeasured<T: Element>(
-    combiner: Combiner,
-    alpha: f64,
-    gamma: f64,
-    pairs: Vec<(&[T], &mut [T])>,
-) -> Result<(), Error> {
-    combine_elements::<T, false>(combiner, alpha, gamma, pieces(pairs)?).map(drop)
-}
 
 /// An element that [`baseline`] takes.
 pub trait Baseline: Element {
@@ -36,7 +22,7 @@ pub trait Baseline: Element {
 
 /// Writes `gamma f + alpha r` into each `retain` of the pairs `(forget, retain)`: the cost of the memory traffic.
 ///
-/// For finite values the bits are those of [`Combiner::Sum`]; NaN is not handled. Formats of 16 bits are widened and rounded in
+/// For finite values the bits are those of [`crate::Combiner::Sum`]; NaN is not handled. Formats of 16 bits are widened and rounded in
 /// registers. The loops share no code with the combiners' own, whose slowness would otherwise not show in a ratio.
 ///
 /// # Errors

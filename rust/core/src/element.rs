@@ -5,6 +5,7 @@ use fearless_simd::{f32x16, f64x8};
 use half::{bf16, f16};
 
 use crate::moments::{Accumulate, NarrowSums, ScaledSums};
+use crate::put_back::{put_back_bf16, put_back_f16, put_back_f32, put_back_f64};
 use crate::rounding::round_toward;
 use crate::simd::{self, LANES, Vector};
 
@@ -53,7 +54,7 @@ impl Wide for f64 {
 }
 
 /// A gradient's element: `f64`, `f32`, [`half::f16`] or [`half::bf16`].
-pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
+pub trait Element: Copy + Default + PartialOrd + Send + Sync + sealed::Sealed + 'static {
     /// The format in which element-wise combiners compute.
     #[doc(hidden)]
     type Wide: Wide;
@@ -86,6 +87,16 @@ pub trait Element: Copy + Default + Send + Sync + sealed::Sealed + 'static {
     /// is zero. Overflow gives infinity.
     #[doc(hidden)]
     fn prepare_toward<S: Simd, V: Vector<S>>(doubles: V::Doubles, direction: V::Doubles) -> V;
+
+    /// Copies `before` into `after` where the step between them has the sign of `signs`, and with `ZEROS` also where `signs` is
+    /// zero. Returns the number of copied elements. NaN, in any of the three, is no reason to copy.
+    #[doc(hidden)]
+    fn put_back<S: Simd, const ZEROS: bool>(
+        simd: S,
+        before: &[Self; LANES],
+        after: &mut [Self; LANES],
+        signs: &[Self; LANES],
+    ) -> u32;
 }
 
 mod sealed {
@@ -97,7 +108,7 @@ mod sealed {
 }
 
 macro_rules! element {
-    ($float:ty, $wide:ty, [$vector:ident; $count:literal], $sums:ty, $widen:ident, $narrow:ident, $prepare:ident, $toward:path) => {
+    ($float:ty, $wide:ty, [$vector:ident; $count:literal], $sums:ty, $widen:ident, $narrow:ident, $prepare:ident, $toward:path, $put_back:ident) => {
         impl Element for $float {
             type Wide = $wide;
             type Vector<S: Simd> = $vector<S>;
@@ -126,14 +137,54 @@ macro_rules! element {
                 }
                 V::nearest(doubles)
             }
+
+            #[inline(always)]
+            fn put_back<S: Simd, const ZEROS: bool>(
+                simd: S,
+                before: &[Self; LANES],
+                after: &mut [Self; LANES],
+                signs: &[Self; LANES],
+            ) -> u32 {
+                $put_back::<S, ZEROS>(simd, before, after, signs)
+            }
         }
     };
 }
 
-element!(f64, f64, [f64x8; 4], ScaledSums<S>, load_f64, store_f64, nearest, unrounded);
-element!(f32, f32, [f32x16; 2], NarrowSums<S>, load_f32, store_f32, nearest, round_toward::<S, 24, -149>);
-element!(f16, f32, [f32x16; 2], NarrowSums<S>, widen_f16, narrow_f16, odd, round_toward::<S, 11, -24>);
-element!(bf16, f32, [f32x16; 2], NarrowSums<S>, widen_bf16, narrow_bf16, odd, round_toward::<S, 8, -133>);
+element!(f64, f64, [f64x8; 4], ScaledSums<S>, load_f64, store_f64, nearest, unrounded, put_back_f64);
+element!(
+    f32,
+    f32,
+    [f32x16; 2],
+    NarrowSums<S>,
+    load_f32,
+    store_f32,
+    nearest,
+    round_toward::<S, 24, -149>,
+    put_back_f32
+);
+element!(
+    f16,
+    f32,
+    [f32x16; 2],
+    NarrowSums<S>,
+    widen_f16,
+    narrow_f16,
+    odd,
+    round_toward::<S, 11, -24>,
+    put_back_f16
+);
+element!(
+    bf16,
+    f32,
+    [f32x16; 2],
+    NarrowSums<S>,
+    widen_bf16,
+    narrow_bf16,
+    odd,
+    round_toward::<S, 8, -133>,
+    put_back_bf16
+);
 
 /// For `f64`, which is not rounded.
 #[inline(always)]

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! # Features
-//! - `baseline`: updates without measurements and a plain weighted sum, against which benchmarks hold the combiners.
+//! - `baseline`: a plain weighted sum, against which benchmarks hold the combiners.
 //! - `exhaustive`: a check of SAGO on every pair of 16-bit numbers.
 
 #[cfg(feature = "baseline")]
@@ -31,19 +31,22 @@ pub mod exact;
 pub mod exhaustive;
 mod geometry;
 mod groups;
+mod guard;
 mod moments;
+mod put_back;
 mod rounding;
 mod simd;
 mod sweep;
 mod tensors;
 
 #[cfg(feature = "baseline")]
-pub use baseline::{Baseline, apply_unmeasured, baseline};
+pub use baseline::{Baseline, baseline};
 pub use combine::{combine_in_place, combine_into};
 pub use combiners::{Coefficients, Combiner, Rounding};
 pub use element::Element;
 pub use error::Error;
 pub use geometry::geometry;
+pub use guard::{Guarded, PutBack, Step, guard};
 pub use moments::Moments;
 pub use sweep::PARALLEL_MIN_ELEMENTS;
-pub use tensors::{apply_elementwise, apply_linear, moments};
+pub use tensors::{apply_elementwise, apply_linear, apply_unmeasured, moments};

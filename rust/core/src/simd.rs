@@ -199,7 +199,10 @@ pub(crate) fn widen_bf16<S: Simd>(simd: S, values: &[bf16; LANES]) -> [f32x16<S>
 #[inline(always)]
 pub(crate) fn narrow_bf16<S: Simd>([even, odd]: [f32x16<S>; 2]) -> [bf16; LANES] {
     let pairs: u16x32<S> = ((round_bf16(even) >> 16) | (round_bf16(odd) & UPPER)).bitcast();
-    pairs.to_array().map(bf16::from_bits)
+    let mut narrow = [bf16::ZERO; LANES];
+    let bits: &mut [u16] = narrow.reinterpret_cast_mut();
+    pairs.store_slice(bits);
+    narrow
 }
 
 const _: () =

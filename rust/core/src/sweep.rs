@@ -14,7 +14,8 @@ use crate::simd::{LANES, Work, dispatch, pad};
 /// A call with at least this many elements uses the threads of the current rayon pool.
 pub const PARALLEL_MIN_ELEMENTS: usize = 1 << 18;
 
-const CHUNK: usize = 1 << 16;
+/// The number of elements in a chunk.
+pub(crate) const CHUNK: usize = 1 << 16;
 
 /// A slice of an array, to be updated.
 pub(crate) struct Piece<'a, T> {
@@ -63,7 +64,7 @@ pub(crate) fn update<T: Element, F: Formula<T>, const PAIR: bool, const UPDATE: 
             chunks.push((i, Update::<'_, T, F, PAIR, UPDATE> { piece, formula }));
         }
     }
-    run(count, chunks, |chunk| chunk.piece.forget.len())
+    run(count, chunks, |chunk| chunk.piece.forget.len(), Moments::merge)
 }
 
 /// Returns the moments of each view: those of `f` and `r` with `PAIR`, those of the update with `UPDATE`.
@@ -78,32 +79,33 @@ pub(crate) fn measure<T: Element, const PAIR: bool, const UPDATE: bool>(
             chunks.push((i, Measure::<'_, T, PAIR, UPDATE>(View { forget, retain, update })));
         }
     }
-    run(count, chunks, |chunk| chunk.0.forget.len())
+    run(count, chunks, |chunk| chunk.0.forget.len(), Moments::merge)
 }
 
-/// Runs the chunks and merges their moments by index.
-fn run<W: Work<Output = Moments> + Send>(
+/// Runs the chunks and merges their results by index.
+pub(crate) fn run<R: Default + Send, W: Work<Output = R> + Send>(
     count: usize,
     chunks: Vec<(usize, W)>,
     length: impl Fn(&W) -> usize,
-) -> Vec<Moments> {
+    merge: impl Fn(&mut R, &R),
+) -> Vec<R> {
     let total: usize = chunks.iter().map(|(_, chunk)| length(chunk)).sum();
-    let mut rows = vec![Moments::default(); count];
-    let merge = |(i, part): (usize, Moments)| rows[i].merge(&part);
+    let mut rows: Vec<R> = (0..count).map(|_| R::default()).collect();
+    let merge = |(i, part): (usize, R)| merge(&mut rows[i], &part);
     let work = |(i, chunk)| (i, dispatch(chunk));
     if total < PARALLEL_MIN_ELEMENTS {
         chunks.into_iter().map(work).for_each(merge);
     } else {
-        let jobs = chunks.into_iter().map(|chunk| Box::new(move || work(chunk)) as Job<'_>).collect();
+        let jobs = chunks.into_iter().map(|chunk| Box::new(move || work(chunk)) as Job<'_, R>).collect();
         in_parallel(jobs).into_iter().for_each(merge);
     }
     rows
 }
 
-type Job<'a> = Box<dyn FnOnce() -> (usize, Moments) + Send + 'a>;
+type Job<'a, R> = Box<dyn FnOnce() -> (usize, R) + Send + 'a>;
 
-/// Not generic, so that rayon's code is compiled once and not for every kind of work.
-fn in_parallel(jobs: Vec<Job<'_>>) -> Vec<(usize, Moments)> {
+/// Not generic in the work, so that rayon's code is compiled once for each kind of result.
+fn in_parallel<R: Send>(jobs: Vec<Job<'_, R>>) -> Vec<(usize, R)> {
     jobs.into_par_iter().map(|job| job()).collect()
 }
 

@@ -32,9 +32,23 @@ pub fn apply_elementwise<T: Element>(
     combine_elements::<T, true>(combiner, alpha, gamma, pieces(pairs)?)
 }
 
+/// Does the same as [`apply_elementwise`], but measures nothing.
+///
+/// # Errors
+/// The same as [`apply_elementwise`].
+pub fn apply_unmeasured<T: Element>(
+    combiner: Combiner,
+    alpha: f64,
+    gamma: f64,
+    pairs: Vec<(&[T], &mut [T])>,
+) -> Result<(), Error> {
+    combine_elements::<T, false>(combiner, alpha, gamma, pieces(pairs)?).map(drop)
+}
+
 /// Writes `u = c.retain * r + c.forget * f` into each `retain` of the pairs `(forget, retain)`, with the given rounding.
 ///
-/// Only the sums of the update, its exponent and the count are measured; `ef` and `er` are those that [`moments`] returns.
+/// Only the sums of the update, its exponent and the count are measured, and nothing without `measure`; `ef` and `er` are those
+/// that [`moments`] returns.
 ///
 /// # Errors
 /// [`Error::LengthMismatch`].
@@ -42,14 +56,16 @@ pub fn apply_linear<T: Element>(
     pairs: Vec<(&[T], &mut [T])>,
     coefficients: &[Coefficients],
     rounding: Rounding,
+    measure: bool,
 ) -> Result<Vec<Moments>, Error> {
     check_length("coefficients", coefficients.len(), pairs.len())?;
     let pieces = pieces(pairs)?;
-    Ok(match rounding {
-        Rounding::Nearest => sweep::update::<T, _, false, true>(pieces, |i| Linear(coefficients[i])),
-        Rounding::TowardRetain => {
-            sweep::update::<T, _, false, true>(pieces, |i| LinearTowardRetain(coefficients[i]))
-        }
+    let (nearest, toward) = (|i| Linear(coefficients[i]), |i| LinearTowardRetain(coefficients[i]));
+    Ok(match (rounding, measure) {
+        (Rounding::Nearest, true) => sweep::update::<T, _, false, true>(pieces, nearest),
+        (Rounding::Nearest, false) => sweep::update::<T, _, false, false>(pieces, nearest),
+        (Rounding::TowardRetain, true) => sweep::update::<T, _, false, true>(pieces, toward),
+        (Rounding::TowardRetain, false) => sweep::update::<T, _, false, false>(pieces, toward),
     })
 }
 

@@ -60,12 +60,31 @@ pub fn elementwise_<'py>(
     with_dtype!(dtype, apply_elementwise(py, tensors, combiner, alpha, gamma))
 }
 
+/// Writes an element-wise combiner's update into the retain tensors, like `elementwise_`, but measures nothing.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
+pub fn update_alone_(
+    py: Python<'_>,
+    combiner: &str,
+    dtype: &str,
+    forget: Vec<usize>,
+    retain: Vec<usize>,
+    lengths: Vec<usize>,
+    alpha: f64,
+    gamma: f64,
+) -> PyResult<()> {
+    let combiner: Combiner = combiner.parse().map_err(from_core)?;
+    let tensors = Tensors { forget, retain, lengths };
+    with_dtype!(dtype, update_alone(py, tensors, combiner, alpha, gamma))
+}
+
 /// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once:
 /// to nearest, or with `toward_retain` in the direction of each retain element's sign.
 ///
-/// The table has only `uu`, `ur`, `uf`, `count` and the exponents. `ef` and `er` equal those of `moments`.
+/// The table has only `uu`, `ur`, `uf`, `count` and the exponents, and zeros without `measure`. `ef` and `er` equal those of
+/// `moments`.
 #[pyfunction]
-#[pyo3(signature = (dtype, forget, retain, lengths, c_retain, c_forget, toward_retain=false))]
+#[pyo3(signature = (dtype, forget, retain, lengths, c_retain, c_forget, toward_retain=false, measure=true))]
 #[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
 pub fn linear_<'py>(
     py: Python<'py>,
@@ -76,6 +95,7 @@ pub fn linear_<'py>(
     c_retain: Vec<f64>,
     c_forget: Vec<f64>,
     toward_retain: bool,
+    measure: bool,
 ) -> Table<'py> {
     for (name, list) in [("c_retain", &c_retain), ("c_forget", &c_forget)] {
         if list.len() != forget.len() {
@@ -90,7 +110,7 @@ pub fn linear_<'py>(
         c_retain.into_iter().zip(c_forget).map(|(retain, forget)| Coefficients { retain, forget }).collect();
     let rounding = if toward_retain { Rounding::TowardRetain } else { Rounding::Nearest };
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_linear(py, tensors, coefficients, rounding))
+    with_dtype!(dtype, apply_linear(py, tensors, coefficients, rounding, measure))
 }
 
 pub(crate) struct Tensors {
@@ -122,10 +142,36 @@ fn apply_linear<T: Element>(
     tensors: Tensors,
     coefficients: Vec<Coefficients>,
     rounding: Rounding,
+    measure: bool,
 ) -> Table<'_> {
     let pairs = tensors.into_write::<T>()?;
     let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
-    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients, rounding))
+    run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients, rounding, measure))
+}
+
+fn update_alone<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
+    combiner: Combiner,
+    alpha: f64,
+    gamma: f64,
+) -> PyResult<()> {
+    update(py, tensors, |pairs: Pairs<'_, T>| {
+        retainfirst_core::apply_unmeasured(combiner, alpha, gamma, pairs)
+    })
+}
+
+pub(crate) type Pairs<'a, T> = Vec<(&'a [T], &'a mut [T])>;
+
+/// Runs work that measures nothing.
+pub(crate) fn update<T: Element>(
+    py: Python<'_>,
+    tensors: Tensors,
+    work: impl FnOnce(Pairs<'_, T>) -> Result<(), Error> + Send,
+) -> PyResult<()> {
+    let pairs = tensors.into_write::<T>()?;
+    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
+    py.detach(|| install(elements, || work(pairs)))?.map_err(from_core)
 }
 
 fn run(
@@ -153,7 +199,7 @@ impl Tensors {
     }
 
     /// Returns the pairs of forget and retain as slices. Retain will be written.
-    pub(crate) fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
+    pub(crate) fn into_write<'a, T>(self) -> PyResult<Pairs<'a, T>> {
         self.check::<T>(true)?;
         let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
         // SAFETY: as in `into_read`. `check` has also found that no retain slice overlaps another slice.
@@ -185,16 +231,16 @@ impl Tensors {
     }
 }
 
-struct Memory {
-    start: usize,
-    end: usize,
-    is_written: bool,
-    name: &'static str,
-    i: usize,
+pub(crate) struct Memory {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) is_written: bool,
+    pub(crate) name: &'static str,
+    pub(crate) i: usize,
 }
 
 /// Returns the end of the tensor.
-fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResult<usize> {
+pub(crate) fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResult<usize> {
     if start == 0 {
         return Err(refuse(format!(
             "{name}[{i}]: null address for {length} elements; give tensor.data_ptr()"
@@ -213,7 +259,7 @@ fn check_address<T>(name: &str, i: usize, start: usize, length: usize) -> PyResu
 }
 
 /// Forget tensors may overlap each other; a written tensor may overlap none.
-fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
+pub(crate) fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
     ranges.sort_by_key(|range| range.start);
     // The previous range with the largest end, and the previous written range with the largest end.
     let (mut furthest, mut furthest_written): (Option<&Memory>, Option<&Memory>) = (None, None);
@@ -221,7 +267,7 @@ fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
         let before = if range.is_written { furthest } else { furthest_written };
         if let Some(before) = before.filter(|before| before.end > range.start) {
             return Err(refuse(format!(
-                "{}[{}] overlaps {}[{}] in memory; a retain tensor is written and must be its own",
+                "{}[{}] overlaps {}[{}] in memory; a tensor that is written must have memory of its own",
                 before.name, before.i, range.name, range.i
             )));
         }
@@ -236,7 +282,7 @@ fn check_overlap(mut ranges: Vec<Memory>) -> PyResult<()> {
 
 /// # Safety
 /// Like [`std::slice::from_raw_parts`], except that the address of an empty tensor is arbitrary.
-unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
+pub(crate) unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
     if length == 0 {
         return &[];
     }
@@ -246,7 +292,7 @@ unsafe fn slice<'a, T>(address: usize, length: usize) -> &'a [T] {
 
 /// # Safety
 /// Like [`std::slice::from_raw_parts_mut`], except that the address of an empty tensor is arbitrary.
-unsafe fn slice_mut<'a, T>(address: usize, length: usize) -> &'a mut [T] {
+pub(crate) unsafe fn slice_mut<'a, T>(address: usize, length: usize) -> &'a mut [T] {
     if length == 0 {
         return &mut [];
     }

@@ -8,6 +8,7 @@ mod baselines;
 mod errors;
 mod exact;
 mod exhaustive;
+mod guard;
 mod table;
 mod threads;
 
@@ -17,17 +18,19 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use crate::addresses::{elementwise_, linear_, moments};
+    use crate::addresses::{elementwise_, linear_, moments, update_alone_};
     #[pymodule_export]
     use crate::arrays::{combine, combine_, geometry};
     #[pymodule_export]
-    use crate::baselines::{baseline_, update_alone_};
+    use crate::baselines::baseline_;
     #[pymodule_export]
     use crate::errors::RustError;
     #[pymodule_export]
     use crate::exact::{compare_cosines, dot, dot_sign};
     #[pymodule_export]
     use crate::exhaustive::exhaustive;
+    #[pymodule_export]
+    use crate::guard::guard_;
     #[pymodule_export]
     use crate::threads::{get_num_threads, set_num_threads};
 

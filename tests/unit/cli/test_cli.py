@@ -95,10 +95,20 @@ def test_without_a_model_the_facts_are_unlearned_beside_plain_addition(run, monk
     assert "not empty" in str(result.exception)
 
 
+@pytest.mark.parametrize(("options", "steps"), [((), 400), (("--epochs", "2"), None), (("--max-steps", "7"), 7)])
+def test_without_a_model_epochs_stand_in_place_of_the_default_steps(run, monkeypatch, tmp_path, options, steps):
+    monkeypatch.setattr("retainfirst_lab.tasks.facts.cached_folder", lambda progress: tmp_path / "facts")
+    result, seen = run(*options)
+    assert result.exit_code == 0, result.output
+    assert [config.max_steps for config, _ in seen] == [steps, steps]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("--model", "m"), "--forget, --retain, --output"),
+        (("--evaluate-rows", "5"), "--evaluate-rows needs --model"),
+        (("--save-every", "5"), "--save-every needs --model"),
         (("--model", "m", "--forget", "f", "--retain", "r"), "--output"),
         (("--forget", "f"), "needs --model"),
         (("--resume",), "needs --model"),
@@ -218,7 +228,11 @@ def help_of(*command):
 def test_help_gives_the_defaults_with_and_without_a_model():
     text = help_of("unlearn")
     assert "microbatch. [at least 1; default: 4; without --model: 32]" in text
-    assert "[0 to 1; without --model: 0.3]" in text
+    assert "[0 to 1; without --model: 0.3, of the accuracy]" in text
+    assert "two sets. [above 0; default: 5.0; without --model: only if given, in place of the steps]" in text
+    for default in ("100", "50"):
+        assert f"default: {default}; only with --model]" in text
+    assert "$RETAINFIRST_CACHE" in text
     assert "own weights. [at least 0; default: 0]" in text
     assert "--combiner-option NAME=VALUE" in text
 

@@ -2,18 +2,20 @@
 
 import json
 import math
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from retainfirst import evaluation
+from retainfirst import cli, evaluation
 from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst_lab.tasks import multiple_choice
-from retainfirst_lab.tasks.facts import FactsConfig, facts_data, implant
+from retainfirst_lab.tasks.facts import FactsConfig, facts_data, facts_parts, implant
 from retainfirst_lab.tasks.multiple_choice import TASKS, default_tasks, score
 
 pytest.importorskip("lm_eval")
@@ -264,6 +266,26 @@ def test_unknown_task_names_the_nearest(facts_dir, monkeypatch, capsys):
     assert code == 2
     assert out == ""
     assert f"Did you mean '{FORGET}'?" in err
+
+
+def test_help_names_the_tasks_of_each_kind_of_model():
+    result = CliRunner().invoke(cli.app, ["evaluate", "--help"], env={"COLUMNS": "200"})
+    any_model, built_in, further = re.split("For the facts model|For a facts model", " ".join(result.output.split()))
+    named = [
+        set(re.findall(r"retainfirst_[a-z]+_\w+", text.split("Examples")[0])) for text in (any_model, built_in, further)
+    ]
+    facts = {f"retainfirst_facts_{part}" for part in facts_parts(FactsConfig())}
+    assert named[0] == {name for name in TASKS if "retainfirst_facts" not in name}
+    assert named[1] == facts
+    assert named[2] == {name for name in TASKS if "retainfirst_facts" in name} - facts
+
+
+def test_a_device_is_refused_before_the_model_is_loaded(facts_dir, monkeypatch, capsys):
+    monkeypatch.setattr("retainfirst.cli._evaluate.load_model", None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    code, _, err = run(monkeypatch, capsys, "--model", facts_dir, "--device", "cuda:1")
+    assert code == 2
+    assert "device 'cuda:1' cannot be used: this machine has 1 cuda device" in err
 
 
 @pytest.mark.parametrize(

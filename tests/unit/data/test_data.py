@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
 import json
+import lzma
 import sys
 from types import ModuleType
 
@@ -93,6 +97,37 @@ def test_tables(tmp_path, suffix, separator):
         {"question": "who?", "answer": "ann", "text": None},
         {"question": None, "answer": None, "text": 'a, b\n"c"'},
     ]
+
+
+@pytest.mark.parametrize("byte_order_mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+def test_compressed_texts_with_and_without_a_byte_order_mark(tmp_path, suffix, byte_order_mark):
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[suffix]
+    rows = [{"question": "who?", "answer": "Ann, a cat"}]
+    texts = {"csv": 'question,answer\nwho?,"Ann, a cat"\n', "jsonl": json.dumps(rows[0]), "json": json.dumps(rows)}
+    for kind, text in texts.items():
+        path = tmp_path / f"rows.{kind}.{suffix}"
+        path.write_bytes(compress(byte_order_mark + text.encode()))
+        assert data.read_rows(path) == rows
+        path = tmp_path / f"rows.{kind.upper()}"
+        path.write_bytes(byte_order_mark + text.encode())
+        assert data.read_rows(path) == rows
+
+
+def test_a_cell_may_be_as_long_as_a_line_of_json(tmp_path):
+    text = "a" * 200_000
+    (tmp_path / "rows.csv").write_text(f"text\n{text}\n")
+    limit = csv.field_size_limit()
+    assert data.read_rows(tmp_path / "rows.csv") == [{"text": text}]
+    assert csv.field_size_limit() == limit
+
+
+def test_conversations_in_a_parquet_file(tmp_path):
+    parquet, pyarrow = (pytest.importorskip(name) for name in ("pyarrow.parquet", "pyarrow"))
+    messages = [{"role": "user", "content": "hi", "name": "Bo"}, {"role": "assistant", "content": "ho"}]
+    parquet.write_table(pyarrow.Table.from_pylist([{"messages": messages}]), tmp_path / "rows.parquet")
+    (row,) = data.read_rows(tmp_path / "rows.parquet")
+    assert [message["content"] for message in row["messages"]] == ["hi", "ho"]
 
 
 def test_parquet(tmp_path):

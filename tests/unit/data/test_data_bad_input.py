@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
@@ -98,6 +99,20 @@ def test_bad_tables(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('text,question\ncat,\n"a\nb",\n,who?\n')
     refused(path, "line 5: the row has the keys of no form; keys found: 'text' (null), 'question'")
+    path.write_text('text,question\ncat,\n,"who\nis?"\ncat,\n')
+    refused(path, "line 3: the row has the keys of no form; keys found: 'text' (null), 'question'")
+    path.write_text("question,answer\nwho?,Ann\nwho?,Ann, a cat\n")
+    refused(
+        path, "line 3: 3 cells, but the table has 2 columns (question, answer). Put texts that hold the separator into"
+    )
+    path.write_text("text,text\na,b\n")
+    refused(path, "line 1: the column 'text' stands there twice")
+    path.write_text("question;answer\nwho?;Ann\n")
+    refused(path, "line 2: the row has the keys of no form; keys found: 'question;answer'")
+    path.write_text("text\n")
+    refused(path, "has no rows")
+    path.write_text("")
+    refused(path, "has no rows")
     path.write_text('text\n"a" b\n')
     refused(path, "line 2: not a table of values (")
     path.write_bytes(b"text\ncaf\xe9\n")
@@ -105,6 +120,38 @@ def test_bad_tables(tmp_path):
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1")
     refused(path, "cannot be read as Parquet")
+
+
+def test_bad_rows_of_a_parquet_file(tmp_path):
+    parquet, pyarrow = (pytest.importorskip(name) for name in ("pyarrow.parquet", "pyarrow"))
+    path = tmp_path / "rows.parquet"
+    for rows, text in (
+        (
+            [{"question": "a", "answer": "b"}, {"question": "a", "answer": None}],
+            "row 2: the row has the keys of no form",
+        ),
+        ([{"question": "a", "answer": 3}], "row 1: 'answer' must be a string, found a number"),
+        ([{"messages": [user()]}], "row 1: 'messages' needs an assistant turn"),
+    ):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        refused(path, text)
+
+
+def test_files_that_cannot_be_decompressed(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_text(GOOD)
+    refused(path, "cannot be decompressed: Not a gzipped file")
+    path.write_bytes(gzip.compress(GOOD.encode() * 100)[:-9])
+    refused(path, "cannot be decompressed: ")
+    path.write_bytes(gzip.compress(b"text\n"))
+    refused(path, "line 1, column 1: invalid JSON")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".zip", ".arrow", ".xlsx", ".PKL"])
+def test_files_of_other_kinds_are_refused_by_name(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    path.write_text(GOOD)
+    refused(path, f"{Path(suffix).suffix.lower() or suffix.lower()} files are not read. Give a JSON-lines file")
 
 
 def test_rows_of_a_file_are_named_by_their_lines(tmp_path, tokenizer):

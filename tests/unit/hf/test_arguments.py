@@ -12,11 +12,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import retainfirst as rf
-import tiny
-from retainfirst.data import EncodedSet, PairedCollator, PairedDataset
-from retainfirst.hf import TwoTaskTrainer
 from retainfirst.hf._arguments import REFUSED
 from retainfirst.schedule import Linear
+from two_task import make
 
 FIELDS = json.loads(Path(__file__).with_name("trainer_arguments.json").read_text())
 
@@ -32,26 +30,6 @@ def test_every_field_is_accounted_for():
     unknown = fields - HONOURED - IRRELEVANT - set(REFUSED)
     assert not unknown, f"new in this version: decide for each, honoured, refused or irrelevant: {sorted(unknown)}"
     assert not (HONOURED & IRRELEVANT) | ((HONOURED | IRRELEVANT) & set(REFUSED))
-
-
-def make(folder, arguments=None, **options):
-    def encoded(seed):
-        batch = tiny.tiny_batch((8,) * 4, seed=seed)
-        return EncodedSet([{key: value[i].tolist() for key, value in batch.items()} for i in range(4)], name="tiny")
-
-    defaults = {
-        "output_dir": str(folder), "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant",
-        "per_device_train_batch_size": 1, "max_grad_norm": 0.0, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-        "use_cpu": True, "disable_tqdm": True, "max_steps": 3,
-    }  # fmt: skip
-    return TwoTaskTrainer(
-        model=tiny.tiny_llama(),
-        args=TrainingArguments(**{**defaults, **(arguments or {})}),
-        train_dataset=PairedDataset(encoded(1), encoded(2)),
-        data_collator=PairedCollator(0),
-        objective="ga",
-        **options,
-    )
 
 
 @pytest.mark.parametrize(
@@ -112,6 +90,12 @@ def test_a_schedule_equals_weights_set_by_a_callback(tmp_path):
     assert trainer.combiner.gamma == 1.0
     constant, _ = run(tmp_path / "c", combiner_options={"gamma": 0.5})
     assert not torch.equal(by_hand, constant)
+
+
+@pytest.mark.parametrize("combiner", ["sago", rf.PCGrad()])
+def test_a_schedule_that_leaves_the_range_is_refused_at_construction(tmp_path, combiner):
+    with pytest.raises(rf.RetainFirstError, match=r"gamma must be a finite number at least 0, not -1\.0, as Linear"):
+        make(tmp_path, combiner=combiner, combiner_options={"gamma": Linear(1.0, -1.0, 10)})
 
 
 def test_where_reaches_the_step(tmp_path):

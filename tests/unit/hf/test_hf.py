@@ -8,45 +8,22 @@ from importlib import metadata
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 import retainfirst as rf
 import tiny
 from retainfirst import objectives
-from retainfirst.data import EncodedSet, PairedCollator, PairedDataset
+from retainfirst.data import PairedCollator
 from retainfirst.geometry import FIELDS
 from retainfirst.hf import TwoTaskTrainer, TwoTaskTrainerMixin
+from tiny_trainer import InOrder, arguments, make_pairs
 
 ROWS = 5
-
-
-def make_pairs(rows):
-    def encoded(seed):
-        batch = tiny.tiny_batch((8,) * rows, seed=seed)
-        return EncodedSet([{key: value[i].tolist() for key, value in batch.items()} for i in range(rows)], name="tiny")
-
-    return PairedDataset(encoded(1), encoded(2))
 
 
 @pytest.fixture
 def pairs():
     return make_pairs(ROWS)
-
-
-def arguments(folder, **options):
-    defaults = {
-        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 1,
-        "max_grad_norm": 0.0, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
-        "disable_tqdm": True,
-    }  # fmt: skip
-    return TrainingArguments(output_dir=str(folder), **{**defaults, **options})
-
-
-class InOrder(TwoTaskTrainer):
-    """Takes the rows in order, so that a loop by hand can follow."""
-
-    def _get_train_sampler(self, *_):
-        return None
 
 
 def train(folder, pairs, model=None, kind=InOrder, **options):
@@ -130,6 +107,21 @@ def test_logged_losses_are_means_over_the_micro_batches(tmp_path, pairs):
     assert entry["forget_loss"] == pytest.approx(forget, rel=1e-5)
     assert entry["retain_loss"] == pytest.approx(retain, rel=1e-5)
     assert entry["loss"] == pytest.approx(forget + retain, abs=1e-4)  # the trainer rounds to four digits
+
+
+def test_only_steps_that_are_logged_are_measured(tmp_path, pairs):
+    class Watched(InOrder):
+        def training_step(self, *arguments, **options):
+            loss = super().training_step(*arguments, **options)
+            measured.append(self.last_geometry is not None)
+            return loss
+
+    models = []
+    for logging_steps, expected in ((1, [True] * 5), (2, [False, True, False, True, True])):
+        measured: list[bool] = []
+        models.append(train(tmp_path, pairs, kind=Watched, max_steps=5, logging_steps=logging_steps).model)
+        assert measured == expected
+    assert_same(*models, exactly=True)
 
 
 @pytest.mark.parametrize("accumulate", [5, 8])

@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from retainfirst.kernels import _backend, _dispatch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16)
 SIZES = (0, 1, 255, 256, 257, 511, 512, 513, 1300)
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
@@ -36,8 +36,9 @@ runs = pytest.mark.skipif(DEVICE.type == "cpu" and not INTERPRETED, reason="no G
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda" or INTERPRETED, reason="the other tests run in this process")
-def test_in_the_interpreter():
+def test_in_the_interpreter(request):
     command = [sys.executable, "-W", "ignore", "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__]
+    command += ["-m", request.config.option.markexpr, "--hypothesis-profile", settings.get_current_profile_name()]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -96,6 +97,21 @@ def assert_measured(table: Tensor, columns: dict[int, tuple[list[Tensor], list[T
                 assert str(found) == str(products.sum().item()), (i, m.COLUMNS[column])
 
 
+def steps(dtype: torch.dtype) -> list[list[Tensor]]:
+    """Before, after, signs, forget and retain: every triple of special values, then sizes at aligned and at odd addresses."""
+    info = torch.finfo(dtype)
+    smallest = info.tiny * (8 if INTERPRETED and dtype == torch.bfloat16 else info.eps)
+    values = [0.0, -0.0, smallest, -smallest, 1.0, info.max, -math.inf, math.nan]
+    triples = torch.cartesian_prod(*[torch.tensor(values, dtype=torch.float64).to(dtype)] * 3)
+    lists = [[x.contiguous().to(DEVICE)] for x in (*triples.unbind(1), triples[:, 0].flip(0), triples[:, 2])]
+    for n in (0, 1, 256, 600):
+        (b, s), (f, r) = (gradients(n + 1, dtype, seed) for seed in (n, n + 1))
+        a = torch.where(torch.arange(n + 1) % 3 == 0, b, b + s.roll(1))  # every third coordinate stays where it is
+        for xs, x in zip(lists, (b, a, s, f, r), strict=True):
+            xs += [x[:n].to(DEVICE).clone(), x.to(DEVICE)[1:]]
+    return lists
+
+
 def conflicts(forget: list[Tensor], retain: list[Tensor]) -> list[int]:
     return [int((torch.sign(f) * torch.sign(r) < 0).sum()) for f, r in zip(forget, retain, strict=True)]
 
@@ -112,6 +128,9 @@ def test_elementwise_updates_and_what_is_measured(rule, dtype):
         kernels.elementwise_(formula, rule, forget, expected, 0.3, 0.7)
     with kernels.use_backend("triton"):
         table = kernels.elementwise_(formula, rule, forget, retain, 0.3, 0.7)
+        unmeasured = [x.clone() for x in before]
+        kernels.elementwise_(formula, rule, forget, unmeasured, 0.3, 0.7, measure=False)
+    assert all(map(same_bits, unmeasured, retain))
     assert_update(retain, expected)
     sums = {m.FF: (forget, forget), m.RR: (before, before), m.FR: (forget, before)}
     assert_measured(table, sums | {m.UU: (retain, retain), m.UR: (retain, before), m.UF: (retain, forget)})
@@ -147,6 +166,48 @@ def test_linear_updates_are_those_of_rust(dtype):
         table = kernels.linear_(forget, retain, *coefficients.to(DEVICE))
     assert_update(retain, expected)
     assert_measured(table, {m.UU: (retain, retain), m.UR: (retain, before), m.UF: (retain, forget)})
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("zeros", "measured"), [(False, True), (True, False)])
+def test_the_guard_puts_back_the_coordinates_that_rust_does(zeros, measured, dtype):
+    before, after, signs, forget, retain = steps(dtype)
+    expected = [x.cpu().clone() for x in after]
+    host = [[x.cpu() for x in xs] for xs in (before, signs)]
+    _, counts = kernels.guard_(host[0], expected, signs=host[1], zeros=zeros)
+    gradients = (forget, retain) if measured else None
+    with kernels.use_backend("triton"):
+        table, found = kernels.guard_(before, after, signs=signs, zeros=zeros, gradients=gradients)
+    assert found.tolist() == counts.tolist()
+    for i, (a, b) in enumerate(zip(after, expected, strict=True)):
+        assert same_bits(a.cpu(), b), i
+    if measured:
+        assert_step_measured(table, before, after, forget, retain)
+    else:
+        assert table is None
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_guard_measures_a_step_that_it_leaves_alone(dtype):
+    before, after, _, forget, retain = steps(dtype)
+    kept = [x.clone() for x in after]
+    with kernels.use_backend("triton"):
+        table, counts = kernels.guard_(before, after, gradients=(forget, retain))
+    assert not counts.any()
+    assert all(map(same_bits, after, kept))
+    assert_step_measured(table, before, after, forget, retain)
+
+
+def assert_step_measured(table, before, after, forget, retain):
+    """The step backwards, in float32, stands for the forget gradient and the forget gradient for the update."""
+    step = [b.float() - a.float() for b, a in zip(before, after, strict=True)]
+    sums = {m.FF: (step, step), m.RR: (retain, retain), m.FR: (step, retain)}
+    assert_measured(table, sums | {m.UU: (forget, forget), m.UR: (forget, retain), m.UF: (forget, step)})
+    assert table[:, m.CONFLICTS].tolist() == conflicts(step, retain)
+    assert table[:, m.COUNT].tolist() == [x.numel() for x in after]
+    assert not table[:, [m.EF, m.ER, m.EU]].any()
 
 
 @runs

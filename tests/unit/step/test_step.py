@@ -11,6 +11,7 @@ from torch import nn
 import retainfirst as rf
 import tiny
 from oracle import elementwise
+from retainfirst.schedule import Linear
 
 
 class TwoHeads(nn.Module):
@@ -359,3 +360,17 @@ def test_nothing_to_train():
     two = [*nn.Linear(1, 1).named_parameters(), *nn.Linear(1, 1).named_parameters()]
     with pytest.raises(rf.RetainFirstError, match="named 'weight'"):
         rf.TwoTaskStep(two, "sum")
+
+
+@pytest.mark.parametrize("combiner", ["sago", rf.PCGrad()])
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [
+        ({"gamma": Linear(1.0, -1.0, 10)}, r"gamma must be a finite number at least 0, not -1\.0, as Linear"),
+        ({"alpha": Linear(1.0, 0.0, 10)}, r"alpha must be a finite number above 0, not 0\.0, as Linear"),
+        ({"alpha": lambda step: step}, r"alpha must be a finite number above 0, not 0"),
+    ],
+)
+def test_a_schedule_that_leaves_the_range_is_refused_at_construction(combiner, weights, text):
+    with pytest.raises(rf.RetainFirstError, match=text):
+        rf.TwoTaskStep(torch.nn.Linear(2, 1), combiner, **weights)

@@ -15,9 +15,14 @@ FILES = {"model": "m", "forget": "f", "retain": "r", "output": "o"}
     ("options", "text"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
-        ({"alpha": 0}, "alpha must be above 0, found 0"),
-        ({"alpha": "1:0:10"}, "alpha must be above 0, found '1:0:10'"),
-        ({"gamma": "0:-1:10"}, "gamma must be at least 0, found '0:-1:10'"),
+        ({"alpha": 0}, "alpha must be a finite number above 0, not 0.0"),
+        (
+            {"alpha": "1:0:10"},
+            "alpha must be a finite number above 0, not 0.0, as Linear(start=1.0, end=0.0, steps=10) has it",
+        ),
+        ({"gamma": "0:-1:10"}, "gamma must be a finite number at least 0, not -1.0, as Linear(start=0.0, end=-1.0"),
+        ({"gamma": "-1:0:10"}, "gamma must be a finite number at least 0, not -1.0"),
+        ({"gamma": "1:0:0"}, "gamma: Linear(start=1.0, end=0.0, steps=0) needs finite weights and at least 1 step"),
         ({"gamma": "fast"}, "gamma: 'fast' is no weight; give a number, or START:END:STEPS"),
         ({"stop_at_forget_probability": 1.5}, "stop_at_forget_probability must be at most 1, found 1.5"),
         (

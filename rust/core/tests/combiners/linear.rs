@@ -73,8 +73,14 @@ fn check_any<T: Format>(f: &[T], r: &[T], c_retain: f64, c_forget: f64) -> Resul
     let expected: Vec<T> = f.iter().zip(r).map(|(&f, &r)| linear(c_retain, c_forget, f, r)).collect();
     let mut update = r.to_vec();
     let coefficients = [Coefficients { retain: c_retain, forget: c_forget }];
-    apply_linear(vec![(f, &mut update)], &coefficients, Rounding::Nearest).unwrap();
+    apply_linear(vec![(f, &mut update)], &coefficients, Rounding::Nearest, true).unwrap();
     prop_assert_eq!(difference(&update, &expected), None);
+    for rounding in [Rounding::Nearest, Rounding::TowardRetain] {
+        let [mut measured, mut alone] = [r.to_vec(), r.to_vec()];
+        apply_linear(vec![(f, &mut measured)], &coefficients, rounding, true).unwrap();
+        apply_linear(vec![(f, &mut alone)], &coefficients, rounding, false).unwrap();
+        prop_assert_eq!(difference(&alone, &measured), None);
+    }
     Ok(())
 }
 
@@ -127,12 +133,14 @@ fn neighbours_of_ties_are_rounded_once() {
         vec![(&[f16::ONE][..], &mut half[..])],
         &by(1.0 + 2_f64.powi(-11) + beside),
         Rounding::Nearest,
+        true,
     )
     .unwrap();
     apply_linear(
         vec![(&[bf16::ONE][..], &mut brain[..])],
         &by(1.0 + 2_f64.powi(-8) + beside),
         Rounding::Nearest,
+        true,
     )
     .unwrap();
     assert_eq!(half, [f16::from_bits(f16::ONE.to_bits() + 1)]);

@@ -85,7 +85,7 @@ fn lengths_must_be_equal() {
     assert_eq!(moments(&[(&two[..], &two[..]), (&two, &three)]), Err(mismatch("retain[1]", 3, 2)));
     let coefficients = [Coefficients { retain: 1.0, forget: 1.0 }; 2];
     assert_eq!(
-        apply_linear(vec![(&two[..], &mut three[..2])], &coefficients, Rounding::Nearest),
+        apply_linear(vec![(&two[..], &mut three[..2])], &coefficients, Rounding::Nearest, true),
         Err(mismatch("coefficients", 2, 1))
     );
 }

@@ -28,7 +28,7 @@ fn bits_toward_retain<T: Format>(threads: usize) -> (Vec<u64>, Vec<[u64; 11]>) {
     let coefficients = [Coefficients { retain: 0.7, forget: 1.3 }];
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let pairs = vec![(&forget[..], &mut gradient[..])];
-    let rows = pool.install(|| apply_linear(pairs, &coefficients, Rounding::TowardRetain)).unwrap();
+    let rows = pool.install(|| apply_linear(pairs, &coefficients, Rounding::TowardRetain, true)).unwrap();
     (
         gradient.into_iter().map(Format::bits).collect(),
         rows.iter().map(|row| row.row().map(f64::to_bits)).collect(),

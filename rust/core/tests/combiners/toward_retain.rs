@@ -8,7 +8,8 @@ use retainfirst_core::{Coefficients, Rounding, apply_linear};
 
 fn written<T: Format>(f: &[T], r: &[T], retain: f64, forget: f64) -> Vec<T> {
     let mut update = r.to_vec();
-    apply_linear(vec![(f, &mut update)], &[Coefficients { retain, forget }], Rounding::TowardRetain).unwrap();
+    apply_linear(vec![(f, &mut update)], &[Coefficients { retain, forget }], Rounding::TowardRetain, true)
+        .unwrap();
     update
 }
 

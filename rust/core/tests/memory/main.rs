@@ -10,8 +10,8 @@ use half::{bf16, f16};
 use retainfirst_core::exact::{BinaryFormat, compare_cosines, dot_product, dot_sign};
 use retainfirst_core::exhaustive::{self, SixteenBit};
 use retainfirst_core::{
-    Baseline, Coefficients, Combiner, Rounding, apply_elementwise, apply_linear, apply_unmeasured, baseline,
-    combine_in_place, combine_into, geometry, moments,
+    Baseline, Coefficients, Combiner, PutBack, Rounding, Step, apply_elementwise, apply_linear,
+    apply_unmeasured, baseline, combine_in_place, combine_into, geometry, guard, moments,
 };
 
 use crate::place::Place;
@@ -36,7 +36,7 @@ fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f3
     let (alpha, gamma) = WEIGHTS;
     let put = |seed| place.put(&values(n, seed, convert));
     let (forget, retain) = (put(1), put(2));
-    let mut written = Vec::new();
+    let (mut written, mut counts) = (Vec::new(), Vec::new());
     let mut rows = moments(&[(&forget, &retain)]).unwrap();
 
     let groups = [n / 3..n, 0..n / 3];
@@ -56,12 +56,25 @@ fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f3
     for rounding in [Rounding::Nearest, Rounding::TowardRetain] {
         let mut gradient = put(2);
         let coefficients = [Coefficients { retain: alpha, forget: -gamma }];
-        rows.extend(apply_linear(vec![(&forget, &mut gradient)], &coefficients, rounding).unwrap());
+        rows.extend(apply_linear(vec![(&forget, &mut gradient)], &coefficients, rounding, true).unwrap());
         written.push(gradient);
     }
     let mut gradient = put(2);
     baseline(alpha, gamma, vec![(&forget, &mut gradient)]).unwrap();
     written.push(gradient);
+
+    for put_back in [PutBack::Nothing, PutBack::Opposing, PutBack::OpposingAndZeros] {
+        for measured in [false, true] {
+            let (before, mut after, signs) = (put(3), put(4), put(5));
+            let gradients = measured.then_some((&**forget, &**retain));
+            let signs = (put_back != PutBack::Nothing).then_some(&**signs);
+            let step = Step { before: &before, after: &mut after, signs, gradients };
+            let guarded = guard(put_back, vec![step]).unwrap();
+            rows.extend(guarded.iter().map(|guarded| guarded.moments.clone()));
+            counts.extend(guarded.iter().map(|guarded| guarded.put_back));
+            written.push(after);
+        }
+    }
 
     let sign = dot_sign(&forget, &retain).unwrap() as u64;
     // Empty vectors have no cosine.
@@ -70,7 +83,7 @@ fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f3
     let bits = |array: &[T]| T::bits(array).iter().map(|&bits| bits.into()).collect::<Vec<_>>();
     let rows = rows.iter().flat_map(|row| row.row().map(f64::to_bits)).collect();
     let written = written.iter().flat_map(|array| bits(array)).collect();
-    [vec![sign, order], product, rows, written].concat()
+    [vec![sign, order], counts, product, rows, written].concat()
 }
 
 fn check<T: BinaryFormat + Baseline>(lengths: impl IntoIterator<Item = usize>, convert: fn(f32) -> T) {

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from retainfirst import _rust, cli, combine, reference
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst_lab.bench import combine as combine_benchmark
-from retainfirst_lab.bench import imports, machine, memory, model, page, peers, summary, tables, targets, timing
+from retainfirst_lab.bench import guard, imports, machine, memory, model, page, peers, summary, tables, targets, timing
 from retainfirst_lab.bench import verify as verify_benchmark
 
 PNG = b"\x89PNG"
@@ -107,6 +107,27 @@ def test_step(tmp_path):
     assert (tmp_path / "step.png").read_bytes().startswith(PNG)
 
 
+def test_guard(tmp_path):
+    report = run("guard", "--quick", "--elements", "1e3", "--threads", "1,2", "--rounds", 2, "--output", tmp_path)
+    passes = [(row["case"], row["threads"], row["elements"]) for row in report["passes"]]
+    assert passes == [(case, n, 1000) for n in (1, 2) for case in ("put back", "put back and measured")]
+    steps = [(row["rule"], row["case"]) for row in report["steps"]]
+    guards = ("enforce", "measure every 10th step")
+    assert steps == [(rule, guard) for rule in ("sago", "pcgrad") for guard in guards]
+    for row in report["passes"] + report["steps"]:
+        check_spread(row["seconds"])
+        check_spread(row["wall_ratio"])
+    assert [one["at_most"] for one in report["targets"]] == [1.05, 1.01] * 2  # none for a pass in a cache
+    assert json.loads((tmp_path / "guard.json").read_text()) == report
+    assert "| put back | 1 |" in tables.markdown(report)
+
+
+def test_a_measured_step_counts_once_in_ten():
+    sample = timing.Sample
+    assert guard._mean(sample(20.0, 30.0), sample(10.0, 10.0)) == sample(11.0, 12.0)
+    assert guard._mean(sample(None, 30.0), sample(None, 10.0)) == sample(None, 12.0)
+
+
 def test_the_model_has_the_documented_size():
     with torch.device("meta"):
         parameters = sum(p.numel() for p in model.make_model("meta").parameters())
@@ -127,7 +148,9 @@ def test_memory(tmp_path, monkeypatch):
     report = run("memory", "--quick", "--threads", 1, "--output", tmp_path)
     assert [row["case"] for row in report["rows"]] == ["plain", "plain, one by one", "sago", "pcgrad", "sago, stream"]
     assert all(row["peak_mib"] > 0 for row in report["rows"])
-    assert [one["at_most"] for one in report["targets"]] == [1, 1, 1]
+    assert [row["case"] for row in report["guard"]] == list(model.GUARDED)
+    assert [one["at_most"] for one in report["targets"]] == [1, 1, 1, 1.1, 2.1, 3.1, 3.1]
+    assert "| pcgrad, AdamW, enforce | 3 | +0.00 |" in tables.markdown(report)
     assert (tmp_path / "memory.png").read_bytes().startswith(PNG)
 
 
@@ -176,6 +199,7 @@ def test_bad_input_is_refused(refused, tmp_path, monkeypatch):
     refused("--threads needs whole numbers", "combine", "--threads", "none")
     refused("GiB are free", "combine", "--sizes", "1e14")
     refused("GiB are free", "verify", "--sizes", "1e14")
+    refused("GiB are free", "guard", "--elements", "1e14")
     refused("does not exist", "imports", "--write", tmp_path / "no.md")
     (tmp_path / "file").touch()
     refused("cannot be made a folder", "imports", "--output", tmp_path / "file")
@@ -189,6 +213,7 @@ def test_a_missing_library_is_named_with_its_extra(refused, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused("retainfirst[hf]", "step")
     refused("retainfirst[hf]", "memory")
+    refused("retainfirst[hf]", "guard")
     with pytest.raises(MissingDependency):
         model.make_model("cpu")
 
@@ -201,8 +226,8 @@ def test_tables_are_inserted_into_the_page(imported, tmp_path):
     text = target.read_text()
     assert tables.markdown(report) in text
     assert page.insert(text, report) == text
-    for name in ("combine", "step", "memory", "imports", "verify"):
-        for device in ("cpu",) if name in ("imports", "verify") else ("cpu", "cuda"):
+    for name in ("combine", "step", "guard", "memory", "imports", "verify"):
+        for device in ("cpu",) if name in ("guard", "imports", "verify") else ("cpu", "cuda"):
             place = name + ("" if device == "cpu" else " on a GPU")
             assert f"<!-- begin {place} -->\n" in text
             assert f"<!-- end {place} -->\n" in text
