@@ -84,8 +84,8 @@ def guard(before: Tensor, after: Tensor, retain: Tensor) -> Tensor:
 
 
 def guard_by_update(before: Tensor, after: Tensor, update: Tensor) -> Tensor:
-    """The guarded step of T12, for SAGO: the update stands for retain, and a zero of it puts every number back. NaN stays."""
-    zero = (update == 0) & ~after.isnan()
+    """The guarded step of T12, for SAGO: the update stands for retain, and a zero of it puts back what moved. NaN stays."""
+    zero = (update == 0) & ((after > before) | (after < before))
     return torch.where(zero, before, guard(before, after, update))
 
 

@@ -80,7 +80,7 @@ ABOUT_STEPS = (
         title="SAGO's guard needs no retain gradient",
         words=(
             "Where SAGO's update u_i is not 0, it has the sign of r_i or r_i is 0. So the guard can compare the step with the "
-            "update, which is in .grad. Where u_i = 0 it puts the parameter back, whatever the optimiser did."
+            "update, which is in .grad. Where u_i = 0 it puts the parameter back, wherever it moved; NaN stays."
         ),
         formula="after_i := before_i where u_i = 0 or (after_i - before_i) u_i > 0",
         source=PROJECT,

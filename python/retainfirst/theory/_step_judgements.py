@@ -44,9 +44,12 @@ def guarded_amiss(case: Case) -> str | None:
 
 
 def guarded_by_update_amiss(case: Case) -> str | None:
-    """T12: the same by the signs of the update; where it is 0 the guard puts every number back."""
+    """T12: the same by the signs of the update; where it is 0 the guard puts back all that moved. NaN stays."""
     one = _step(case)
-    back = moves_against(one.step.before, one.step.moved, one.update) | ((one.update == 0) & ~np.isnan(one.step.moved))
+    before, moved = one.step.before, one.step.moved
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns about NaN
+        unknown = (one.update == 0) & ((moved > before) | (moved < before))
+    back = moves_against(before, moved, one.update) | unknown
     return opposed_coordinate_of_the_step(case) or _otherwise(one, back, "update", one.update)
 
 

@@ -1,4 +1,4 @@
-"""The guard of T11 and T12, written out: it puts back each coordinate of a step that works against the retain gradient."""
+"""The library's guard in the form in which T11 and T12 judge it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from retainfirst import guard_step_, kernels
 
 __all__ = ["BY_RETAIN", "BY_UPDATE", "Guard"]
 
@@ -24,25 +25,14 @@ class Guard:
 
     name: str
     reads: Literal["retain", "update"]
-    call: Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
-
-
-def _by_retain(before: Sequence[Tensor], after: Sequence[Tensor], retain: Sequence[Tensor]) -> None:
-    for old, new, r in zip(before, after, retain, strict=True):
-        new.copy_(torch.where(_against(old, new, r), old, new))
+    call: Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], object]
 
 
 def _by_update(before: Sequence[Tensor], after: Sequence[Tensor], update: Sequence[Tensor]) -> None:
-    for old, new, u in zip(before, after, update, strict=True):
-        unknown = (u == 0) & ~new.isnan()  # a zero says nothing about the sign of r
-        new.copy_(torch.where(_against(old, new, u) | unknown, old, new))
+    kernels.guard_(before, after, signs=update, zeros=True)
 
 
-def _against(before: Tensor, after: Tensor, sign: Tensor) -> Tensor:
-    return ((after > before) & (sign > 0)) | ((after < before) & (sign < 0))
-
-
-BY_RETAIN = Guard("guard", "retain", _by_retain)
+BY_RETAIN = Guard("guard", "retain", guard_step_)
 """Reads the retain gradient; for every combiner."""
 
 BY_UPDATE = Guard("guard by .grad", "update", _by_update)
