@@ -13,6 +13,9 @@ import accumulation_cases
 import processes
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("name", accumulation_cases.CASES)
 def test_the_step_is_that_of_the_large_batch(name):
     if name == accumulation_cases.SHORT and metadata.version("transformers") < "4.46":

@@ -28,7 +28,7 @@ from retainfirst.kernels import _backend, _dispatch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-DTYPES = (torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16)
+DTYPES = (torch.float32, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.bfloat16)))
 SIZES = (0, 1, 255, 256, 257, 511, 512, 513, 1300)
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")

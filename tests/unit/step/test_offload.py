@@ -79,7 +79,7 @@ def test_another_place_is_refused(model):
 
 @pytest.mark.parametrize("most", [1, 300, 10**9])
 def test_bringing_over_in_parts_gives_the_same(monkeypatch, most):
-    monkeypatch.setattr(_dispatch, "_BROUGHT_OVER", most)
+    monkeypatch.setattr(_dispatch, "BROUGHT_OVER", most)
     generator = torch.Generator().manual_seed(0)
     kinds = (torch.float32, torch.bfloat16, torch.float64)
     f, r = ([torch.randn(i * 7 % 23, generator=generator).to(kinds[i % 3]) for i in range(9)] for _ in range(2))

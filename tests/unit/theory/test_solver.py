@@ -26,7 +26,10 @@ def test_claims(one, claim):
 @pytest.mark.parametrize("rule", ["sago", "sago_keep_retain"])
 @pytest.mark.parametrize(
     "dtype",
-    [pytest.param(dtype, marks=pytest.mark.slow if dtype == "float64" else ()) for dtype in solver.IEEE_FORMATS],
+    [
+        pytest.param(dtype, marks=pytest.mark.slow if dtype in ("float64", "float32") else ())
+        for dtype in solver.IEEE_FORMATS
+    ],
 )
 def test_t1_holds_in_ieee_arithmetic(rule, dtype):
     assert solver.prove_t1_in_ieee(rule, dtype).verdict == "proved"
