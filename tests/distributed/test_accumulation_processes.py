@@ -12,7 +12,6 @@ from transformers import TrainingArguments
 import accumulation_cases
 import processes
 
-
 pytestmark = pytest.mark.slow
 
 
