@@ -71,7 +71,8 @@ class Guard:
     coordinate and ``<d, r> <= 0`` (theorem T11), exactly in every format and with any optimiser.
 
     SAGO's update has the signs of ``r`` or is zero (theorem T12). With SAGO, enforcing therefore reads ``.grad`` and needs no
-    copy of ``r``; it also puts back coordinates where ``.grad`` is zero. Clipping and loss scaling keep the signs.
+    copy of ``r``; it also puts back coordinates where ``.grad`` is zero. Clipping and loss scaling keep the signs. Around an
+    optimiser that is not one of ``torch.optim`` it copies ``.grad``, which that step may change.
 
     Memory: during ``optimizer.step()`` a copy of the parameters; from ``combine()`` until then a copy of ``r`` where it is
     needed, and in steps that are measured one of the forget gradient too. With the step's ``offload="cpu"`` they are in host
@@ -79,7 +80,7 @@ class Guard:
 
     Attributes:
         geometry: The geometry of the last measured step; None before the first.
-        enforce: Whether coordinates are put back. It may be changed between two steps, like ``every``.
+        enforce: Whether coordinates are put back. A change counts from the next ``combine()``, as of ``every``.
         every: After how many steps one is measured; 0: never.
         removed: Whether :meth:`remove` was called.
     """
@@ -90,6 +91,7 @@ class Guard:
         self.enforce, self.every, self.removed = enforce, every, False
         self._optimizer, self._to_host = _checked(optimizer), to_host
         self._versions: dict[str, tuple[nn.Parameter, int]] = {}
+        self._depth = 0  # of nested calls of step()
         self._reset()
         # torch.compile must not trace into the hooks.
         compiler: Any = torch.compiler
@@ -121,12 +123,12 @@ class Guard:
         self._reset()
         if changed is not None:
             raise RetainFirstError(
-                f"{changed}: it has changed since the last combine(), but not by the {self._kind} that the guard watches. After"
-                " replacing the optimiser call guard.remove() and step.guard(optimizer)"
+                f"{changed}: it has changed since the last combine(), but not by a whole step of the {self._kind} that the guard"
+                " watches. After replacing the optimiser call guard.remove() and step.guard(optimizer)"
             )
         self.check_parameters(engine, moved)
         self._engine, self._moved = engine, moved
-        self._due, self._number = True, number
+        self._due, self._number, self._enforced = True, number, self.enforce
         self._measured = self.every > 0 and number % self.every == 0
 
     def keep(self, combiner: Combiner, names: list[str], forget: Gradients, retain: Gradients) -> None:
@@ -139,11 +141,11 @@ class Guard:
             retain: By parameter name.
         """
         # A subclass of SAGO may have another formula.
-        by_update = self.enforce and type(combiner) is SAGO
+        by_update = self._enforced and type(combiner) is SAGO
         if by_update:
             self._by_update.update(names)
         for name in names:
-            if self._measured or (self.enforce and not by_update):
+            if self._measured or (self._enforced and not by_update):
                 self._retain[name] = self._copy(retain[name])
             if self._measured:
                 self._forget[name] = self._copy(forget[name])
@@ -175,6 +177,10 @@ class Guard:
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # A subclass may call its base's step(), which has hooks too: only the outermost call counts.
+        if self._depth > 0:
+            self._depth += 1
+            return
         if any(argument is not None for argument in (*args[1:], kwargs.get("closure"))):  # the first is the optimiser
             raise RetainFirstError(
                 "Guard: optimizer.step(closure) computes gradients inside the step; call combine() first, and step() without one"
@@ -184,8 +190,14 @@ class Guard:
                 f"Guard: {type(optimizer).__name__}.step() without combine() since the last step; call combine() before each"
                 " step, or take the guard off with guard.remove()"
             )
-        if not (self._measured or self.enforce):
-            return
+        if self._measured or self._enforced:
+            self._remember(optimizer)
+        self._depth = 1
+
+    def _remember(self, optimizer: Optimizer) -> None:
+        """Copy the parameters that will move, and take note of the update's signs."""
+        # Optimisers of torch leave the signs of .grad alone, or make it zero; others may add weight decay to it in place.
+        keeps_signs = type(optimizer).__module__.startswith("torch.optim.")
         for name, parameter in self._moved.items():
             if parameter.grad is None:
                 continue  # it does not move
@@ -195,18 +207,22 @@ class Guard:
                     " TwoTaskStep"
                 )
             self._before[name] = self._copy(local(parameter))
+            if name in self._by_update:
+                signs = local(parameter.grad).detach()
+                self._signs[name] = signs if keeps_signs else self._copy(signs)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        self._depth -= 1
+        if self._depth > 0:
+            return
         found_inf = getattr(optimizer, "found_inf", None)
         skipped = found_inf is not None and bool(found_inf > 0)  # a fused optimiser skips a step by itself
-        if (self._measured or self.enforce) and not skipped:
-            by_update = [name for name in self._before if self.enforce and name in self._by_update]
-            others = [name for name in self._before if name not in self._by_update or not self.enforce]
-            signs = [local(self._gradient(name)).detach() for name in by_update]
-            found = [self._guard_(by_update, signs, zeros=True)] if by_update else []
+        if (self._measured or self._enforced) and not skipped:
+            others = [name for name in self._before if name not in self._signs]
+            found = [self._guard_([*self._signs], [*self._signs.values()], zeros=True)] if self._signs else []
             if others:
-                kept = [self._retain[name] for name in others] if self.enforce else None
+                kept = [self._retain[name] for name in others] if self._enforced else None
                 found.append(self._guard_(others, kept, zeros=False))
             if self._measured:
                 device = local(next(iter(self._moved.values()))).device
@@ -221,14 +237,6 @@ class Guard:
             gradients = [self._forget[name] for name in names], [self._retain[name] for name in names]
         return kernels.guard_(before, after, signs=signs, zeros=zeros, gradients=gradients)
 
-    def _gradient(self, name: str) -> Tensor:
-        gradient = self._moved[name].grad
-        if gradient is None:
-            raise RetainFirstError(
-                f"Guard: {self._kind}.step() has cleared {name}.grad, which SAGO's guard reads afterwards"
-            )
-        return gradient
-
     @property
     def _kind(self) -> str:
         return type(self._optimizer).__name__
@@ -240,9 +248,10 @@ class Guard:
         return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor, non_blocking=True)
 
     def _reset(self) -> None:
-        self._due = self._measured = False
-        self._number = 0
+        self._due = self._measured = self._enforced = False
+        self._number = self._depth = 0
         self._before: Gradients = {}
+        self._signs: Gradients = {}
         self._retain: Gradients = {}
         self._forget: Gradients = {}
         self._by_update: set[str] = set()
