@@ -1,6 +1,6 @@
 //! Putting back coordinates of a step that work against the retain gradient, a few at a time.
 
-use fearless_simd::{f32x16, f64x8, i16x32, prelude::*, u16x32};
+use fearless_simd::{f32x16, f64x8, i16x32, prelude::*, u16x32, u32x16, u64x8};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -15,7 +15,7 @@ fn opposing<S: Simd, V: SimdBase<S>, const ZEROS: bool>(before: V, after: V, sig
 }
 
 macro_rules! put_back_floats {
-    ($name:ident, $float:ty, $vector:ident, $load:ident, $count:literal) => {
+    ($name:ident, $float:ty, $vector:ident, $bits:ident, $load:ident, $count:literal) => {
         /// Returns the number of elements that were put back. NaN compares as false, and so is never put back.
         #[inline(always)]
         pub(crate) fn $name<S: Simd, const ZEROS: bool>(
@@ -26,21 +26,25 @@ macro_rules! put_back_floats {
         ) -> u32 {
             let (b, a, s) = ($load(simd, before), $load(simd, after), $load(simd, signs));
             let zero = $vector::splat(simd, 0.0);
-            let mut count = 0;
+            let mut places = 0;
             // Stored one vector at a time: an array of them would be copied by way of the stack.
             let (chunks, _) = after.as_chunks_mut::<{ LANES / $count }>();
             for i in 0..$count {
                 let put = opposing::<S, _, ZEROS>(b[i], a[i], s[i], zero);
-                put.select(b[i], a[i]).store_array(&mut chunks[i]);
-                count += put.to_bitmask().count_ones();
+                // Bits, and no `select`: the compiler would turn it into a masked store, which is slow on AMD.
+                let (bits, kept) = (b[i].to_bits(), a[i].to_bits());
+                let mask: $bits<S> = put.to_vector().bitcast();
+                let merged = kept ^ ((kept ^ bits) & mask);
+                $vector::from_bits(merged).store_array(&mut chunks[i]);
+                places |= put.to_bitmask() << (i * LANES / $count);
             }
-            count
+            places.count_ones()
         }
     };
 }
 
-put_back_floats!(put_back_f32, f32, f32x16, load_f32, 2);
-put_back_floats!(put_back_f64, f64, f64x8, load_f64, 4);
+put_back_floats!(put_back_f32, f32, f32x16, u32x16, load_f32, 2);
+put_back_floats!(put_back_f64, f64, f64x8, u64x8, load_f64, 4);
 
 /// Returns integers in the order of the 16-bit floats with these bits, with one zero.
 #[inline(always)]
