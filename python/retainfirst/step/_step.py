@@ -206,7 +206,7 @@ class TwoTaskStep:
         _scale(forget, forget_scale)
         _scale(retain, retain_scale)
         self._set_weights()
-        guard = self._guard if self._guard is not None and not self._guard.removed else None
+        guard = self._watching
         if guard is not None and not streaming:
             guard.begin(self._engine, self._moved(), self.steps + 1)
         left = (forget.keys() | retain.keys()).difference(done)
@@ -260,7 +260,7 @@ class TwoTaskStep:
             >>> guard.geometry.opposes
             False
         """
-        if self._guard is not None and not self._guard.removed:
+        if self._watching is not None:
             raise RetainFirstError("step.guard(): this step has a guard already; call remove() on that one first")
         self._refuse_open("guard()")
         guard = Guard(optimizer, enforce=enforce, every=check_every(every), to_host=self._offload is not None)
@@ -393,8 +393,8 @@ class TwoTaskStep:
             return None
 
         groups += [[name] for name in others]
-        if self._guard is not None and not self._guard.removed:
-            self._guard.begin(self._engine, self._moved(), self.steps + 1)
+        if self._watching is not None:
+            self._watching.begin(self._engine, self._moved(), self.steps + 1)
         self._streaming = Streaming(self._engine.parameters, groups, self._forget.gradients, combine)
         return self._streaming
 
@@ -409,8 +409,8 @@ class TwoTaskStep:
                 forget[name] = torch.zeros_like(retain[name])
         mine: tuple[list[Tensor], list[Tensor]] = [forget[name] for name in names], [retain[name] for name in names]
         pairs = check_pairs(combiner.name, names, *mine, same_device=self._offload is None)
-        if self._guard is not None and not self._guard.removed:
-            self._guard.keep(combiner, names, forget, retain)
+        if self._watching is not None:
+            self._watching.keep(combiner, names, forget, retain)
         if combiner.average and self._retain_average:
             self._retain_average.replace(names, retain)
         return combiner.combine_named_(*pairs, combiner.group(names), self._engine.reduce, measure=measure)
@@ -427,6 +427,11 @@ class TwoTaskStep:
             mine = (self._trained is None or parameter in self._trained) and self._where(name, parameter)
             (trained if mine else others).append(name)
         return trained, others
+
+    @property
+    def _watching(self) -> Guard | None:
+        """The guard, unless it was removed."""
+        return None if self._guard is None or self._guard.removed else self._guard
 
     def _moved(self) -> dict[str, nn.Parameter]:
         """Return the parameters that the optimiser changes."""
