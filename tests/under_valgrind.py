@@ -61,7 +61,7 @@ def call_everything(rust: ModuleType, too_many: int) -> None:
             rust.moments(*memory)
             for combiner in ("sum", "sago", "sago_keep_retain"):
                 rust.elementwise_(combiner, *memory, *weights)
-                rust.update_alone_(combiner, *memory, *weights)
+                rust.elementwise_(combiner, *memory, *weights, False)
             for toward_retain in (False, True):
                 rust.linear_(*memory, [1.0, 1.0], [0.5, 0.5], toward_retain)
             rust.baseline_(*memory, *weights)

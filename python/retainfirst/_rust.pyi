@@ -20,7 +20,6 @@ __all__ = [
     "linear_",
     "moments",
     "set_num_threads",
-    "update_alone_",
 ]
 
 COLUMNS: tuple[str, ...]
@@ -36,6 +35,7 @@ def elementwise_(
     lengths: list[int],
     alpha: float,
     gamma: float,
+    measure: bool = True,
 ) -> NDArray[np.float64]: ...
 def linear_(
     dtype: str,
@@ -57,15 +57,6 @@ def guard_(
     forget: list[int],
     retain: list[int],
 ) -> tuple[NDArray[np.float64], list[int]]: ...
-def update_alone_(
-    combiner: str,
-    dtype: str,
-    forget: list[int],
-    retain: list[int],
-    lengths: list[int],
-    alpha: float,
-    gamma: float,
-) -> None: ...
 def baseline_(
     dtype: str, forget: list[int], retain: list[int], lengths: list[int], alpha: float, gamma: float
 ) -> None: ...

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from retainfirst import _rust
-from retainfirst import moments as m
 from retainfirst.errors import RetainFirstError
 from retainfirst.kernels._layout import dense
 from retainfirst.kernels._tensors import Tensors
@@ -24,7 +23,7 @@ _NAMES = {
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether this backend can work on tensors of one shape: the last on the CPU, all dense in one order, no pending negation."""
+    """Whether this backend can work on tensors of one shape: the last on the CPU, of one dtype, all dense in one order."""
     return tensors[-1].is_cpu and dense(*tensors)
 
 
@@ -37,7 +36,7 @@ def takes_all(forget: Tensors, retain: Tensors) -> bool:
         and forget.on_cpu
         and not retain.negated
         and not forget.negated
-        and len({*retain.dtypes}) == 1
+        and len({*retain.dtypes, *forget.dtypes}) == 1
     )
 
 
@@ -51,10 +50,7 @@ def elementwise_(
 ) -> Tensor:
     """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
     try:
-        if not measure:
-            _rust.update_alone_(fast, *_addresses(forget, retain), alpha, gamma)
-            return m.unmeasured(retain)
-        table = _rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma)
+        table = _rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma, measure)
     except _rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)

@@ -136,7 +136,7 @@ def _cases(forget: Tensor, retain: Tensor, kept: Tensor, plan: Plan, peers: bool
         memory = str(forget.dtype).removeprefix("torch."), [forget.data_ptr()], [retain.data_ptr()], [len(forget)]
         works["baseline"] = lambda: _rust.baseline_(*memory, 1.0, GAMMA)
         for name in ELEMENTWISE:
-            works[f"{name}, update alone"] = lambda name=name: _rust.update_alone_(name, *memory, 1.0, GAMMA)  # type: ignore[misc]
+            works[f"{name}, update alone"] = lambda name=name: _rust.elementwise_(name, *memory, 1.0, GAMMA, False)  # type: ignore[misc]
     for name in COMBINERS:
         combiner = make_combiner(name, gamma=GAMMA)
         works[name] = lambda combiner=combiner: combiner.combine_([forget], [retain])  # type: ignore[misc]

@@ -49,4 +49,4 @@ pub use geometry::geometry;
 pub use guard::{Guarded, PutBack, Step, guard};
 pub use moments::Moments;
 pub use sweep::PARALLEL_MIN_ELEMENTS;
-pub use tensors::{apply_elementwise, apply_linear, apply_unmeasured, moments};
+pub use tensors::{apply_elementwise, apply_linear, moments};

@@ -19,7 +19,8 @@ pub fn moments<T: Element>(pairs: &[(&[T], &[T])]) -> Result<Vec<Moments>, Error
     Ok(sweep::measure::<T, true, false>(views))
 }
 
-/// Writes the update of an element-wise combiner into each `retain` of the pairs `(forget, retain)`. Returns their moments.
+/// Writes the update of an element-wise combiner into each `retain` of the pairs `(forget, retain)`. Returns their moments, which
+/// are empty without `measure`.
 ///
 /// # Errors
 /// [`Error::UnknownCombiner`] for a combiner that is not element-wise, [`Error::Weight`], or [`Error::LengthMismatch`].
@@ -28,21 +29,14 @@ pub fn apply_elementwise<T: Element>(
     alpha: f64,
     gamma: f64,
     pairs: Vec<(&[T], &mut [T])>,
+    measure: bool,
 ) -> Result<Vec<Moments>, Error> {
-    combine_elements::<T, true>(combiner, alpha, gamma, pieces(pairs)?)
-}
-
-/// Does the same as [`apply_elementwise`], but measures nothing.
-///
-/// # Errors
-/// The same as [`apply_elementwise`].
-pub fn apply_unmeasured<T: Element>(
-    combiner: Combiner,
-    alpha: f64,
-    gamma: f64,
-    pairs: Vec<(&[T], &mut [T])>,
-) -> Result<(), Error> {
-    combine_elements::<T, false>(combiner, alpha, gamma, pieces(pairs)?).map(drop)
+    let pieces = pieces(pairs)?;
+    if measure {
+        combine_elements::<T, true>(combiner, alpha, gamma, pieces)
+    } else {
+        combine_elements::<T, false>(combiner, alpha, gamma, pieces)
+    }
 }
 
 /// Writes `u = c.retain * r + c.forget * f` into each `retain` of the pairs `(forget, retain)`, with the given rounding.

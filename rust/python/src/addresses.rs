@@ -42,8 +42,10 @@ pub fn moments<'py>(
     with_dtype!(dtype, measure(py, tensors))
 }
 
-/// Writes an element-wise combiner's update into the retain tensors and measures it in the same pass.
+/// Writes an element-wise combiner's update into the retain tensors and measures it in the same pass; without `measure` the
+/// table is zeros.
 #[pyfunction]
+#[pyo3(signature = (combiner, dtype, forget, retain, lengths, alpha, gamma, measure=true))]
 #[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
 pub fn elementwise_<'py>(
     py: Python<'py>,
@@ -54,28 +56,11 @@ pub fn elementwise_<'py>(
     lengths: Vec<usize>,
     alpha: f64,
     gamma: f64,
+    measure: bool,
 ) -> Table<'py> {
     let combiner: Combiner = combiner.parse().map_err(from_core)?;
     let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, apply_elementwise(py, tensors, combiner, alpha, gamma))
-}
-
-/// Writes an element-wise combiner's update into the retain tensors, like `elementwise_`, but measures nothing.
-#[pyfunction]
-#[expect(clippy::too_many_arguments, reason = "the signature is the Python function's")]
-pub fn update_alone_(
-    py: Python<'_>,
-    combiner: &str,
-    dtype: &str,
-    forget: Vec<usize>,
-    retain: Vec<usize>,
-    lengths: Vec<usize>,
-    alpha: f64,
-    gamma: f64,
-) -> PyResult<()> {
-    let combiner: Combiner = combiner.parse().map_err(from_core)?;
-    let tensors = Tensors { forget, retain, lengths };
-    with_dtype!(dtype, update_alone(py, tensors, combiner, alpha, gamma))
+    with_dtype!(dtype, apply_elementwise(py, tensors, combiner, alpha, gamma, measure))
 }
 
 /// Writes `c_retain[i] * retain[i] + c_forget[i] * forget[i]` into the retain tensors, computed in float64 and rounded once:
@@ -131,10 +116,11 @@ fn apply_elementwise<T: Element>(
     combiner: Combiner,
     alpha: f64,
     gamma: f64,
+    measure: bool,
 ) -> Table<'_> {
     let pairs = tensors.into_write::<T>()?;
     let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
-    run(py, elements, || retainfirst_core::apply_elementwise(combiner, alpha, gamma, pairs))
+    run(py, elements, || retainfirst_core::apply_elementwise(combiner, alpha, gamma, pairs, measure))
 }
 
 fn apply_linear<T: Element>(
@@ -147,31 +133,6 @@ fn apply_linear<T: Element>(
     let pairs = tensors.into_write::<T>()?;
     let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
     run(py, elements, || retainfirst_core::apply_linear(pairs, &coefficients, rounding, measure))
-}
-
-fn update_alone<T: Element>(
-    py: Python<'_>,
-    tensors: Tensors,
-    combiner: Combiner,
-    alpha: f64,
-    gamma: f64,
-) -> PyResult<()> {
-    update(py, tensors, |pairs: Pairs<'_, T>| {
-        retainfirst_core::apply_unmeasured(combiner, alpha, gamma, pairs)
-    })
-}
-
-pub(crate) type Pairs<'a, T> = Vec<(&'a [T], &'a mut [T])>;
-
-/// Runs work that measures nothing.
-pub(crate) fn update<T: Element>(
-    py: Python<'_>,
-    tensors: Tensors,
-    work: impl FnOnce(Pairs<'_, T>) -> Result<(), Error> + Send,
-) -> PyResult<()> {
-    let pairs = tensors.into_write::<T>()?;
-    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
-    py.detach(|| install(elements, || work(pairs)))?.map_err(from_core)
 }
 
 fn run(
@@ -199,7 +160,7 @@ impl Tensors {
     }
 
     /// Returns the pairs of forget and retain as slices. Retain will be written.
-    pub(crate) fn into_write<'a, T>(self) -> PyResult<Pairs<'a, T>> {
+    pub(crate) fn into_write<'a, T>(self) -> PyResult<Vec<(&'a [T], &'a mut [T])>> {
         self.check::<T>(true)?;
         let triples = self.forget.into_iter().zip(self.retain).zip(self.lengths);
         // SAFETY: as in `into_read`. `check` has also found that no retain slice overlaps another slice.

@@ -3,8 +3,9 @@
 use pyo3::prelude::*;
 use retainfirst_core::Baseline;
 
-use crate::addresses::{Pairs, Tensors, update, with_dtype};
-use crate::errors::refuse;
+use crate::addresses::{Tensors, total, with_dtype};
+use crate::errors::{from_core, refuse};
+use crate::threads::install;
 
 /// Writes `gamma * forget + alpha * retain` into the retain tensors with a plain loop: the cost of the memory traffic.
 #[pyfunction]
@@ -22,5 +23,7 @@ pub fn baseline_(
 }
 
 fn baseline<T: Baseline>(py: Python<'_>, tensors: Tensors, alpha: f64, gamma: f64) -> PyResult<()> {
-    update(py, tensors, |pairs: Pairs<'_, T>| retainfirst_core::baseline(alpha, gamma, pairs))
+    let pairs = tensors.into_write::<T>()?;
+    let elements = total(pairs.iter().map(|(forget, _)| forget.len()));
+    py.detach(|| install(elements, || retainfirst_core::baseline(alpha, gamma, pairs)))?.map_err(from_core)
 }

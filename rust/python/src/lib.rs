@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use crate::addresses::{elementwise_, linear_, moments, update_alone_};
+    use crate::addresses::{elementwise_, linear_, moments};
     #[pymodule_export]
     use crate::arrays::{combine, combine_, geometry};
     #[pymodule_export]

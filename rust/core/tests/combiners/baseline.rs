@@ -2,17 +2,15 @@
 
 use crate::common::{Format, difference, draw};
 use half::{bf16, f16};
-use retainfirst_core::{
-    Baseline, Combiner, Error, PARALLEL_MIN_ELEMENTS, apply_elementwise, apply_unmeasured, baseline,
-};
+use retainfirst_core::{Baseline, Combiner, Error, PARALLEL_MIN_ELEMENTS, apply_elementwise, baseline};
 
 fn check<T: Format + Baseline>() {
     for n in [0, 1, 7, 3001, PARALLEL_MIN_ELEMENTS + 70_001] {
         let (forget, retain): (Vec<T>, Vec<T>) = (draw(n, 1, 3.0), draw(n, 2, 1.0));
         for combiner in [Combiner::Sum, Combiner::Sago, Combiner::SagoKeepRetain] {
             let [mut measured, mut alone] = [retain.clone(), retain.clone()];
-            apply_elementwise(combiner, 0.7, 1.3, vec![(&forget[..], &mut measured[..])]).unwrap();
-            apply_unmeasured(combiner, 0.7, 1.3, vec![(&forget[..], &mut alone[..])]).unwrap();
+            apply_elementwise(combiner, 0.7, 1.3, vec![(&forget[..], &mut measured[..])], true).unwrap();
+            apply_elementwise(combiner, 0.7, 1.3, vec![(&forget[..], &mut alone[..])], false).unwrap();
             assert_eq!(difference(&alone, &measured), None, "{combiner:?}, {n}");
             if combiner == Combiner::Sum {
                 let mut plain = retain.clone();
@@ -39,7 +37,8 @@ fn bad_input_is_refused() {
     let refused = baseline(0.0, 1.0, vec![(&[1.0, 1.0][..], &mut retain[..])]).unwrap_err();
     assert!(refused.to_string().starts_with("alpha: "), "{refused}");
     let refused =
-        apply_unmeasured(Combiner::Pcgrad, 1.0, 1.0, vec![(&[1.0, 1.0][..], &mut retain[..])]).unwrap_err();
+        apply_elementwise(Combiner::Pcgrad, 1.0, 1.0, vec![(&[1.0, 1.0][..], &mut retain[..])], false)
+            .unwrap_err();
     assert!(matches!(refused, Error::UnknownCombiner { .. }), "{refused}");
     assert_eq!(retain, [1.0, 2.0]);
 }

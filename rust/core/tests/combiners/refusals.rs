@@ -97,6 +97,6 @@ fn combiners_by_name() {
     }
     let text = "sagoo".parse::<Combiner>().unwrap_err().to_string();
     assert!(text.contains("\"sagoo\"") && text.contains("sago_keep_retain"), "{text}");
-    let text = apply_elementwise::<f32>(Combiner::Blur, 1.0, 1.0, vec![]).unwrap_err().to_string();
+    let text = apply_elementwise::<f32>(Combiner::Blur, 1.0, 1.0, vec![], true).unwrap_err().to_string();
     assert!(text.contains("blur") && !text.contains("pcgrad"), "{text}");
 }

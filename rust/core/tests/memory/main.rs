@@ -10,8 +10,8 @@ use half::{bf16, f16};
 use retainfirst_core::exact::{BinaryFormat, compare_cosines, dot_product, dot_sign};
 use retainfirst_core::exhaustive::{self, SixteenBit};
 use retainfirst_core::{
-    Baseline, Coefficients, Combiner, PutBack, Rounding, Step, apply_elementwise, apply_linear,
-    apply_unmeasured, baseline, combine_in_place, combine_into, geometry, guard, moments,
+    Baseline, Coefficients, Combiner, PutBack, Rounding, Step, apply_elementwise, apply_linear, baseline,
+    combine_in_place, combine_into, geometry, guard, moments,
 };
 
 use crate::place::Place;
@@ -49,8 +49,8 @@ fn everything<T: BinaryFormat + Baseline>(n: usize, place: Place, convert: fn(f3
     }
     for combiner in ELEMENTWISE {
         let (mut measured, mut alone) = (put(2), put(2));
-        rows.extend(apply_elementwise(combiner, alpha, gamma, vec![(&forget, &mut measured)]).unwrap());
-        apply_unmeasured(combiner, alpha, gamma, vec![(&forget, &mut alone)]).unwrap();
+        rows.extend(apply_elementwise(combiner, alpha, gamma, vec![(&forget, &mut measured)], true).unwrap());
+        rows.extend(apply_elementwise(combiner, alpha, gamma, vec![(&forget, &mut alone)], false).unwrap());
         written.extend([measured, alone]);
     }
     for rounding in [Rounding::Nearest, Rounding::TowardRetain] {

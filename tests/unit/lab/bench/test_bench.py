@@ -327,7 +327,7 @@ def test_baselines_and_peers_do_the_same_work(dtype):
         if case == "baseline":
             _rust.baseline_(*memory, 1.0, peers.GAMMA)
         else:
-            _rust.update_alone_(case, *memory, 1.0, peers.GAMMA)
+            _rust.elementwise_(case, *memory, 1.0, peers.GAMMA, False)
         assert torch.equal(written, combine(forget, retain, "sum" if case == "baseline" else case, **weights)), case
     sago = combine(forget, retain, "sago", **weights)
     for peer, make in peers.peers_for(dtype, "cpu").items():
