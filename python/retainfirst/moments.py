@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["COLUMNS", "Reduce", "along_retain", "reduce_rows", "unmeasured", "with_update"]
+__all__ = ["COLUMNS", "Reduce", "along_retain", "reduce_rows", "sum_dtype", "unmeasured", "with_update"]
 
 COLUMNS = ("ff", "rr", "fr", "conflicts", "count", "ef", "er", "uu", "ur", "uf", "eu")
 FF, RR, FR, CONFLICTS, COUNT, EF, ER, UU, UR, UF, EU = range(len(COLUMNS))
@@ -40,10 +40,15 @@ def along_retain(moments: Tensor) -> Tensor:
     return torch.where(rr > 0, moments[:, FR] / rr * torch.exp2(moments[:, EF] - moments[:, ER]), 0.0)
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of sums and of linear updates on a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def unmeasured(tensors: Sequence[Tensor]) -> Tensor:
     """Return the table of tensors that were not measured: zeros of shape ``[n, 11]``, on the first one's device."""
-    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    return torch.zeros(len(tensors), len(COLUMNS), dtype=dtype, device=tensors[0].device)
+    device = tensors[0].device
+    return torch.zeros(len(tensors), len(COLUMNS), dtype=sum_dtype(device), device=device)
 
 
 def with_update(pair: Tensor, update: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def _dispatch(backend: str, forget: Sequence[Tensor], retain: Sequence[Tensor], 
 
 
 def kernels_for(backend: str, *tensors: Tensor) -> ModuleType:
-    """Return the kernels for tensors of one shape and dtype; the last one's device decides."""
+    """Return the kernels for tensors of one shape; the last one's device decides."""
     last = tensors[-1]
     if backend == "auto" and _rust.takes(*tensors):
         return _rust

@@ -17,7 +17,7 @@ from retainfirst.kernels._layout import in_memory_order
 from retainfirst.kernels._toward import add_toward
 from retainfirst.transfer import send
 
-__all__ = ["CHUNK", "Formula", "elementwise_", "guard_", "linear_", "moments", "sum_dtype"]
+__all__ = ["CHUNK", "Formula", "elementwise_", "guard_", "linear_", "moments"]
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 """From a forget and a retain gradient to the update, element by element."""
@@ -144,7 +144,7 @@ def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
     """Return one row of moments, shape ``[11]``, float64 (float32 where the device has no float64)."""
     conflicts = (((f < 0) & (r > 0)) | ((f > 0) & (r < 0))).sum()
-    zero = torch.zeros((), dtype=sum_dtype(f.device), device=f.device)
+    zero = torch.zeros((), dtype=m.sum_dtype(f.device), device=f.device)
     (f, ef), (r, er) = _scaled(f), _scaled(r)
     u, eu = (None, zero) if u is None else _scaled(u)
     uu, ur, uf = (zero, zero, zero) if u is None else (u.dot(u), u.dot(r), u.dot(f))
@@ -154,7 +154,7 @@ def _row(f: Tensor, r: Tensor, u: Tensor | None) -> Tensor:
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     """Flatten and widen; scale float64 by a power of two if its squares would leave the format's range."""
-    wide = x.reshape(-1).to(sum_dtype(x.device))
+    wide = x.reshape(-1).to(m.sum_dtype(x.device))
     if x.dtype != torch.float64 or x.numel() == 0:
         return wide, torch.zeros((), dtype=wide.dtype, device=x.device)
     largest = wide.abs().amax()
@@ -163,11 +163,6 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     exponent = torch.where(outside, exponent, 0.0)
     half = torch.exp2(-torch.floor(exponent / 2))
     return wide * half * torch.exp2(-exponent + torch.floor(exponent / 2)), exponent
-
-
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of sums and of linear updates on a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _per_tensor(rows: list[list[Tensor]]) -> Tensor:

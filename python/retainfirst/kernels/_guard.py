@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from retainfirst.kernels import _eager, _rust
+from retainfirst.kernels import _rust
 from retainfirst.kernels._backend import current_backend
 from retainfirst.kernels._dispatch import BROUGHT_OVER, kernels_for
 from retainfirst.kernels._tensors import Tensors
@@ -46,9 +46,7 @@ def guard_(
     lists = [None if tensors is None else Tensors.of(tensors) for tensors in everything]
     mine = Tensors.of(after)
     backend = current_backend()
-    if backend == "auto" and all(
-        xs is None or (_rust.takes_all(xs, mine) and {*xs.dtypes} == {*mine.dtypes}) for xs in lists
-    ):
+    if backend == "auto" and all(xs is None or _rust.takes_all(xs, mine) for xs in lists):
         return _work(_rust, mine, lists, zeros)
     tables, counts, order = [], [], list[int]()
     for kernels, chosen in _parts(backend, mine, lists):
@@ -77,8 +75,7 @@ def _parts(backend: str, after: Sequence[Tensor], lists: _Lists) -> list[tuple[M
     size: dict[object, int] = {}
     for i, a in enumerate(after):
         tensors = [xs[i] for xs in lists if xs is not None]
-        alike = all(x.dtype == a.dtype for x in tensors)
-        key = (kernels_for(backend, *tensors, a) if alike else _eager, a.dtype, a.device)
+        key = (kernels_for(backend, *tensors, a), a.dtype, a.device)
         far = any(x.device != a.device for x in tensors)
         if key not in parts or (far and size[key] >= BROUGHT_OVER):
             parts.setdefault(key, []).append([])

@@ -8,8 +8,8 @@ __all__ = ["dense", "in_memory_order"]
 
 
 def dense(*tensors: Tensor) -> bool:
-    """Whether tensors of one shape lie in memory without gaps, in the same order, and with no negation pending."""
-    if any(x.is_neg() for x in tensors):
+    """Whether tensors of one shape have one dtype and lie in memory without gaps, in one order, with no negation pending."""
+    if any(x.is_neg() or x.dtype != tensors[0].dtype for x in tensors):
         return False
     if all(x.is_contiguous() for x in tensors):
         return True

@@ -69,10 +69,7 @@ _MANY = 1 << 28
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether this backend can work on tensors of one shape: the last on a GPU, no float64, all dense in one order.
-
-    A pending negation is no dense tensor either.
-    """
+    """Whether this backend can work on tensors of one shape: the last on a GPU, one dtype but float64, all dense in one order."""
     last = tensors[-1]
     on_device = last.is_cuda or (_INTERPRETED and last.device.type == "cpu")
     return on_device and last.dtype in _DTYPES and dense(*tensors)

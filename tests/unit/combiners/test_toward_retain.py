@@ -184,7 +184,7 @@ def test_without_the_option_the_bits_are_those_of_the_formula(backend, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_sums_in_float32_as_on_a_device_without_float64(monkeypatch, dtype):
-    monkeypatch.setattr(_eager, "sum_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(m, "sum_dtype", lambda _: torch.float32)
     without = 0
     with kernels.use_backend("eager"):
         for seed in range(50):
