@@ -43,9 +43,16 @@ class TrainerGuard:
     def set(self, step: TwoTaskStep, trainer: Any) -> None:
         """Set the guard on a trainer's optimiser."""
         if self._mode != "off":
-            enforce = self._mode == "enforce"
-            every = _logged_every(trainer) if enforce else 1
-            self._guard = step.guard(trainer.optimizer, enforce=enforce, every=every)
+            self._guard = step.guard(trainer.optimizer, enforce=self._mode == "enforce")
+
+    def before_combining(self, *, logged: bool) -> None:
+        """Choose whether the step that is being made is measured.
+
+        Args:
+            logged: Whether it may be logged.
+        """
+        if self._guard is not None and self._mode == "enforce":
+            self._guard.every = int(logged)
 
     def remove(self) -> None:
         """Take the guard off, before another training begins."""
@@ -70,11 +77,3 @@ class TrainerGuard:
             "cos_step_retain": measured[-1].cos_step_retain,
             "step_opposes_retain": sum(one.opposes for one in measured) / len(measured),
         }
-
-
-def _logged_every(trainer: Any) -> int:
-    """Return after how many steps the trainer logs; 1 where that is not known beforehand."""
-    strategy = getattr(trainer.args.logging_strategy, "value", trainer.args.logging_strategy)
-    if strategy == "no":
-        return 0
-    return int(trainer.state.logging_steps) if strategy == "steps" else 1

@@ -37,11 +37,10 @@ class TwoTaskTraining:
 
     Every training log has ``forget_loss`` and ``retain_loss`` (means over the microbatches of all processes since the last log,
     unweighted and with the sign in which they are minimised) and the :class:`~retainfirst.geometry.Geometry` of the last step
-    (also in ``last_geometry``; None after a step that ``logging_steps`` leaves out, which is not measured);
-    the trainer's own ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. With a guard there are also ``cos_step_retain``
-    of the last measured step and ``step_opposes_retain``, the share of the steps measured since the last log in which the
-    parameters moved against the retain gradient. A checkpoint keeps the moving average of a
-    combiner that has one.
+    (also in ``last_geometry``; None after a step that ``logging_steps`` leaves out, which is not measured); the trainer's own
+    ``loss`` is ``alpha * retain_loss + gamma * forget_loss``. With a guard there are also ``cos_step_retain`` of the last
+    measured step and ``step_opposes_retain``, the share of the steps measured since the last log in which the parameters moved
+    against the retain gradient. A checkpoint keeps the moving average of a combiner that has one.
 
     Args:
         *args: For the trainer.
@@ -163,7 +162,9 @@ class TwoTaskTraining:
             scaler: Any = me.accelerator.scaler
             zero: Any = model.optimizer if me.is_deepspeed_enabled else None
             self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
-            self.last_geometry = step.combine(**self._scales(), measure=self._about_to_log())
+            logged = self._about_to_log()
+            self._guard.before_combining(logged=logged)
+            self.last_geometry = step.combine(**self._scales(), measure=logged)
         items = items.to(forget_loss.device)
         sums = torch.stack([torch.stack([forget_loss, retain_loss]).float() * items, items])
         self._loss_sums = self._loss_sums.to(sums.device) + sums
