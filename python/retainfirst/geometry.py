@@ -59,7 +59,7 @@ class Geometry:
             index.append(part._group_of_each() + len(names))
             names += part._groups.names
         device = parts[0]._table.device
-        table = torch.cat([part._whole().to(device) for part in parts])
+        table = torch.cat([part.table().to(device) for part in parts])
         return Geometry(table, Groups(tuple(names), torch.cat(index)))
 
     def all_reduce(self) -> Geometry:
@@ -72,7 +72,12 @@ class Geometry:
             self._table, self._reduce = self._reduce(self._table), None
         return self
 
-    def _whole(self) -> Tensor:
+    def table(self) -> Tensor:
+        """Return the table of moments, shape ``[n, 11]``, one row a tensor (:mod:`retainfirst.moments`).
+
+        Raises:
+            RetainFirstError: This process has measured its shards only.
+        """
         if self._reduce is not None:
             raise RetainFirstError(
                 "Geometry: this process has measured its shards only; call geometry.all_reduce() on every process before reading"
@@ -85,7 +90,7 @@ class Geometry:
 
     @cached_property
     def _row(self) -> list[float]:
-        table = self._whole()
+        table = self.table()
         everything = torch.zeros(len(table), dtype=torch.int64, device=table.device)
         row: list[float] = m.reduce_rows(table, everything, 1)[0].tolist()
         return row
@@ -131,13 +136,13 @@ class Geometry:
 
     def per_group(self) -> dict[str, Geometry]:
         """Return the geometry of each group of the scope (of each tensor, for element-wise combiners) by the group's name."""
-        table, names = self._whole(), self._groups.names
+        table, names = self.table(), self._groups.names
         table = m.reduce_rows(table, self._group_of_each().to(table.device), len(names)).cpu()
         return {name: Geometry(row.unsqueeze(0), Groups((name,))) for name, row in zip(names, table, strict=True)}
 
     def not_finite(self) -> dict[int, list[str]]:
         """Return which tensors held NaN or infinity: their index, and ``"forget"``, ``"retain"`` or both."""
-        bad = ~self._whole()[:, : m.RR + 1].isfinite()
+        bad = ~self.table()[:, : m.RR + 1].isfinite()
         return {
             i: [task for task, found in zip(("forget", "retain"), row, strict=True) if found]
             for i, row in enumerate(bad.tolist())

@@ -15,7 +15,7 @@ __all__ = ["weights_digest"]
 def weights_digest(model: nn.Module) -> str | None:
     """Return a SHA-256 of a model's state dict and its config.
 
-    It reads every byte once, at about 1 GB a second: a fraction of the time that generating takes.
+    It reads every byte once.
 
     Args:
         model: The names, types, shapes and values of its parameters and buffers count, and those of its adapters.

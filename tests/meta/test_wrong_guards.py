@@ -11,7 +11,7 @@ import torch
 import oracle
 from retainfirst.theory import statement
 from retainfirst.theory.arrays import FORMATS
-from retainfirst.theory.guards import BY_RETAIN, BY_UPDATE, Guard
+from retainfirst.theory.guards import BY_RETAIN, BY_UPDATE, JudgedGuard
 from retainfirst.theory.implementations import implementations
 from retainfirst.theory.search import search
 
@@ -116,7 +116,7 @@ WRONG = [
 
 def found(call, claimed, combiner, dtype, reads=None, examples=100):
     [first, *_] = claimed.runs
-    guard = Guard("a guard", reads or first.guard.reads, call)
+    guard = JudgedGuard("a guard", reads or first.guard.reads, call)
     one = replace(claimed, runs=(replace(first, guard=guard),))
     return search(one, implementations(combiner)[0].call, dtype, examples, name=combiner, shrink=False).violation
 

@@ -216,17 +216,15 @@ class Guard:
         self._depth -= 1
         if self._depth > 0:
             return
-        found_inf = getattr(optimizer, "found_inf", None)
-        skipped = found_inf is not None and bool(found_inf > 0)  # a fused optimiser skips a step by itself
-        if (self._measured or self._enforced) and not skipped:
+        if self._measured or self._enforced:
             others = [name for name in self._before if name not in self._signs]
             found = [self._guard_([*self._signs], [*self._signs.values()], zeros=True)] if self._signs else []
             if others:
                 kept = [self._retain[name] for name in others] if self._enforced else None
                 found.append(self._guard_(others, kept, zeros=False))
-            if self._measured:
-                device = local(next(iter(self._moved.values()))).device
-                self.geometry = StepGeometry(step_table(found, device), self._engine.reduce, self._number)
+            if self._measured and not _skipped(optimizer):
+                table = step_table(found, local(next(iter(self._moved.values()))))
+                self.geometry = StepGeometry(table, self._engine.reduce, self._number)
         self._reset()
 
     def _guard_(self, names: list[str], signs: list[Tensor] | None, *, zeros: bool) -> tuple[Tensor | None, Tensor]:
@@ -258,15 +256,22 @@ class Guard:
         self._versions = {}
 
 
-def check_every(every: object) -> int:
-    """Return after how many steps one is measured.
+def check_guard_options(enforce: object, every: object) -> None:
+    """Refuse values of ``enforce`` and ``every`` of :meth:`retainfirst.TwoTaskStep.guard` that cannot work.
 
     Raises:
-        RetainFirstError: It is no whole number, or below 0.
+        RetainFirstError: ``enforce`` is no truth value, or ``every`` no whole number from 0 on.
     """
+    if not isinstance(enforce, bool):
+        raise RetainFirstError(f"step.guard(): enforce must be True or False, not {enforce!r}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 0:
         raise RetainFirstError(f"step.guard(): every must be a whole number, 0 or more, not {every!r}")
-    return every
+
+
+def _skipped(optimizer: Optimizer) -> bool:
+    """Whether a fused optimiser has skipped the step by itself, as a loss scaler told it; this waits for the device."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf > 0)
 
 
 def _checked(optimizer: object) -> Optimizer:

@@ -16,7 +16,7 @@ from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 from retainfirst.schedule import Weight, weight_at
-from retainfirst.step._guard import Guard, check_every
+from retainfirst.step._guard import Guard, check_guard_options
 from retainfirst.step._named import by_name
 from retainfirst.step._offload import Offload
 from retainfirst.step._retain_average import RetainAverage
@@ -243,8 +243,8 @@ class TwoTaskStep:
 
         Raises:
             RetainFirstError: The optimiser has a guard or does not hold all the step's parameters; LBFGS, whose step needs a
-                closure; a DeepSpeed engine, whose optimiser moves copies of the parameters; or ``every`` is no whole number.
-                Later, from ``optimizer.step()``: there was no ``combine()`` since the last step.
+                closure; a DeepSpeed engine, whose optimiser moves copies of the parameters; or a bad value of ``enforce`` or
+                ``every``. Later, from ``optimizer.step()``: there was no ``combine()`` since the last step.
 
         Example:
             >>> model = torch.nn.Linear(2, 1)
@@ -263,7 +263,8 @@ class TwoTaskStep:
         if self._watching is not None:
             raise RetainFirstError("step.guard(): this step has a guard already; call remove() on that one first")
         self._refuse_open("guard()")
-        guard = Guard(optimizer, enforce=enforce, every=check_every(every), to_host=self._offload is not None)
+        check_guard_options(enforce, every)
+        guard = Guard(optimizer, enforce=enforce, every=every, to_host=self._offload is not None)
         try:
             guard.check_parameters(self._engine, self._moved())
         except BaseException:

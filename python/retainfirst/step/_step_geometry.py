@@ -86,12 +86,12 @@ class StepGeometry:
 
     @cached_property
     def _whole(self) -> Tensor:
-        self._moved._whole()  # refuses what is not added up
-        return self._table.cpu()
+        # A geometry refuses to give what is not added up over the processes.
+        return Geometry(self._table, Groups(("step", "put back")), self._reduce).table().cpu()
 
-    @property
+    @cached_property
     def _moved(self) -> Geometry:
-        return Geometry(self._table[:1], Groups(("step",)), self._reduce)
+        return Geometry(self._whole[:1], Groups(("step",)))
 
     def __repr__(self) -> str:
         if self._reduce is not None:
@@ -100,18 +100,18 @@ class StepGeometry:
         return f"StepGeometry(step={self.step}, {numbers}, opposes={self.opposes})"
 
 
-def step_table(found: Sequence[tuple[Tensor | None, Tensor]], device: torch.device) -> Tensor:
+def step_table(found: Sequence[tuple[Tensor | None, Tensor]], like: Tensor) -> Tensor:
     """Add up what :func:`retainfirst.kernels.guard_` returned.
 
     Args:
         found: Pairs of a table of moments and the numbers of coordinates that were put back.
-        device: Where the parameters are.
+        like: One of the parameters.
 
     Returns:
         Shape ``[2, 11]``: the moments of all parameters, and a row with the number of coordinates put back as its ``conflicts``.
     """
-    tables = [table.to(device) for table, _ in found if table is not None]
-    rows = torch.cat([torch.zeros(1, len(m.COLUMNS), dtype=torch.float64, device=device), *tables])
+    device = like.device
+    rows = torch.cat([m.unmeasured([like]), *(table.to(device) for table, _ in found if table is not None)])
     total = m.reduce_rows(rows, torch.zeros(len(rows), dtype=torch.int64, device=device), 1)
     put_back = torch.zeros_like(total)
     for _, counts in found:

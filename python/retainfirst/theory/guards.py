@@ -10,11 +10,11 @@ from torch import Tensor
 
 from retainfirst import guard_step_, kernels
 
-__all__ = ["BY_RETAIN", "BY_UPDATE", "Guard"]
+__all__ = ["BY_RETAIN", "BY_UPDATE", "JudgedGuard"]
 
 
 @dataclass(frozen=True)
-class Guard:
+class JudgedGuard:
     """A guard as it is judged.
 
     Attributes:
@@ -32,8 +32,8 @@ def _by_update(before: Sequence[Tensor], after: Sequence[Tensor], update: Sequen
     kernels.guard_(before, after, signs=update, zeros=True)
 
 
-BY_RETAIN = Guard("guard", "retain", guard_step_)
+BY_RETAIN = JudgedGuard("guard", "retain", guard_step_)
 """Reads the retain gradient; for every combiner."""
 
-BY_UPDATE = Guard("guard by .grad", "update", _by_update)
+BY_UPDATE = JudgedGuard("guard by .grad", "update", _by_update)
 """Reads the update; for both forms of SAGO."""

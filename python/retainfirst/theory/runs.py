@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retainfirst.theory.guards import BY_RETAIN, BY_UPDATE, Guard
+from retainfirst.theory.guards import BY_RETAIN, BY_UPDATE, JudgedGuard
 
 __all__ = [
     "GUARDED",
@@ -53,7 +53,7 @@ class Run:
     family: str
     make: Callable[[list[Tensor]], torch.optim.Optimizer]
     steps: int = 1
-    guard: Guard | None = None
+    guard: JudgedGuard | None = None
     only_matrices: bool = False
 
 
@@ -153,7 +153,7 @@ MIXING = tuple(_runs("Muon", "decay", weight_decay=_DECAY, steps=_SEVERAL))
 """Every coordinate of the step depends on every coordinate of the update: no diagonal."""
 
 
-def _guarded(runs: Sequence[Run], guard: Guard) -> tuple[Run, ...]:
+def _guarded(runs: Sequence[Run], guard: JudgedGuard) -> tuple[Run, ...]:
     return tuple(replace(run, guard=guard, name=f"{run.name}, {guard.name}") for run in runs)
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import retainfirst as rf
+import tiny
+from guarded import flat, gradients, make_model, passes, values
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.05),
@@ -22,40 +24,6 @@ OPTIMIZERS = {
     "Rprop": lambda p: torch.optim.Rprop(p, 0.01),
 }
 COMBINERS = ("sum", "pcgrad", "sago", "sago_keep_retain", "gru")
-
-
-def make_model(dtype=torch.float64):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.Linear(3, 3)).to(dtype)
-
-
-def passes(model, step, seed, microbatches=1):
-    dtype = next(model.parameters()).dtype
-    generator = torch.Generator().manual_seed(seed)
-    forget, retain = (torch.randn(microbatches, 5, 4, generator=generator).to(dtype) for _ in range(2))
-    for f, r in zip(forget, retain, strict=True):
-        with step.forget():
-            (-model(f).square().mean()).backward()
-        with step.retain():
-            (model(r) - r[:, :3]).square().mean().backward()
-
-
-def gradients(model, seed):
-    """The two gradients of :func:`passes` with one microbatch, by plain autograd."""
-    found, step = [], rf.TwoTaskStep(copy.deepcopy(model), "sum")
-    for task in ("_forget", "_retain"):
-        passes(step._source, step, seed)
-        found.append({name: g.clone() for name, g in getattr(step, task).gradients.items()})
-        step.reset()
-    return found
-
-
-def values(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def flat(tensors):
-    return torch.cat([x.double().reshape(-1) for x in tensors.values()])
 
 
 def run(combiner, optimizer, *, enforce, steps=6, dtype=torch.float64, **options):
@@ -351,6 +319,24 @@ def test_the_guard_of_a_wrapped_optimiser_watches_the_inner_one():
         rf.TwoTaskStep(model, "sago").guard(inner)
 
 
+def test_the_adapter_of_a_model_is_guarded():
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(tiny.tiny_llama(), peft.LoraConfig(r=2, target_modules="all-linear"))
+    step, optimizer = rf.TwoTaskStep(model, "pcgrad", gamma=3.0), torch.optim.AdamW(model.parameters(), 0.01)
+    guard, frozen = step.guard(optimizer, enforce=True), values(model.get_input_embeddings())
+    for seed in range(3):
+        with step.forget():
+            (-model(**tiny.tiny_batch(seed=seed)).loss).backward()
+        with step.retain():
+            model(**tiny.tiny_batch(seed=seed + 10)).loss.backward()
+        step.combine()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert guard.geometry.opposed_fraction == 0
+    assert guard.geometry.put_back_fraction > 0
+    assert torch.equal(flat(values(model.get_input_embeddings())), flat(frozen))
+
+
 def test_removed_it_does_nothing():
     model = make_model()
     step, optimizer = rf.TwoTaskStep(model, "sum"), torch.optim.AdamW(model.parameters())
@@ -362,107 +348,6 @@ def test_removed_it_does_nothing():
     optimizer.step()
     assert guard.geometry is None
     step.guard(optimizer).remove()
-
-
-class TestMisuse:
-    """Errors name what is wrong, before a parameter has moved."""
-
-    @pytest.fixture(autouse=True)
-    def made(self):
-        self.model = make_model()
-        self.step = rf.TwoTaskStep(self.model, "pcgrad")
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
-
-    def refused(self, text, call=None):
-        before = flat(values(self.model))
-        with pytest.raises(rf.RetainFirstError, match=text):
-            (call or self.optimizer.step)()
-        assert torch.equal(flat(values(self.model)), before)
-
-    def guard(self, optimizer=None, **options):
-        return self.step.guard(optimizer or self.optimizer, **options)
-
-    def combine(self, seed=0):
-        passes(self.model, self.step, seed)
-        self.step.combine()
-
-    def test_second_guard(self):
-        self.guard()
-        self.refused("this step has a guard already", self.guard)
-
-    def test_no_optimizer(self):
-        self.refused("is not a torch.optim.Optimizer", lambda: self.guard("adamw"))
-
-    def test_lbfgs(self):
-        self.refused("LBFGS moves", lambda: self.guard(torch.optim.LBFGS(self.model.parameters())))
-
-    def test_every(self):
-        for every in (-1, 1.5, True):
-            self.refused("every must be a whole number", lambda every=every: self.guard(every=every))
-
-    def test_parameters_of_another_model(self):
-        other = torch.optim.SGD(make_model().parameters(), 0.1)
-        self.refused("does not hold 6 of the step's 6", lambda: self.guard(other))
-
-    def test_some_of_the_parameters(self):
-        some = torch.optim.SGD(self.model[0].parameters(), 0.1)
-        self.refused("does not hold 4 of the step's 6 parameters, such as 2.weight", lambda: self.guard(some))
-
-    def test_a_refused_guard_leaves_the_optimiser_free(self):
-        some = torch.optim.SGD(self.model[0].parameters(), 0.1)
-        self.refused("does not hold", lambda: self.guard(some))
-        rf.TwoTaskStep(self.model[0], "sago").guard(some)
-
-    def test_no_combine(self):
-        self.guard()
-        self.refused("without combine")
-        self.combine()
-        self.optimizer.step()
-        self.refused("without combine")
-
-    def test_closure(self):
-        self.guard()
-        self.combine()
-        self.refused("closure", lambda: self.optimizer.step(lambda: torch.zeros(())))
-        self.refused("closure", lambda: self.optimizer.step(closure=lambda: torch.zeros(())))
-
-    def test_foreign_gradient(self):
-        model = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(4, 3)})
-        step, optimizer = rf.TwoTaskStep(model, "sago"), torch.optim.SGD(model.parameters(), 0.1)
-        step.guard(optimizer, enforce=True)
-        for task in (step.forget, step.retain):
-            with task():
-                model["used"](torch.ones(2, 4)).square().mean().backward()
-        step.combine()
-        model["unused"](torch.ones(1, 4)).sum().backward()
-        for _ in range(2):
-            self.refused(r"unused.weight has a .grad that combine\(\) did not write", optimizer.step)
-
-    def test_replaced_optimiser(self):
-        self.guard()
-        self.combine()
-        torch.optim.SGD(self.model.parameters(), 0.1).step()
-        self.model.zero_grad()
-        self.refused("not by a whole step of the AdamW that the guard watches", self.combine)
-
-    def test_a_second_combine_counts_if_nothing_has_moved(self):
-        guard = self.guard()
-        self.combine(0)
-        self.optimizer.zero_grad()
-        self.combine(1)
-        _, retain = gradients(self.model, 1)
-        before = flat(values(self.model))
-        self.optimizer.step()
-        d, r = flat(values(self.model)) - before, flat(retain)
-        assert guard.geometry.cos_step_retain == pytest.approx(-(d @ r / d.norm() / r.norm()).item())
-
-    def test_wrapped_later(self):
-        self.guard()
-        self.combine()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.model[3] = nn.Linear(3, 3).double()
-        self.refused("does not hold 2 of the step's 6 parameters, such as 3.weight", self.combine)
 
 
 def test_guard_step_in_a_loop_of_ones_own():
