@@ -256,18 +256,6 @@ class Guard:
         self._versions = {}
 
 
-def check_guard_options(enforce: object, every: object) -> None:
-    """Refuse values of ``enforce`` and ``every`` of :meth:`retainfirst.TwoTaskStep.guard` that cannot work.
-
-    Raises:
-        RetainFirstError: ``enforce`` is no truth value, or ``every`` no whole number from 0 on.
-    """
-    if not isinstance(enforce, bool):
-        raise RetainFirstError(f"step.guard(): enforce must be True or False, not {enforce!r}")
-    if isinstance(every, bool) or not isinstance(every, int) or every < 0:
-        raise RetainFirstError(f"step.guard(): every must be a whole number, 0 or more, not {every!r}")
-
-
 def _skipped(optimizer: Optimizer) -> bool:
     """Whether a fused optimiser has skipped the step by itself, as a loss scaler told it; this waits for the device."""
     found_inf = getattr(optimizer, "found_inf", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, overload
@@ -16,14 +15,15 @@ from retainfirst.engines import Engine, Gradients, find_engine, named_parameters
 from retainfirst.errors import NonFiniteGradient, RetainFirstError, StaleGradient
 from retainfirst.geometry import Geometry
 from retainfirst.schedule import Weight, weight_at
-from retainfirst.step._guard import Guard, check_guard_options
+from retainfirst.step._guard import Guard
 from retainfirst.step._named import by_name
 from retainfirst.step._offload import Offload
+from retainfirst.step._options import check_guard_options, check_memory_options, selection
 from retainfirst.step._retain_average import RetainAverage
 from retainfirst.step._streaming import Streaming
 from retainfirst.step._task import Task
 
-__all__ = ["TwoTaskStep", "check_memory_options"]
+__all__ = ["TwoTaskStep"]
 
 
 class TwoTaskStep:
@@ -111,7 +111,7 @@ class TwoTaskStep:
         self._guard: Guard | None = None
         self._combiner: Combiner = chosen
         self.combiner = chosen
-        self._where = _selection(where)
+        self._where = selection(where)
         self._trained = None if trained is None else set(trained)
         self._source = model if isinstance(model, nn.Module) else by_name(model)
         self._forget, self._retain = Task("forget"), Task("retain")
@@ -487,39 +487,10 @@ class TwoTaskStep:
         return trainable
 
 
-def _selection(where: str | Callable[[str, nn.Parameter], bool] | None) -> Callable[[str, nn.Parameter], bool]:
-    if where is None:
-        return lambda name, parameter: True  # noqa: ARG005
-    if callable(where):
-        return where
-    try:
-        pattern = re.compile(where)
-    except (re.error, TypeError) as error:
-        raise RetainFirstError(f"TwoTaskStep: where={where!r} is no regular expression: {error}") from error
-    return lambda name, _: pattern.search(name) is not None
-
-
 def _scale(gradients: Gradients, factor: float | Tensor | None) -> None:
     if factor is not None:
         for gradient in gradients.values():
             gradient.mul_(factor.to(gradient.device) if isinstance(factor, Tensor) else factor)
-
-
-def check_memory_options(combiner: Combiner, offload: object, stream: object) -> None:
-    """Refuse values of ``offload`` and ``stream`` of :class:`TwoTaskStep` that cannot work.
-
-    Raises:
-        RetainFirstError: An unknown value, or streaming with a combiner that needs the whole gradient.
-    """
-    if offload not in (None, "cpu"):
-        raise RetainFirstError(f'offload must be "cpu" or None, not {offload!r}')
-    if not isinstance(stream, bool):
-        raise RetainFirstError(f"stream must be True or False, not {stream!r}")
-    if stream and combiner.scope == "global":
-        raise RetainFirstError(
-            f"{combiner.name} with scope 'global' needs the whole gradient before it can combine any of it, so that stream=True"
-            " would save nothing; choose another scope, or leave stream out"
-        )
 
 
 def _same(left: dict[str, nn.Parameter], right: dict[str, nn.Parameter]) -> bool:
