@@ -8,7 +8,7 @@ from typing import Any
 
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["REFUSED", "refuse_arguments", "refuse_split_model"]
+__all__ = ["REFUSED", "refuse_arguments", "refuse_optimizer", "refuse_split_model"]
 
 _OWN_LOSS = "it changes the trainer's own loss, which does not run here; put it into your forget and retain losses"
 
@@ -45,16 +45,27 @@ def refuse_arguments(trainer: str, arguments: Any, options: Mapping[str, Any], p
             raise RetainFirstError(f"{trainer}: {name}={value!r} is not supported: {reason}")
     if options.get("compute_loss_func") is not None:
         raise RetainFirstError(f"{trainer}: compute_loss_func is not supported: {_OWN_LOSS}")
-    optim = str(getattr(arguments.optim, "value", arguments.optim))
-    if "lomo" in optim or "layerwise" in optim:
-        raise RetainFirstError(
-            f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
-        )
     name = "average_tokens_across_devices"
     default = {field.name: field.default for field in dataclasses.fields(arguments)}.get(name)
     if processes > 1 and default is True and not getattr(arguments, name):
         raise RetainFirstError(
             f"{trainer}: {name}=False is not supported: the combined gradient is that of the whole batch of all processes"
+        )
+
+
+def refuse_optimizer(arguments: Any) -> None:
+    """Refuse an optimiser that updates during the backward pass.
+
+    Args:
+        arguments: The trainer's ``TrainingArguments``.
+
+    Raises:
+        RetainFirstError: It is LOMO, AdaLOMO or a layer-wise one.
+    """
+    optim = str(getattr(arguments.optim, "value", arguments.optim))
+    if "lomo" in optim or "layerwise" in optim:
+        raise RetainFirstError(
+            f"optim={optim!r} updates parameters inside the backward pass, before two gradients can be combined"
         )
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from retainfirst.errors import RetainFirstError, did_you_mean
-from retainfirst.hf._training import Batch, Loss, TwoTaskTraining, transformers
+from retainfirst.hf._stepping import Batch, Loss, transformers
+from retainfirst.hf._training import TwoTaskTraining
 from retainfirst.objectives import count_items, get_objective
 
 __all__ = ["TwoTaskTrainer", "TwoTaskTrainerMixin"]

@@ -1,33 +1,24 @@
-"""A training step with two gradients, for any trainer of transformers."""
+"""A training step with two losses, for any trainer of transformers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from retainfirst.combiners import Combiner, resolve, resolve_scheduled
-from retainfirst.engines import check_zero_config
-from retainfirst.errors import RetainFirstError, require
-from retainfirst.geometry import Geometry
-from retainfirst.hf._arguments import refuse_arguments, refuse_split_model
-from retainfirst.hf._guard import TrainerGuard
-from retainfirst.step import GuardMode, TwoTaskStep, check_memory_options
+from retainfirst.combiners import Combiner
+from retainfirst.errors import RetainFirstError
+from retainfirst.hf._arguments import refuse_arguments
+from retainfirst.hf._stepping import Batch, Loss, StepInTrainer, fsdp_plugin
+from retainfirst.step import GuardMode
 
-transformers: Any = require("transformers", "hf")
-has_length = transformers.trainer_utils.has_length
-
-__all__ = ["Batch", "Loss", "TwoTaskTraining", "transformers"]
-
-Batch = Mapping[str, Any]
-Loss = Callable[[nn.Module, Batch], Tensor]
+__all__ = ["TwoTaskTraining"]
 
 
-class TwoTaskTraining:
+class TwoTaskTraining(StepInTrainer):
     """Gives a ``transformers.Trainer`` two gradients and their combination, for any pair of losses.
 
     Most trainers want :class:`TwoTaskTrainerMixin`; this class is for trainers whose own methods have the names of its methods.
@@ -73,50 +64,22 @@ class TwoTaskTraining:
         guard: GuardMode = "off",
         **kwargs: Any,
     ) -> None:
-        self._two_task_step: TwoTaskStep | None = None
-        self._step_state: dict[str, Any] = {}
-        self.combiner, self._schedule = resolve_scheduled(combiner, **(combiner_options or {}))
-        check_memory_options(self.combiner, offload, stream)
-        self._step_options: dict[str, Any] = {"offload": offload, "stream": stream, "where": where}
-        self._guard = TrainerGuard(guard)
+        self._choose_step(combiner, combiner_options or {}, where=where, offload=offload, stream=stream, guard=guard)
         super().__init__(*args, **kwargs)
         me: Any = self
-        if stream and me.args.gradient_accumulation_steps > 1:
-            raise RetainFirstError(
-                f"{type(self).__name__}: stream=True combines during the retain pass, so that a step is one micro-batch; set"
-                ' gradient_accumulation_steps=1, or use offload="cpu" to save memory'
-            )
         refuse_arguments(type(self).__name__, me.args, kwargs, me.accelerator.num_processes)
-        refuse_split_model(type(self).__name__, me.model)
-        fsdp = getattr(me.accelerator.state, "fsdp_plugin", None)
+        fsdp = fsdp_plugin(me)
         if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
             raise RetainFirstError(
                 f"{type(self).__name__}: FSDP keeps no single parameters with use_orig_params=false; set it to true, or use"
                 " version 2"
             )
-        if me.is_deepspeed_enabled:
-            check_zero_config(me.accelerator.state.deepspeed_plugin.deepspeed_config)
-            self._guard.refuse_deepspeed(type(self).__name__)
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
-        self.last_geometry: Geometry | None = None
         # Sums of losses over items, and the items, each of forget and retain.
         self._loss_sums, self._micro_steps = torch.zeros(2, 2), 0
         self._window_items = torch.zeros(2, dtype=torch.float64)
-        self._loss_scale = 1.0
-        me.add_callback(_StartAfresh(self))
-
-    @property
-    def combiner(self) -> Combiner:
-        """The combiner. Another one, set between two steps, combines from the next step on."""
-        return self._combiner if self._two_task_step is None else self._two_task_step.combiner
-
-    @combiner.setter
-    def combiner(self, combiner: Combiner) -> None:
-        combiner = resolve(combiner)
-        if self._two_task_step is not None:
-            self._two_task_step.combiner = combiner
-        self._combiner = combiner
+        self._join_trainer()
 
     def task_losses(self) -> tuple[Loss, Loss]:
         """Return two functions of a model and a whole batch: the forget loss and the retain loss, both to be minimised."""
@@ -158,13 +121,7 @@ class TwoTaskTraining:
         if weights is not None:
             self._window_items = self._window_items.to(items.device) + items
         if last:
-            # Under a loss scaler the gradients are that much longer, until the optimiser's step.
-            scaler: Any = me.accelerator.scaler
-            zero: Any = model.optimizer if me.is_deepspeed_enabled else None
-            self._loss_scale = scaler.get_scale() if scaler is not None else float(getattr(zero, "loss_scale", 1.0))
-            logged = self._about_to_log()
-            self._guard.before_combining(logged=logged)
-            self.last_geometry = step.combine(**self._scales(), measure=logged)
+            self._combine(model, step, **self._scales())
         items = items.to(forget_loss.device)
         sums = torch.stack([torch.stack([forget_loss, retain_loss]).float() * items, items])
         self._loss_sums = self._loss_sums.to(sums.device) + sums
@@ -198,50 +155,19 @@ class TwoTaskTraining:
         return int(sum(map(count, (inputs["forget"], inputs["retain"]))) if "forget" in inputs else count(inputs))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add both losses and the geometry to a training log."""
+        """Add both losses to a training log, beside the geometry."""
         if "loss" in logs and self._micro_steps:
             # Over the processes too, like the trainer's own loss; the trainer logs on all of them at once.
             sums, items = getattr(self, "accelerator").reduce(self._loss_sums, "sum")  # noqa: B009
             forget_loss, retain_loss = (sums / items).tolist()
             self._forget_losses()
             logs.update(forget_loss=forget_loss, retain_loss=retain_loss)
-            if self.last_geometry is not None:
-                for name, value in self.last_geometry.all_reduce().as_dict().items():
-                    logs[name] = value / self._loss_scale if name.startswith("norm") else value
-            logs.update(self._guard.logs())
-        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+        super().log(logs, *args, **kwargs)
 
-    def _make_step(self, model: nn.Module) -> TwoTaskStep:
-        trained = self._in_optimizer(model)
-        step = TwoTaskStep(model, self.combiner, trained=trained, **self._schedule, **self._step_options)
-        if self._step_state:
-            step.load_state_dict(self._step_state)
-            self._step_state = {}
-        me: Any = self
-        step.steps = me.state.global_step
-        self._guard.set(step, me)
-        self._two_task_step = step
-        return step
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save what the trainer does, and the step's state beside it."""
-        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        if self._two_task_step is not None and self.combiner.average:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            torch.save(self._two_task_step.state_dict(), _state_file(output_dir, getattr(self, "args").process_index))  # noqa: B009
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load what the trainer does, and the step's state beside it."""
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        if checkpoint is None or not self.combiner.average:
-            return
-        file = _state_file(checkpoint, getattr(self, "args").process_index)  # noqa: B009
-        if not file.is_file():
-            raise RetainFirstError(
-                f"{checkpoint} has no {file.name}, the moving average of {self.combiner.name}; resume with the combiner and the"
-                " number of processes of the run that saved it"
-            )
-        self._step_state = torch.load(file, map_location="cpu", weights_only=True)
+    def _start_afresh(self) -> None:
+        super()._start_afresh()
+        self._forget_losses()
+        self._window_items.zero_()
 
     def _forget_losses(self) -> None:
         self._loss_sums, self._micro_steps = torch.zeros_like(self._loss_sums), 0
@@ -264,76 +190,6 @@ class TwoTaskTraining:
         forget, retain = accelerator.num_processes * self._micro_batches() * self._typical_items() / total
         self._window_items = torch.zeros_like(self._window_items)
         return {"forget_scale": forget, "retain_scale": retain}
-
-    def _backward(self, model: nn.Module, inputs: Batch, compute: Loss, weight: Tensor | None) -> Tensor:
-        me: Any = self
-        with me.compute_loss_context_manager():
-            loss = compute(model, inputs).mean()
-        every = me.args.torch_empty_cache_steps
-        if every is not None and me.state.global_step % every == 0:
-            _empty_cache(loss.device)
-        unweighted = loss.detach()
-        loss = loss if weight is None else loss * weight.to(loss.device)
-        if me.is_deepspeed_enabled:
-            me.accelerator.backward(loss / self._micro_batches(), scale_wrt_gas=False)
-        else:
-            # Exactly one of them divides by the number of microbatches: accelerate up to transformers 4.45, the trainer later.
-            me.accelerator.backward(loss * (me.accelerator.gradient_accumulation_steps / self._micro_batches()))
-        return unweighted
-
-    def _in_optimizer(self, model: nn.Module) -> set[nn.Parameter] | None:
-        """Return the parameters that the optimiser changes; None where it holds copies of its own."""
-        groups = getattr(self, "optimizer").param_groups  # noqa: B009
-        return {p for group in groups for p in group["params"]} & set(model.parameters()) or None
-
-    def _micro_batches(self) -> int:
-        """Return the number of microbatches in this step; recent versions know that an epoch's last step is shorter."""
-        me: Any = self
-        return int(getattr(me, "current_gradient_accumulation_steps", me.args.gradient_accumulation_steps))
-
-    def _about_to_log(self) -> bool:
-        """Whether the step that is being made may be logged; measuring the others would take time for nothing."""
-        me: Any = self
-        number = me.state.global_step + 1
-        strategy = getattr(me.args.logging_strategy, "value", me.args.logging_strategy)
-        if strategy != "steps" or number >= me.state.max_steps or (number == 1 and me.args.logging_first_step):
-            return True
-        return bool(number % me.state.logging_steps == 0)
-
-    def _about_to_step(self) -> bool:
-        """Whether the trainer steps the optimiser after this microbatch."""
-        state = (accelerator := getattr(self, "accelerator")).gradient_state  # noqa: B009
-        if accelerator.sync_gradients:
-            return True
-        # transformers 4.45 steps at the end of an epoch shorter than the accumulation, and says so only afterwards.
-        loader = state.active_dataloader
-        short = has_length(loader) and len(loader) <= accelerator.gradient_accumulation_steps
-        return bool(state.end_of_dataloader and short)
-
-
-class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
-    """Drops microbatches left over by an earlier ``train()`` that stopped in the middle of a step."""
-
-    def __init__(self, trainer: TwoTaskTraining) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._trainer._combiner = self._trainer.combiner
-        self._trainer._guard.remove()
-        self._trainer._two_task_step = None
-        self._trainer._forget_losses()
-        self._trainer._window_items.zero_()
-
-
-def _empty_cache(device: torch.device) -> None:
-    """Free cached memory between the forward and the backward pass, as the trainer does for ``torch_empty_cache_steps``."""
-    backend = getattr(torch, device.type, None)
-    for name in ("empty_cache", "clear_graph_cache"):  # the second of mps only
-        getattr(backend, name, lambda: None)()
-
-
-def _state_file(folder: str, process: int) -> Path:
-    return Path(folder) / f"retainfirst_{process}.pt"
 
 
 def _check_batch(inputs: Batch) -> None:

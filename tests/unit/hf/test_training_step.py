@@ -20,11 +20,11 @@ from transformers import Trainer
 
 import retainfirst as rf
 import tiny
-from retainfirst.hf import _arguments, _training
+from retainfirst.hf import _arguments, _stepping, _training
 from two_task import make
 
 TREATED = json.loads(Path(__file__).with_name("training_step.json").read_text())
-OURS = inspect.getsource(_training) + inspect.getsource(_arguments)
+OURS = "".join(map(inspect.getsource, (_training, _stepping, _arguments)))
 
 
 def dotted(node: ast.AST) -> str | None:
@@ -127,5 +127,5 @@ def test_the_graph_cache_of_mps_is_emptied_too(monkeypatch):
     calls = []
     for name in ("empty_cache", "clear_graph_cache"):
         monkeypatch.setattr(torch.mps, name, lambda name=name: calls.append(name), raising=False)
-    _training._empty_cache(torch.device("mps"))
+    _stepping._empty_cache(torch.device("mps"))
     assert calls == ["empty_cache", "clear_graph_cache"]
