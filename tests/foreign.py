@@ -82,8 +82,12 @@ def arguments(folder, **options):
     return TrainingArguments(output_dir=str(folder), **{**defaults, **options})
 
 
-def make(kind, folder, *, collator=None, rows=None, model=None, **options):
-    """Construct one of these trainers, with the same tiny model each time."""
+def make(kind, where, *, collator=None, rows=None, model=None, **options):
+    """Construct one of these trainers, with the same tiny model each time.
+
+    where: a folder for its output, or its arguments.
+    """
     model = tiny.tiny_llama(seed=0) if model is None else model
     collator = collator or (by_key if issubclass(kind, Npo) else stack)
-    return kind(model=model, args=arguments(folder, **options), train_dataset=rows or Rows(), data_collator=collator)
+    given = where if isinstance(where, TrainingArguments) else arguments(where, **options)
+    return kind(model=model, args=given, train_dataset=rows or Rows(), data_collator=collator)

@@ -17,6 +17,7 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}
 
 import deepspeed_cases
 import hf_deepspeed_cases
+import split_deepspeed_cases
 
 NAMES = {
     kind: [name for name in deepspeed_cases.CASES if name.startswith(kind)]
@@ -77,3 +78,23 @@ def test_a_resumed_trainer_ends_where_the_uninterrupted_one_does(name):
     for rank in processes.found("hf_deepspeed_cases.py", 2):
         assert "raised" not in rank[name], rank[name]["raised"]
         assert rank[name] == {"equal": True, "step": 4}
+
+
+@pytest.mark.parametrize("name", split_deepspeed_cases.OWN)
+def test_a_split_trainer_trains_as_its_own_run(name):
+    for rank in processes.found("split_deepspeed_cases.py", 2):
+        result = rank[name]
+        assert "raised" not in result, result["raised"]
+        assert result["engine"] == "ZeroEngine"
+        # float32: two gradients are averaged apart, or together.
+        assert result["difference"] <= 1e-6
+        assert result["moved"] > 1e-3
+
+
+@pytest.mark.parametrize("name", split_deepspeed_cases.ONE)
+def test_a_split_trainer_on_two_processes_trains_as_on_one(name):
+    [one], two = ([rank[name] for rank in processes.found("split_deepspeed_cases.py", world)] for world in (1, 2))
+    for result in (one, *two):
+        assert "raised" not in result, result["raised"]
+    for result in two:
+        assert result["parameters"] == pytest.approx(one["parameters"], rel=1e-5, abs=1e-6)

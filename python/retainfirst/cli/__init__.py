@@ -11,12 +11,13 @@ from retainfirst import __version__
 from retainfirst.cli._bench import bench
 from retainfirst.cli._evaluate import evaluate
 from retainfirst.cli._reproduce import reproduce
+from retainfirst.cli._run import SCRIPT_SETTINGS, run
 from retainfirst.cli._unlearn import unlearn
 from retainfirst.cli._verify import verify
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning import Interrupted
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run_app"]
 
 app = typer.Typer(
     name="retainfirst",
@@ -28,9 +29,13 @@ app = typer.Typer(
 )
 app.command()(unlearn)
 app.command()(evaluate)
+app.command(context_settings=SCRIPT_SETTINGS)(run)
 app.command()(reproduce)
 app.command()(verify)
 app.add_typer(bench)
+
+run_app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+run_app.command("retainfirst.run", context_settings=SCRIPT_SETTINGS)(run)
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,11 +51,11 @@ def _common(
     pass
 
 
-def main() -> None:
-    """Run the command and exit with 0 (done), 1 (a check failed), 2 (bad use or bad input) or 130 (interrupted)."""
+def main(command: typer.Typer = app) -> None:
+    """Run a command and exit with 0 (done), 1 (a check failed), 2 (bad use or bad input) or 130 (interrupted)."""
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        app()
+        command()
     except RetainFirstError as error:
         error_console.print("[bold red]error:[/] ", end="")
         error_console.print(str(error), markup=False)

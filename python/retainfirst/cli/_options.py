@@ -13,7 +13,7 @@ import typer
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning import Setting
 
-__all__ = ["numbers", "options_from", "set_options", "words"]
+__all__ = ["name_value_pairs", "numbers", "options_from", "set_options", "words"]
 
 Command = Callable[..., None]
 
@@ -38,6 +38,21 @@ def numbers(option: str, text: str) -> list[int]:
             f"{option} needs whole numbers of 1 or more with commas between, found {text!r}."
         ) from error
     return list(dict.fromkeys(int(value) for value in values))
+
+
+def name_value_pairs(option: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Return the pairs of a repeatable option, with numbers, truth values and JSON read.
+
+    Raises:
+        RetainFirstError: A text is not NAME=VALUE.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals:
+            raise RetainFirstError(f"{option} needs NAME=VALUE, found {text!r}")
+        found[name.replace("-", "_")] = _scalar(value)
+    return found
 
 
 def set_options(command: Command, parameters: Iterable[inspect.Parameter]) -> None:
@@ -98,17 +113,7 @@ def _repeatable(setting: Setting) -> str:
 
 
 def _read(setting: Setting, value: Any) -> Any:
-    return _pairs(_repeatable(setting), value) if _is_dictionary(setting) else value
-
-
-def _pairs(option: str, texts: Iterable[str]) -> dict[str, Any]:
-    found = {}
-    for text in texts:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not name or not equals:
-            raise RetainFirstError(f"{option} needs NAME=VALUE, found {text!r}")
-        found[name.replace("-", "_")] = _scalar(value)
-    return found
+    return name_value_pairs(_repeatable(setting), value) if _is_dictionary(setting) else value
 
 
 def _scalar(text: str) -> Any:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 from retainfirst.combiners._base import Combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
 from retainfirst.schedule import Weight, ends, weight_at
+from retainfirst.user_code import run_file, split_file_and_name
 
 __all__ = [
     "ENTRY_POINTS",
@@ -35,7 +33,6 @@ ENTRY_POINTS = "retainfirst.combiners"
 Factory = TypeVar("Factory", bound=Callable[..., Combiner])
 
 _NAME = re.compile(r"\w[\w.-]*")
-_IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -230,9 +227,9 @@ def _find(name: object) -> tuple[str, _Entry, str | None]:
     """Return the name in the registry, its entry, and the text after the colon."""
     if not isinstance(name, str):
         raise UnknownCombiner(f"Unknown combiner {name!r}. {did_you_mean(str(name), _ENTRIES)}")
-    if found := _IN_FILE.fullmatch(name):
-        _run_file(Path(found["file"]).resolve())
-        name = found["name"]
+    if found := split_file_and_name(name):
+        file, name = found
+        run_file(file)
     short, colon, argument = name.partition(":")
     if short not in _ENTRIES:
         _load_entry_points()
@@ -257,23 +254,6 @@ def _load_entry_points() -> None:
                 warnings.warn(f"retainfirst: {point.value} is not loaded as {point.name!r}: {error}", stacklevel=3)
             else:
                 _BROKEN[point.name] = error
-
-
-@cache
-def _run_file(file: Path) -> None:
-    if not file.is_file():
-        raise RetainFirstError(f"the combiner's file {file} does not exist")
-    module_name = f"retainfirst_file_{file.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise RetainFirstError(f"the combiner's file {file} fails: {type(error).__name__}: {error}") from error
 
 
 def _origin(make: Any) -> tuple[str, str]:

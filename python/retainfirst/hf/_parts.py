@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from retainfirst.errors import RetainFirstError, did_you_mean
+from retainfirst.user_code import run_file, split_file_and_name
 
 __all__ = ["IGNORE", "TASKS", "Parts", "check_parts", "find_parts", "shares_memory", "tensors_in"]
 
@@ -31,11 +33,13 @@ def check_parts(parts: Parts | None) -> Parts | None:
         None, a tuple of tasks, a mapping from keys to tasks, or a function.
 
     Raises:
-        RetainFirstError: A name is no task, or a task has no part.
+        RetainFirstError: A name is no task, a task has no part, or a file has no such function.
     """
     if parts is None or (callable(parts) and not isinstance(parts, type)):
         return parts
     if isinstance(parts, str):
+        if found := split_file_and_name(parts):
+            return _function(*found)
         parts = _read(parts)
     if isinstance(parts, Mapping):
         parts, names = dict(parts), list(parts.values())
@@ -135,6 +139,13 @@ class _Place:
             "typestr": f"|V{size}",
             "version": 3,
         }
+
+
+def _function(file: Path, name: str) -> Callable[[Any], Mapping[str, Any]]:
+    function: Any = getattr(run_file(file), name, None)
+    if not callable(function):
+        raise RetainFirstError(f"parts: the file {file} has no function {name}")
+    return cast(Callable[[Any], Mapping[str, Any]], function)
 
 
 def _read(text: str) -> tuple[str, ...] | dict[str, str]:

@@ -58,8 +58,9 @@ def split_trainer(
         parts: How to tell the tasks of a batch's parts. None: by the keys ``"forget"`` and ``"retain"``, or of two parts the
             first is forget. A name for each part in order, such as ``("forget", "forget", "retain")``; names by key, such as
             ``{"bad_ids": "forget", "good_ids": "retain"}``; or a function from a batch to ``{"forget": tensors, "retain":
-            tensors}``, whose tensors may be views. A name is ``"forget"``, ``"retain"`` or ``"ignore"``. Names may be given as
-            one text, as for ``retainfirst run --parts``.
+            tensors}``, whose tensors may be views. A name is ``"forget"``, ``"retain"`` or ``"ignore"``. All of these may be
+            texts, as for ``retainfirst run``: ``"forget,forget,retain"``, ``"bad_ids=forget,good_ids=retain"`` and
+            ``"path/to/file.py:function"``.
         retain: Batches to retain on, for a trainer that only forgets: dictionaries of a model's inputs with ``labels``, such as
             those of a DataLoader. They are gone through again and again. Their loss is the likelihood loss
             (:func:`retainfirst.objectives.nll`), and all of the trainer's own loss counts as forget. With several processes each
