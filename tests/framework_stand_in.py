@@ -156,16 +156,35 @@ class Finetune(FinetuneTrainer):
 class OwnRetain(FinetuneTrainer):
     """Computes both losses itself."""
 
-    def compute_loss(self, model, inputs, return_outputs=False):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return model(**model_inputs(inputs["retain"])).loss - model(**model_inputs(inputs["forget"])).loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
 
 
 class OwnRetainBeside(GradDiff):
     """Computes both losses itself, though it inherits compute_retain_loss."""
 
-    def compute_loss(self, model, inputs, return_outputs=False):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         retain_loss = model(**model_inputs(inputs["retain"])).loss
         return -self.gamma * model(**model_inputs(inputs["forget"])).loss + self.alpha * retain_loss
+
+
+class OwnRetainIfGiven(FinetuneTrainer):
+    """Only forgets if the batch has no retain part."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = -model(**model_inputs(inputs["forget"])).loss
+        return loss + model(**model_inputs(inputs["retain"])).loss if "retain" in inputs else loss
+
+
+class OwnRetainPulled(OwnRetainBeside):
+    """Has a third part besides."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return super().compute_loss(model, inputs) + _distance(self, model)
 
 
 class PulledAround(GradDiff):
@@ -276,7 +295,8 @@ def install(monkeypatch) -> ModuleType:
     module = ModuleType("trainer")
     classes = [
         Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, Renamed, Extended, Helped, Overridden, ByRow, Logger,
-        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, PulledAround, PulledDual, ThreeDual, DualOfThree, *ODD_TRAINERS,
+        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, OwnRetainIfGiven, OwnRetainPulled, PulledAround,
+        PulledDual, ThreeDual, DualOfThree, *ODD_TRAINERS,
     ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}
     monkeypatch.setitem(sys.modules, "trainer", module)

@@ -21,6 +21,7 @@ import strangers
 import tiny
 from retainfirst.combiners import combiner_options
 from retainfirst.errors import RetainFirstError
+from retainfirst.hf import split_trainer
 from retainfirst_open_unlearning.register import PREFIX, register
 
 SPLITTABLE = ("GradDiff", "Referenced", "Dual", "GradAscent", "Renamed", "Extended", "Helped", "Overridden", "ByRow")
@@ -218,8 +219,7 @@ def test_refusals_at_construction(registry, name, options, text, tmp_path):
 
 
 FIRST_BATCH = {name: reason for name, (reason, _) in framework.ODD.items()} | {
-    "OwnRetain": "computes a retain loss itself",
-    "OwnRetainBeside": "does not call compute_retain_loss",
+    "OwnRetainPulled": "otherwise than through the model's outputs",
     "Finetune": "not an unlearning trainer",
     "PulledAround": "a third part",
     "PulledDual": "a third part",
@@ -231,7 +231,7 @@ FIRST_BATCH = {name: reason for name, (reason, _) in framework.ODD.items()} | {
 def test_refusals_at_the_first_batch(registry, name, tmp_path):
     trainer = make(registry, PREFIX + name, tmp_path)
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    with pytest.raises(RetainFirstError, match=f"{PREFIX}{name}: the loss cannot be split.*{FIRST_BATCH[name]}"):
+    with pytest.raises(RetainFirstError, match=f"{PREFIX}{name}: (the|its) loss cannot be split.*{FIRST_BATCH[name]}"):
         trainer.train()
     assert trainer.state.global_step == 0
     assert (trainer.gamma, trainer.alpha) == (1.0, 1.0)
@@ -471,3 +471,62 @@ def test_other_programs_that_use_hydra_load_nothing_of_ours(tmp_path):
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
                            env={"PYTHONPATH": ":".join(p for p in sys.path if p.endswith("plugin/src"))})  # fmt: skip
     assert found.stdout.strip() == "['hydra_plugins.retainfirst_open_unlearning']"
+
+
+OWN_RETAIN = ("OwnRetain", "OwnRetainBeside", "OwnRetainIfGiven")
+
+
+def parameters(trainer):
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("name", OWN_RETAIN)
+@pytest.mark.parametrize("combiner", ["sum", "sago", "pcgrad"])
+def test_a_trainer_that_computes_its_retain_loss_itself_is_split_at_the_models_outputs(
+    registry, name, combiner, tmp_path
+):
+    weights = {"alpha": 0.5, "gamma": 2.0}
+    ours = make(registry, PREFIX + name, tmp_path, combiner=combiner, **weights)
+    ours.train()
+    # GradDiff's own weights are in the loss; the others have none, and the combiner's multiply the two parts.
+    own = name == "OwnRetainBeside"
+    theirs = make(registry, name, tmp_path, **(weights if own else {}))
+    split_trainer(theirs, combiner, **({} if own else weights))
+    theirs.train()
+    assert all(torch.equal(a, b) for a, b in zip(parameters(ours), parameters(theirs), strict=True))
+    assert type(ours).__name__ == PREFIX + name
+    logs = [one for one in ours.state.log_history if "loss" in one]
+    assert len(logs) == 2
+    assert all("cos_update_retain" in one and "retain_loss" not in one for one in logs)
+
+
+@pytest.mark.parametrize("name", OWN_RETAIN)
+def test_plain_addition_of_such_a_trainer_is_the_frameworks_own_run(registry, name, tmp_path):
+    training = {"gradient_accumulation_steps": 1}
+    ours = make(registry, PREFIX + name, tmp_path, combiner="sum", training=training)
+    theirs = make(registry, name, tmp_path, training=training)
+    for trainer in (ours, theirs):
+        trainer.train()
+    # The model is in float64 but for its norms and losses; both runs compute the same numbers and add two of them.
+    assert all(torch.equal(a, b) for a, b in zip(parameters(ours), parameters(theirs), strict=True))
+
+
+def test_such_a_trainer_can_be_evaluated_first(registry, tmp_path):
+    trainer = make(registry, PREFIX + "OwnRetain", tmp_path, training={"prediction_loss_only": True})
+    before = trainer.evaluate(Pairs())["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate(Pairs())["eval_loss"] != before
+
+
+def test_options_that_such_a_trainer_would_ignore(registry, tmp_path):
+    trainer = make(registry, PREFIX + "OwnRetain", tmp_path, retain_loss_type="KL")
+    with pytest.raises(RetainFirstError, match="retain_loss_type=KL has no effect: OwnRetain computes its retain loss"):
+        trainer.train()
+
+
+def test_weights_of_such_a_trainer_follow_their_schedule(registry, tmp_path):
+    for name in ("OwnRetain", "OwnRetainBeside"):
+        trainer = make(registry, PREFIX + name, tmp_path, gamma="2:1:2", training={"max_steps": 3})
+        trainer.train()
+        assert trainer.gamma == 1.0
+        assert trainer.combiner.gamma == 1.0

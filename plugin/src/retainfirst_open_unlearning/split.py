@@ -21,10 +21,14 @@ from torch.autograd.graph import Node, get_gradient_edge
 from retainfirst.errors import RetainFirstError
 from retainfirst.hf import transformers
 
-__all__ = ["BorrowedRetainLoss", "PreferenceLoss", "SplitLoss", "split_class"]
+__all__ = ["BorrowedRetainLoss", "OwnRetainLoss", "PreferenceLoss", "SplitLoss", "split_class"]
 
 TOLERANCE = 0.02
 """Relative error of a check. A loss in bfloat16 has 8 bits."""
+
+
+class OwnRetainLoss(RetainFirstError):
+    """A trainer computes its retain loss itself, so that its loss must be split at the model's outputs instead."""
 
 
 class SplitLoss:
@@ -112,7 +116,7 @@ class SplitLoss:
     def _check(self, loss: Tensor, gamma: Tensor, retain: Tensor, /) -> None:
         """Check the graph of a loss, and keep its derivatives for :meth:`check_last_batch`; this costs no backward pass."""
         if self._retain_arguments is None:
-            raise self._refusal("it does not call compute_retain_loss, so the retain loss cannot be taken out of it")
+            raise OwnRetainLoss(str(self._refusal("it does not call compute_retain_loss")))
         loss = _mean(loss)
         of_gamma, of_retain = torch.autograd.grad(loss, (gamma, retain), retain_graph=True, allow_unused=True)
         if of_gamma is None:
@@ -139,22 +143,19 @@ class BorrowedRetainLoss(SplitLoss):
         try:
             loss = super()._whole_loss(model, batch)
         except Exception as error:
-            if "retain" in batch.read:
-                raise self._refusal(
-                    "it computes a retain loss itself instead of calling compute_retain_loss"
-                ) from error
-            if "forget" not in batch.read:
-                raise self._no_unlearning() from error
+            self._check_read(batch.read, error)
             raise
-        if "forget" not in batch.read:
-            raise self._no_unlearning()
+        self._check_read(batch.read)
         return loss
+
+    def _check_read(self, keys: set[str], error: Exception | None = None) -> None:
+        if "retain" in keys:
+            raise OwnRetainLoss(str(self._refusal("it computes a retain loss itself"))) from error
+        if "forget" not in keys:
+            raise self._refusal("it does not read inputs['forget']: it is not an unlearning trainer") from error
 
     def _check(self, *_: Tensor) -> None:
         """All of the loss is the forget loss."""
-
-    def _no_unlearning(self) -> RetainFirstError:
-        return self._refusal("it does not read inputs['forget']: it is not an unlearning trainer")
 
 
 class PreferenceLoss(SplitLoss):
@@ -243,6 +244,10 @@ class _ForgetBatch(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
         return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.read.add(str(key))
+        return super().__contains__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Do what a dict does."""

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from retainfirst.combiners import Combiner, check_schedule, combiner_options, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
-from retainfirst.hf import TwoTaskTraining, transformers
+from retainfirst.hf import SplitTraining, TwoTaskTraining, transformers
 from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst.step import GuardMode
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
-from retainfirst_open_unlearning.split import SplitLoss, split_class
+from retainfirst_open_unlearning.split import OwnRetainLoss, SplitLoss, split_class
 
 __all__ = ["RetainFirstTraining", "make_trainer"]
 
@@ -55,10 +55,45 @@ def make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     if not hasattr(base, "compute_retain_loss"):
         bases.append(registry["GradDiff"])  # its retain loss, with alpha, gamma and retain_loss_type
     bases.append(_LastConstructor)
-    return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
+    about = {"__module__": __name__, "__doc__": f"{wanted} with two gradients.", "_framework_trainer": base}
+    return type(name, tuple(bases), about)
 
 
-class RetainFirstTraining(SplitLoss, TwoTaskTraining):
+class _FrameworkTraining:
+    """What all our trainers do around a step of the framework's."""
+
+    _framework_trainer: type
+    _schedules: dict[str, Weight]
+    _weights: tuple[float, float]
+
+    def _read_weights(self) -> None:
+        """Read ``alpha`` and ``gamma`` anew, as the framework does: a schedule or a callback may have changed them."""
+        me: Any = self
+        for name, schedule in self._schedules.items():
+            setattr(self, name, weight_at(schedule, me.state.global_step))
+        if (weights := self._current_weights()) != self._weights:
+            self._weights = weights
+            me.combiner = me.combiner.with_weights(alpha=weights[0], gamma=weights[1])
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as the framework does; ``trainer.args.metric_for_best_model`` can name each result of its evaluators."""
+        metrics = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        if not getattr(self, "evaluators", None) or not isinstance(metrics, Mapping):
+            return metrics
+        return with_prefix(metrics, kwargs.get("metric_key_prefix", "eval"))
+
+    def _current_weights(self) -> tuple[float, float]:
+        me: Any = self
+        for name in ("alpha", "gamma"):
+            value = getattr(me, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise RetainFirstError(
+                    f"trainer.method_args.{name}: {value!r} is not a number; give one without quotes"
+                )
+        return (float(me.alpha) or SMALLEST_WEIGHT, float(me.gamma))
+
+
+class RetainFirstTraining(_FrameworkTraining, SplitLoss, TwoTaskTraining):
     """The part that all ``RetainFirst<X>`` share; goes before the framework's ``<X>`` in the bases.
 
     Args:
@@ -75,6 +110,8 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
         UnknownCombiner: No combiner has that name.
         RetainFirstError: An unknown scope, option or kind of data, or a set-up that is not supported.
     """
+
+    _computed = False  # whether a batch has shown that the trainer calls compute_retain_loss, or only forgets
 
     def __init__(
         self,
@@ -111,36 +148,66 @@ class RetainFirstTraining(SplitLoss, TwoTaskTraining):
             _say_batch(arguments)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run a microbatch. Read ``alpha`` and ``gamma`` anew, as the framework does: a callback may have changed them."""
-        for name, schedule in self._schedules.items():
-            setattr(self, name, weight_at(schedule, getattr(self, "state").global_step))  # noqa: B009
-        if (weights := self._current_weights()) != self._weights:
-            self._weights = weights
-            self.combiner = self.combiner.with_weights(alpha=weights[0], gamma=weights[1])
-        loss = super().training_step(*args, **kwargs)
+        """Run a microbatch."""
+        self._read_weights()
+        state = None if self._computed else _random_state()
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except OwnRetainLoss:
+            if state is None:
+                raise
+            _set_random_state(state)
+            whole: Tensor = self._split_at_outputs().training_step(*args, **kwargs)
+            return whole
+        self._computed = True
         self.check_last_batch()
         return loss
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as the framework does; ``trainer.args.metric_for_best_model`` can name each result of its evaluators."""
-        metrics = super().evaluate(*args, **kwargs)  # type: ignore[misc]
-        if not getattr(self, "evaluators", None) or not isinstance(metrics, Mapping):
-            return metrics
-        return with_prefix(metrics, kwargs.get("metric_key_prefix", "eval"))
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch."""
+        try:
+            return super().prediction_step(*args, **kwargs)
+        except OwnRetainLoss:
+            if self._computed:
+                raise
+            return self._split_at_outputs().prediction_step(*args, **kwargs)
 
-    def _current_weights(self) -> tuple[float, float]:
+    def _split_at_outputs(self) -> Any:
+        """Become a trainer that splits its whole loss, because it computes its retain loss itself."""
         me: Any = self
-        for name in ("alpha", "gamma"):
-            value = getattr(me, name)
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise RetainFirstError(
-                    f"trainer.method_args.{name}: {value!r} is not a number; give one without quotes"
-                )
-        return (float(me.alpha) or SMALLEST_WEIGHT, float(me.gamma))
+        name, base = type(self).__name__, self._framework_trainer
+        if not hasattr(base, "compute_retain_loss") and me.retain_loss_type != "NLL":
+            raise RetainFirstError(
+                f"trainer.method_args.retain_loss_type={me.retain_loss_type} has no effect: {base.__name__} computes its retain"
+                " loss itself; leave the option out"
+            )
+        me.__class__ = type(name, (_SplitTraining, base), {"__module__": __name__, "_framework_trainer": base})
+        me._refuse_set_up()
+        me._read_weights()
+        _logger.info(
+            "%s computes its retain loss itself: its loss is split at the model's outputs, and logged as a whole", name
+        )
+        return me
 
     def task_losses(self) -> tuple[Any, Any]:
         """See :class:`retainfirst.hf.TwoTaskTraining`."""
         return self.forget_loss, self.retain_loss
+
+
+class _SplitTraining(_FrameworkTraining, SplitTraining):
+    """Splits the whole loss of the framework's trainer, for one that computes its retain loss itself."""
+
+    _source = None  # the framework's batches have the keys forget and retain
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a microbatch."""
+        self._read_weights()
+        return super().training_step(*args, **kwargs)
+
+    def _current_weights(self) -> tuple[float, float]:
+        """A trainer with ``alpha`` and ``gamma`` of its own has weighed its losses by them already."""
+        own = hasattr(self._framework_trainer, "compute_retain_loss")
+        return (1.0, 1.0) if own else super()._current_weights()
 
 
 class _LastConstructor(transformers.Trainer):  # type: ignore[misc]
@@ -157,6 +224,17 @@ class _LastConstructor(transformers.Trainer):  # type: ignore[misc]
                 name, hint = type(self).__name__, did_you_mean(option, sorted(known - {"self"}))
                 raise RetainFirstError(f"{name} has no option trainer.method_args.{option}. {hint}")
         super().__init__(*args, **kwargs)
+
+
+def _random_state() -> tuple[Tensor, list[Tensor]]:
+    cuda: Any = torch.cuda
+    return torch.get_rng_state(), cuda.get_rng_state_all() if cuda.is_initialized() else []
+
+
+def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
 
 
 def _make_combiner(name: str, options: Mapping[str, Any] | None, scope: str | None) -> Combiner:

@@ -14,7 +14,7 @@ from retainfirst.combiners import Combiner
 from retainfirst.errors import RetainFirstError
 from retainfirst.hf._cut import CutLoss
 from retainfirst.hf._parts import TASKS, Parts, check_parts
-from retainfirst.hf._stepping import Batch, StepInTrainer, fsdp_plugin, transformers
+from retainfirst.hf._stepping import Batch, StepInTrainer, transformers
 from retainfirst.objectives import nll
 from retainfirst.step import GuardMode
 
@@ -102,11 +102,6 @@ def split_trainer(
     try:
         me._choose_step(combiner, options, where=where, offload=offload, stream=stream, guard=guard)
         me._source = read if retain is None else retain
-        fsdp = fsdp_plugin(me)
-        if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1:
-            raise RetainFirstError(
-                f"{kind.__name__}: FSDP 1 cannot send a loss back in two parts; use version 2 (fsdp_version: 2), DDP or ZeRO"
-            )
         me._join_trainer()
     except BaseException:
         me.__class__ = kind
@@ -155,6 +150,13 @@ class SplitTraining(StepInTrainer):
     _source: Parts | None
     _cut: CutLoss | None = None
     _terms_checked = False
+
+    def _refuse_set_up(self) -> None:
+        super()._refuse_set_up()
+        if self._fsdp_version() == 1:
+            raise RetainFirstError(
+                f"{_own_name(self)}: FSDP 1 cannot send a loss back in two parts; use version 2 (fsdp_version: 2), DDP or ZeRO"
+            )
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Run the trainer's own step on one microbatch, and combine when the trainer is about to step."""

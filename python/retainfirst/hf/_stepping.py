@@ -20,7 +20,7 @@ from retainfirst.step import TwoTaskStep, check_memory_options
 transformers: Any = require("transformers", "hf")
 has_length = transformers.trainer_utils.has_length
 
-__all__ = ["Batch", "Loss", "StepInTrainer", "fsdp_plugin", "transformers"]
+__all__ = ["Batch", "Loss", "StepInTrainer", "transformers"]
 
 Batch = Mapping[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -60,6 +60,10 @@ class StepInTrainer:
 
     def _join_trainer(self) -> None:
         """Refuse set-ups in which two gradients cannot be taken, and see to it that each training starts afresh."""
+        self._refuse_set_up()
+        getattr(self, "add_callback")(_StartAfresh(self))  # noqa: B009
+
+    def _refuse_set_up(self) -> None:
         me: Any = self
         name = type(self).__name__
         if self._step_options["stream"] and me.args.gradient_accumulation_steps > 1:
@@ -72,7 +76,14 @@ class StepInTrainer:
         if me.is_deepspeed_enabled:
             check_zero_config(me.accelerator.state.deepspeed_plugin.deepspeed_config)
             self._guard.refuse_deepspeed(name)
-        me.add_callback(_StartAfresh(self))
+        if self._fsdp_version() == 1 and not me.accelerator.state.fsdp_plugin.use_orig_params:
+            raise RetainFirstError(
+                f"{name}: FSDP keeps no single parameters with use_orig_params=false; set it to true, or use version 2"
+            )
+
+    def _fsdp_version(self) -> int | None:
+        plugin = getattr(getattr(self, "accelerator").state, "fsdp_plugin", None)  # noqa: B009
+        return None if plugin is None else getattr(plugin, "fsdp_version", 1)
 
     @property
     def combiner(self) -> Combiner:
@@ -203,11 +214,6 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer._start_afresh()
-
-
-def fsdp_plugin(trainer: Any) -> Any:
-    """Return accelerate's settings of FSDP for a trainer, or None."""
-    return getattr(trainer.accelerator.state, "fsdp_plugin", None)
 
 
 def _empty_cache(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retainfirst.combiners import Combiner
 from retainfirst.errors import RetainFirstError
 from retainfirst.hf._arguments import refuse_arguments
-from retainfirst.hf._stepping import Batch, Loss, StepInTrainer, fsdp_plugin
+from retainfirst.hf._stepping import Batch, Loss, StepInTrainer
 from retainfirst.step import GuardMode
 
 __all__ = ["TwoTaskTraining"]
@@ -68,12 +68,6 @@ class TwoTaskTraining(StepInTrainer):
         super().__init__(*args, **kwargs)
         me: Any = self
         refuse_arguments(type(self).__name__, me.args, kwargs, me.accelerator.num_processes)
-        fsdp = fsdp_plugin(me)
-        if fsdp is not None and getattr(fsdp, "fsdp_version", 1) == 1 and not fsdp.use_orig_params:
-            raise RetainFirstError(
-                f"{type(self).__name__}: FSDP keeps no single parameters with use_orig_params=false; set it to true, or use"
-                " version 2"
-            )
         # The columns of a pair are "forget" and "retain", which no model's forward takes: the trainer would drop both.
         me.args.remove_unused_columns = False
         # Sums of losses over items, and the items, each of forget and retain.
