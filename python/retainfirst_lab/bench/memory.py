@@ -15,6 +15,7 @@ import torch
 from retainfirst.errors import RetainFirstError, require
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import GUARDED, MODES, Shape, make_model, make_step
+from retainfirst_lab.bench.trainers import TRAINERS
 
 __all__ = ["GIVE_BACK", "SHAPES", "cases", "measure"]
 
@@ -36,6 +37,8 @@ def _guarded(shapes: Sequence[Shape]) -> list[tuple[str, Shape]]:
 
 def _cases(shape: Shape, device: str) -> Iterator[str]:
     yield from ("plain", "plain, one by one")
+    if shape.micro_batches == 1:
+        yield from TRAINERS
     for case, options in MODES.items():
         # Streaming allows one retain pass a step. Offloading moves gradients to host memory, where those of the CPU are already.
         if (shape.micro_batches == 1 or "stream" not in options) and (device == "cuda" or "offload" not in options):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.step import Guard, TwoTaskStep
+from retainfirst_lab.bench.trainers import TRAINERS, make_trainer_step
 
 __all__ = ["GUARDED", "GUARDS", "MODES", "Shape", "make_guarded", "make_model", "make_step"]
 
@@ -79,7 +80,8 @@ def make_step(model: Any, case: str, shape: Shape) -> Callable[[], None]:
 
     Args:
         model: Of :func:`make_model`.
-        case: ``plain``, ``plain, one by one``, or a key of :data:`MODES` or of :data:`GUARDED`; the latter also moves the model.
+        case: ``plain``, ``plain, one by one``, one of :data:`~retainfirst_lab.bench.trainers.TRAINERS` (one microbatch), or a key
+            of :data:`MODES` or of :data:`GUARDED`; the latter also moves the model.
         shape: Of the batches.
 
     Raises:
@@ -91,6 +93,8 @@ def make_step(model: Any, case: str, shape: Shape) -> Callable[[], None]:
         training.set_guard(guard)
         return training.run
     tokens, loss = _tokens(model, shape), partial(_loss, model)
+    if case in TRAINERS:
+        return make_trainer_step(model, case, tokens[0])
 
     def plain() -> None:
         for forget, retain in tokens:
@@ -106,7 +110,7 @@ def make_step(model: Any, case: str, shape: Shape) -> Callable[[], None]:
     if case in (known := {"plain": plain, "plain, one by one": one_by_one}):
         return known[case]
     if case not in MODES:
-        raise RetainFirstError(f"Unknown case {case!r}. {did_you_mean(case, [*known, *MODES, *GUARDED])}")
+        raise RetainFirstError(f"Unknown case {case!r}. {did_you_mean(case, [*known, *MODES, *GUARDED, *TRAINERS])}")
     two_task = TwoTaskStep(model, case.partition(",")[0], **MODES[case])
 
     def separate() -> None:

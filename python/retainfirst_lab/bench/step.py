@@ -8,6 +8,7 @@ from typing import Any
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import Shape, make_model, make_step
 from retainfirst_lab.bench.timing import Case, clock_for, ratios, rounds_of, spread
+from retainfirst_lab.bench.trainers import OWN, TRAINERS
 
 __all__ = ["CASES", "MICRO_BATCHES", "measure", "shapes"]
 
@@ -41,7 +42,7 @@ def measure(
         threads: None: the number that torch uses.
         device: ``"cpu"`` or ``"cuda"``.
         small: Use a tiny model, for a quick try.
-        tick: Called with the name of the shape, once a round.
+        tick: Called with the name of the shape, and then of the trainers, once a round.
 
     Raises:
         MissingDependency: transformers is not installed.
@@ -49,25 +50,28 @@ def measure(
     machine.check_device(device)
     model = make_model(device, small=small)
     parameters = sum(p.numel() for p in model.parameters())
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def against(first: str, cases: Sequence[str], shape: Shape, label: str) -> list[dict[str, Any]]:
+        steps = {case: Case(make_step(model, case, shape)) for case in (first, *cases)}
+        samples = rounds_of(steps, rounds, clock_for(device), tick=lambda: tick(label))
+        return [
+            {
+                "case": case,
+                "micro_batches": shape.micro_batches,
+                "seconds": spread([one.wall for one in samples[case]]),
+                "plain_seconds": spread([one.wall for one in samples[first]]),
+                **ratios(samples[case], samples[first]),
+            }
+            for case in cases
+        ]
+
     with machine.threads(threads) as used:
         for shape in shapes(batch, length, micro_batches):
             # Streaming allows one retain pass a step.
             cases = [case for case in CASES if shape.micro_batches == 1 or "stream" not in case]
-            steps = {case: Case(make_step(model, case, shape)) for case in ("plain", *cases)}
-            label = f"{shape.micro_batches} microbatch(es)"
-            samples = rounds_of(steps, rounds, clock_for(device), tick=lambda label=label: tick(label))  # type: ignore[misc]
-            plain = samples["plain"]
-            rows += [
-                {
-                    "case": case,
-                    "micro_batches": shape.micro_batches,
-                    "seconds": spread([one.wall for one in samples[case]]),
-                    "plain_seconds": spread([one.wall for one in plain]),
-                    **ratios(samples[case], plain),
-                }
-                for case in cases
-            ]
+            rows += against("plain", cases, shape, f"{shape.micro_batches} microbatch(es)")
+        trainers = against(OWN, [case for case in TRAINERS if case != OWN], Shape(batch, length), "trainers")
     return {
         "benchmark": "step",
         **machine.describe(device),
@@ -76,4 +80,5 @@ def measure(
         "parameters": parameters,
         "tokens": [batch, length],
         "rows": rows,
+        "trainers": trainers,
     }

@@ -120,6 +120,10 @@ def _step(report: Report) -> Iterator[Table]:
     ]
     title = "A step of {} x {} tokens for each task, x plain addition".format(*report["tokens"])
     yield Table(title, ["case", "microbatches", "CPU time", "wall time", "plain, s"], rows)
+    if "trainers" in report:
+        rows = [[row["case"], *_cells(row), spread_cell(row["plain_seconds"])] for row in report["trainers"]]
+        title = "A trainer's step of {} x {} tokens for each task, x its own".format(*report["tokens"])
+        yield Table(title, ["case", "CPU time", "wall time", "own, s"], rows)
 
 
 def _guard(report: Report) -> Iterator[Table]:

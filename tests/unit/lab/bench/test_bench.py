@@ -15,7 +15,20 @@ from typer.testing import CliRunner
 from retainfirst import _rust, cli, combine, reference
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst_lab.bench import combine as combine_benchmark
-from retainfirst_lab.bench import guard, imports, machine, memory, model, page, peers, summary, tables, targets, timing
+from retainfirst_lab.bench import (
+    guard,
+    imports,
+    machine,
+    memory,
+    model,
+    page,
+    peers,
+    summary,
+    tables,
+    targets,
+    timing,
+    trainers,
+)
 from retainfirst_lab.bench import verify as verify_benchmark
 
 PNG = b"\x89PNG"
@@ -100,10 +113,11 @@ def test_step(tmp_path):
     report = run("step", "--quick", "--threads", 1, "--micro-batches", "1,2", "--output", tmp_path)
     expected = [("sago", 1), ("pcgrad", 1), ("sago, stream", 1), ("sago", 2), ("pcgrad", 2)]
     assert [(row["case"], row["micro_batches"]) for row in report["rows"]] == expected
-    for row in report["rows"]:
+    assert [row["case"] for row in report["trainers"]] == ["trainer, split by sago", "trainer written for sago"]
+    for row in report["rows"] + report["trainers"]:
         check_spread(row["cpu_ratio"])
         check_spread(row["wall_ratio"])
-    assert len(report["targets"]) == len(expected)
+    assert len(report["targets"]) == len(expected) + 2
     assert (tmp_path / "step.png").read_bytes().startswith(PNG)
 
 
@@ -146,10 +160,11 @@ def test_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(memory, "_in_a_process", once)
     report = run("memory", "--quick", "--threads", 1, "--output", tmp_path)
-    assert [row["case"] for row in report["rows"]] == ["plain", "plain, one by one", "sago", "pcgrad", "sago, stream"]
+    by_hand = ["plain", "plain, one by one", "sago", "pcgrad", "sago, stream"]
+    assert [row["case"] for row in report["rows"]] == [*by_hand[:2], *trainers.TRAINERS, *by_hand[2:]]
     assert all(row["peak_mib"] > 0 for row in report["rows"])
     assert [row["case"] for row in report["guard"]] == list(model.GUARDED)
-    assert [one["at_most"] for one in report["targets"]] == [1, 1, 1, 1.1, 2.1, 3.1, 3.1]
+    assert [one["at_most"] for one in report["targets"]] == [1] * 5 + [1.1, 2.1, 3.1, 3.1]
     assert "| pcgrad, AdamW, enforce | 3 | +0.00 |" in tables.markdown(report)
     assert (tmp_path / "memory.png").read_bytes().startswith(PNG)
 
