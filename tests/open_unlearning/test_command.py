@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -279,3 +280,57 @@ def test_the_checkout_is_left_as_it_was(framework):
         pytest.skip(f"{framework.home} is not a git checkout, so edits to it cannot be seen")
     status = subprocess.run(["git", "-C", str(framework.home), "status", "--porcelain"], capture_output=True, text=True)
     assert status.stdout == ""
+
+
+OWN_RETAIN = """
+from trainer.unlearn.base import UnlearnTrainer
+
+
+class OwnRetain(UnlearnTrainer):
+    def __init__(self, strength=1.0, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.strength = strength
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        keys = ("input_ids", "attention_mask", "labels")
+        forget, retain = (model(**{key: inputs[task][key] for key in keys}) for task in ("forget", "retain"))
+        loss = retain.loss - self.strength * forget.loss
+        return (loss, forget) if return_outputs else loss
+
+
+class OwnStep(OwnRetain):
+    def training_step(self, *arguments, **options):
+        return super().training_step(*arguments, **options)
+"""
+
+
+@pytest.fixture
+def fork_with_trainers(framework, tmp_path):
+    """The framework as a user's fork has it: with a trainer more, registered as its documentation says."""
+    home = tmp_path / "fork"
+    shutil.copytree(framework.home, home, ignore=shutil.ignore_patterns(".git", "saves"))
+    (home / "src/trainer/unlearn/own_retain.py").write_text(OWN_RETAIN)
+    with (home / "src/trainer/__init__.py").open("a") as file:
+        file.write("\nfrom trainer.unlearn.own_retain import OwnRetain, OwnStep\n_register_trainer(OwnRetain)\n")
+        file.write("_register_trainer(OwnStep)\n")
+    for name in ("OwnRetain", "OwnStep"):
+        text = f"defaults:\n  - finetune\n\nhandler: {name}\nmethod_args:\n  strength: 0.5\n"
+        (home / f"configs/trainer/{name}.yaml").write_text(text)
+    return dataclasses.replace(framework, home=home)
+
+
+def test_a_forks_trainer_that_computes_its_retain_loss_itself(fork_with_trainers, tmp_path):
+    more = ("trainer.args.gradient_accumulation_steps=1",)
+    runs = {"own": ("OwnRetain", ()), "sum": ("RetainFirstOwnRetain", ("trainer.method_args.combiner=sum",))}
+    for name, (trainer, options) in (runs | {"sago": ("RetainFirstOwnRetain", ())}).items():
+        done = fork_with_trainers.train(trainer, tmp_path / name, *more, *options)
+        assert done.returncode == 0, done.stderr[-3000:]
+    own, plain, sago = (load_file(tmp_path / name / "model.safetensors") for name in ("own", "sum", "sago"))
+    assert all(own[key].equal(plain[key]) for key in own)
+    assert any(not own[key].equal(sago[key]) for key in own)
+
+
+def test_a_forks_trainer_with_a_training_step_of_its_own(fork_with_trainers, tmp_path):
+    done = fork_with_trainers.train("RetainFirstOwnStep", tmp_path / "out")
+    assert done.returncode
+    assert "OwnStep has a training_step of its own (OwnStep.training_step)" in done.stdout + done.stderr
