@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,11 +79,27 @@ def first_batch(kind):
 
 
 @pytest.mark.parametrize("kind", [GradDiff, Npo])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_sum_takes_the_trainers_own_steps_bit_for_bit(tmp_path, kind, bf16):
-    own = trained(make(kind, tmp_path, bf16=bf16))
-    assert same(own, trained(split_trainer(make(kind, tmp_path, bf16=bf16), "sum")))
-    assert not same(own, dict(tiny.tiny_llama(seed=0).named_parameters()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sum_takes_the_trainers_own_steps_bit_for_bit(tmp_path, kind, dtype):
+    def model():
+        return tiny.tiny_llama(seed=0, dtype=dtype)
+
+    own = trained(make(kind, tmp_path, model=model()))
+    assert same(own, trained(split_trainer(make(kind, tmp_path, model=model()), "sum")))
+    assert not same(own, dict(model().named_parameters()))
+
+
+@pytest.mark.parametrize("kind", [GradDiff, Npo])
+def test_under_autocast(tmp_path, kind):
+    # transformers before 4.46 keeps one bfloat16 copy of each weight for both tasks, whose gradients it adds in bfloat16, with an
+    # error of 2^-8. AdamW makes a full step of an element whose gradient is near 0, so that a few elements differ by much.
+    own = trained(make(kind, tmp_path, bf16=True))
+    split = trained(split_trainer(make(kind, tmp_path, bf16=True), "sum"))
+    if version("transformers") >= "4.46":
+        assert same(own, split)
+    moved = torch.cat([(own[name] - p).flatten() for name, p in tiny.tiny_llama(seed=0).named_parameters()])
+    apart = torch.cat([(own[name] - split[name]).flatten() for name in own])
+    assert apart.norm() < 0.05 * moved.norm()
 
 
 @pytest.mark.parametrize("kind", [GradDiff, Npo])
@@ -397,6 +415,41 @@ def test_several_backward_passes(tmp_path):
         split_trainer(make(TwoBackwards, tmp_path)).train()
 
 
+def test_no_backward_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Trainer, "training_step", lambda self, model, inputs, *_: self.compute_loss(model, inputs).detach()
+    )
+    with pytest.raises(RetainFirstError, match="^GradDiff: its training step ran no backward pass through accelerate"):
+        split_trainer(make(GradDiff, tmp_path)).train()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "settings", "text"),
+    [
+        (
+            "fsdp_plugin",
+            {"fsdp_version": 1, "use_orig_params": True},
+            "GradDiff: FSDP 1 cannot send a loss back in two parts",
+        ),
+        ("deepspeed_plugin", {"deepspeed_config": {"zero_optimization": {"stage": 0}}}, "without ZeRO .stage 0."),
+    ],
+)
+def test_set_ups_that_are_refused(tmp_path, plugin, settings, text):
+    trainer = make(GradDiff, tmp_path)
+    trainer.accelerator.state = SimpleNamespace(**{plugin: SimpleNamespace(**settings)})
+    trainer.is_deepspeed_enabled = plugin == "deepspeed_plugin"
+    with pytest.raises(RetainFirstError, match=text):
+        split_trainer(trainer)
+    assert type(trainer) is GradDiff
+
+
+@pytest.mark.slow
+def test_a_compiled_model(tmp_path):
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    own = trained(make(GradDiff, tmp_path, **options))
+    assert same(own, trained(split_trainer(make(GradDiff, tmp_path, **options), "sum")))
+
+
 class OwnStep(GradDiff):
     def training_step(self, model, inputs, *arguments):
         return super().training_step(model, inputs, *arguments)
@@ -503,7 +556,10 @@ def test_bad_retain_batches(tmp_path, retain, collator, text):
         trainer.train()
 
 
-def test_a_run_that_is_resumed_ends_alike(tmp_path):
+def test_a_run_that_is_resumed_ends_alike(tmp_path, monkeypatch):
+    if version("transformers") < "4.49":
+        # These versions read their own random states with pickle, which torch refuses from 2.6 on unless told otherwise.
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = trained(split_trainer(make(GradDiff, tmp_path / "a", **options), "gru"))
     first = split_trainer(make(GradDiff, tmp_path / "b", **{**options, "max_steps": 2}), "gru")
