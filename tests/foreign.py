@@ -6,7 +6,7 @@ import copy
 
 import torch
 from torch.nn.functional import logsigmoid
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
 import tiny
@@ -91,3 +91,87 @@ def make(kind, where, *, collator=None, rows=None, model=None, **options):
     collator = collator or (by_key if issubclass(kind, Npo) else stack)
     given = where if isinstance(where, TrainingArguments) else arguments(where, **options)
     return kind(model=model, args=given, train_dataset=rows or Rows(), data_collator=collator)
+
+
+def trained(trainer):
+    trainer.train()
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def apart(model, *tasks):
+    """Return the gradient of each loss, by a backward pass of its own."""
+    names = [name for name, _ in model.named_parameters()]
+    return [dict(zip(names, torch.autograd.grad(loss, list(model.parameters())), strict=True)) for loss in tasks]
+
+
+class InOrder:
+    """Takes the rows in order; before a trainer in the bases."""
+
+    def _get_train_sampler(self, *_):
+        return None
+
+
+def first_batch(kind):
+    return (by_key if kind is Npo else stack)([Rows()[0], Rows()[1]])
+
+
+class ThreeParts(Trainer):
+    """A preferred answer, a forget row and a retain row, as DPO has them."""
+
+    def compute_loss(self, model, inputs, **_):
+        better, forget, retain = inputs
+        chosen = per_row(model(better["input_ids"]).logits, better["labels"])
+        rejected = per_row(model(forget["input_ids"]).logits, forget["labels"])
+        return -logsigmoid(0.1 * (chosen - rejected)).mean() + model(**retain).loss
+
+
+class OtherKeys(Trainer):
+    """Keys of its own."""
+
+    def compute_loss(self, model, inputs, **_):
+        return model(**inputs["good"]).loss - model(**inputs["bad"]).loss
+
+
+class Slices(Trainer):
+    """One tensor for both tasks, the forget rows first; its loss runs the model on slices, or on every other row."""
+
+    step = None
+
+    def compute_loss(self, model, inputs, **_):
+        ids, half = inputs["input_ids"], len(inputs["input_ids"]) // 2
+        forget, retain = (ids[0::2], ids[1::2]) if self.step == 2 else (ids[:half], ids[half:])
+        return model(retain, labels=retain).loss - model(forget, labels=forget).loss
+
+
+def other_keys(rows):
+    return {"good": stack(rows)[1], "bad": stack(rows)[0], "index": torch.arange(len(rows))}
+
+
+def one_tensor(rows):
+    return {"input_ids": torch.cat([part["input_ids"] for part in stack(rows)])}
+
+
+def halves(batch):
+    return dict(zip(("forget", "retain"), batch["input_ids"].chunk(2), strict=True))
+
+
+def every_other(batch):
+    return {"forget": batch["input_ids"][0::2], "retain": batch["input_ids"][1::2]}
+
+
+class ForgetOnly(GradDiff):
+    def compute_loss(self, model, inputs, return_outputs=False, **_):
+        forget = inputs if isinstance(inputs, dict) else inputs[0]
+        return -model(**forget).loss
+
+
+def retain_batches():
+    return DataLoader([row[1] for row in Rows()], batch_size=2)
+
+
+def forget_rows(rows):
+    return stack(rows)[0]

@@ -5,31 +5,39 @@ from __future__ import annotations
 import copy
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import logsigmoid
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.data import DataLoader
-from transformers import Trainer
 
 import oracle
 import tiny
-from foreign import WEIGHTS, GradDiff, Npo, Rows, by_key, make, per_row, stack
-from retainfirst import RetainFirstError
+from foreign import (
+    WEIGHTS,
+    ForgetOnly,
+    GradDiff,
+    InOrder,
+    Npo,
+    OtherKeys,
+    Rows,
+    Slices,
+    ThreeParts,
+    apart,
+    every_other,
+    first_batch,
+    forget_rows,
+    halves,
+    make,
+    one_tensor,
+    other_keys,
+    per_row,
+    retain_batches,
+    same,
+    trained,
+)
 from retainfirst.hf import split_trainer
 from retainfirst.objectives import nll
-
-
-def trained(trainer):
-    trainer.train()
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-
-
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def gradients_at_steps(trainer):
@@ -59,23 +67,6 @@ def losses(kind, model, batch):
     ratio = per_row(model(forget["input_ids"]).logits, forget["labels"]) - before
     forget_loss = -2 / Npo.beta * logsigmoid(-Npo.beta * ratio).mean()
     return forget_loss, -per_row(model(retain["input_ids"]).logits, retain["labels"]).mean()
-
-
-def apart(model, *tasks):
-    """Return the gradient of each loss, by a backward pass of its own."""
-    names = [name for name, _ in model.named_parameters()]
-    return [dict(zip(names, torch.autograd.grad(loss, list(model.parameters())), strict=True)) for loss in tasks]
-
-
-class InOrder:
-    """Takes the rows in order; before a trainer in the bases."""
-
-    def _get_train_sampler(self, *_):
-        return None
-
-
-def first_batch(kind):
-    return (by_key if kind is Npo else stack)([Rows()[0], Rows()[1]])
 
 
 @pytest.mark.parametrize("kind", [GradDiff, Npo])
@@ -192,50 +183,6 @@ def test_the_class_stays_itself_to_others(tmp_path):
     assert trainer.compute_loss(trainer.model, first_batch(GradDiff)).requires_grad  # as in an evaluation
 
 
-class ThreeParts(Trainer):
-    """A preferred answer, a forget row and a retain row, as DPO has them."""
-
-    def compute_loss(self, model, inputs, **_):
-        better, forget, retain = inputs
-        chosen = per_row(model(better["input_ids"]).logits, better["labels"])
-        rejected = per_row(model(forget["input_ids"]).logits, forget["labels"])
-        return -logsigmoid(0.1 * (chosen - rejected)).mean() + model(**retain).loss
-
-
-class OtherKeys(Trainer):
-    """Keys of its own."""
-
-    def compute_loss(self, model, inputs, **_):
-        return model(**inputs["good"]).loss - model(**inputs["bad"]).loss
-
-
-class Slices(Trainer):
-    """One tensor for both tasks, the forget rows first; its loss runs the model on slices, or on every other row."""
-
-    step = None
-
-    def compute_loss(self, model, inputs, **_):
-        ids, half = inputs["input_ids"], len(inputs["input_ids"]) // 2
-        forget, retain = (ids[0::2], ids[1::2]) if self.step == 2 else (ids[:half], ids[half:])
-        return model(retain, labels=retain).loss - model(forget, labels=forget).loss
-
-
-def other_keys(rows):
-    return {"good": stack(rows)[1], "bad": stack(rows)[0], "index": torch.arange(len(rows))}
-
-
-def one_tensor(rows):
-    return {"input_ids": torch.cat([part["input_ids"] for part in stack(rows)])}
-
-
-def halves(batch):
-    return dict(zip(("forget", "retain"), batch["input_ids"].chunk(2), strict=True))
-
-
-def every_other(batch):
-    return {"forget": batch["input_ids"][0::2], "retain": batch["input_ids"][1::2]}
-
-
 @pytest.mark.parametrize(
     ("kind", "collator", "parts"),
     [
@@ -298,230 +245,11 @@ def test_a_copy_of_the_model_stays_whole(tmp_path):
     assert trainer.reference(**first_batch(GradDiff)[0]).loss.grad_fn is not None
 
 
-class Product(GradDiff):
-    def compute_loss(self, model, inputs, **_):
-        return model(**inputs[0]).loss * model(**inputs[1]).loss
-
-
-class Penalty(GradDiff):
-    def compute_loss(self, model, inputs, **options):
-        return super().compute_loss(model, inputs, **options) + 1e-3 * self.model.lm_head.weight.square().sum()
-
-
-class HiddenStates(GradDiff):
-    """Takes its forget loss from a layer inside, as RMU does."""
-
-    def compute_loss(self, model, inputs, **_):
-        found = []
-        handle = self.model.model.layers[0].register_forward_hook(lambda _m, _i, out: found.append(out))
-        model(**inputs[0])
-        handle.remove()
-        hidden = found[0][0] if isinstance(found[0], tuple) else found[0]
-        return hidden.square().mean() + model(**inputs[1]).loss
-
-
-class Both(GradDiff):
-    def compute_loss(self, model, inputs, **_):
-        ids = {key: torch.cat([part[key] for part in inputs]) for key in inputs[0]}
-        return model(**ids).loss
-
-
-class BothViews(Trainer):
-    def compute_loss(self, model, inputs, **_):
-        return model(inputs["input_ids"], labels=inputs["input_ids"]).loss
-
-
-class ForgetOnly(GradDiff):
-    def compute_loss(self, model, inputs, return_outputs=False, **_):
-        forget = inputs if isinstance(inputs, dict) else inputs[0]
-        return -model(**forget).loss
-
-
-class RetainDetached(GradDiff):
-    def compute_loss(self, model, inputs, **_):
-        return -model(**inputs[0]).loss + model(**inputs[1]).loss.detach()
-
-
-class Derivative(GradDiff):
-    def compute_loss(self, model, inputs, **options):
-        loss = super().compute_loss(model, inputs, **options)
-        torch.autograd.grad(loss, list(self.model.parameters()), retain_graph=True, allow_unused=True)
-        return loss
-
-
-class BackwardInside(GradDiff):
-    def compute_loss(self, model, inputs, **options):
-        super().compute_loss(model, inputs, **options).backward()
-        return super().compute_loss(model, inputs, **options)
-
-
-class InPlace(GradDiff):
-    def compute_loss(self, model, inputs, **_):
-        logits = model(**inputs[0]).logits
-        logits /= 2
-        return logits.logsumexp(-1).mean() + model(**inputs[1]).loss
-
-
-class SecondModel(GradDiff):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.other = tiny.tiny_llama(seed=4)
-
-    def compute_loss(self, model, inputs, **options):
-        return super().compute_loss(model, inputs, **options) + self.other(**inputs[0]).loss
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        (Product, "a term holds the forget and the retain part at once"),
-        (Penalty, "reaches lm_head.weight otherwise than through the model's outputs"),
-        (HiddenStates, "does not depend on what the model returned for the forget part|never runs the model"),
-        (Both, "a forward call of the model holds neither part"),
-        (ForgetOnly, "never runs the model with the retain part of the batch"),
-        (RetainDetached, "does not depend on what the model returned for the retain part"),
-        (Derivative, "takes derivatives itself"),
-        (BackwardInside, "takes derivatives itself"),
-        (InPlace, "changes the model's outputs in place"),
-        (SecondModel, "reaches .* otherwise than through the model's outputs"),
-    ],
-)
-def test_losses_that_cannot_be_split(tmp_path, kind, text):
-    trainer = split_trainer(make(kind, tmp_path))
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    with pytest.raises(RetainFirstError, match=rf"^{kind.__name__}: its loss cannot be split.*({text})"):
-        trainer.train()
-    assert same(before, dict(trainer.model.named_parameters()))
-    assert all(p.grad is None for p in trainer.model.parameters())
-    assert not trainer.model._forward_hooks
-    assert torch.autograd.grad.__module__ == "torch.autograd"
-
-
-def test_a_forward_call_with_both_parts(tmp_path):
-    trainer = make(BothViews, tmp_path, collator=one_tensor)
-    split_trainer(trainer, parts=halves)
-    with pytest.raises(RetainFirstError, match="holds both parts of the batch; it must take one at a time"):
-        trainer.train()
-
-
-class TwoBackwards(GradDiff):
-    def compute_loss(self, model, inputs, **options):
-        self.accelerator.backward(super().compute_loss(model, inputs, **options))
-        return super().compute_loss(model, inputs, **options)
-
-
-def test_several_backward_passes(tmp_path):
-    with pytest.raises(RetainFirstError, match="TwoBackwards: its training step runs several backward passes"):
-        split_trainer(make(TwoBackwards, tmp_path)).train()
-
-
-def test_no_backward_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        Trainer, "training_step", lambda self, model, inputs, *_: self.compute_loss(model, inputs).detach()
-    )
-    with pytest.raises(RetainFirstError, match="^GradDiff: its training step ran no backward pass through accelerate"):
-        split_trainer(make(GradDiff, tmp_path)).train()
-
-
-@pytest.mark.parametrize(
-    ("plugin", "settings", "text"),
-    [
-        (
-            "fsdp_plugin",
-            {"fsdp_version": 1, "use_orig_params": True},
-            "GradDiff: FSDP 1 cannot send a loss back in two parts",
-        ),
-        ("deepspeed_plugin", {"deepspeed_config": {"zero_optimization": {"stage": 0}}}, "without ZeRO .stage 0."),
-    ],
-)
-def test_set_ups_that_are_refused(tmp_path, plugin, settings, text):
-    trainer = make(GradDiff, tmp_path)
-    trainer.accelerator.state = SimpleNamespace(**{plugin: SimpleNamespace(**settings)})
-    trainer.is_deepspeed_enabled = plugin == "deepspeed_plugin"
-    with pytest.raises(RetainFirstError, match=text):
-        split_trainer(trainer)
-    assert type(trainer) is GradDiff
-
-
 @pytest.mark.slow
 def test_a_compiled_model(tmp_path):
     options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     own = trained(make(GradDiff, tmp_path, **options))
     assert same(own, trained(split_trainer(make(GradDiff, tmp_path, **options), "sum")))
-
-
-class OwnStep(GradDiff):
-    def training_step(self, model, inputs, *arguments):
-        return super().training_step(model, inputs, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("make_one", "text"),
-    [
-        (lambda folder: GradDiff, "a constructed transformers.Trainer, not the class GradDiff"),
-        (lambda folder: nn.Linear(2, 2), "a constructed transformers.Trainer, not a Linear"),
-        (lambda folder: make(OwnStep, folder), "OwnStep has a training_step of its own .OwnStep.training_step."),
-        (lambda folder: make(Trainer, folder), "Trainer has transformers' own compute_loss"),
-        (lambda folder: split_trainer(make(GradDiff, folder)), "SplitGradDiff: its two gradients are combined already"),
-    ],
-)
-def test_what_is_no_trainer_to_split(tmp_path, make_one, text):
-    with pytest.raises(RetainFirstError, match=text):
-        split_trainer(make_one(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"combiner": "sagoo"}, "sago"),
-        ({"alhpa": 2.0}, "alhpa"),
-        ({"parts": "forget,retian"}, "'retian' is no task.*retain"),
-        ({"parts": ("forget", "forget")}, "names no retain part"),
-        ({"parts": {"a": "forget"}}, "names no retain part"),
-        ({"parts": 3}, "parts=3 is no list of names"),
-        ({"parts": "a=forget,retain"}, "name all parts by key"),
-        ({"offload": "disk"}, "offload"),
-        ({"guard": "on"}, "guard='on' is unknown"),
-        ({"parts": "forget,retain", "retain": []}, "parts is for a loss of both tasks"),
-    ],
-)
-def test_bad_options_leave_the_trainer_as_it_was(tmp_path, options, text):
-    trainer = make(GradDiff, tmp_path)
-    with pytest.raises(RetainFirstError, match=text):
-        split_trainer(trainer, **options)
-    assert type(trainer) is GradDiff
-    assert same(trained(trainer), trained(make(GradDiff, tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "collator", "more", "parts", "text"),
-    [
-        (
-            ThreeParts,
-            stack,
-            (5,),
-            None,
-            "which part of the batch is for which task.*a list of 3 parts.*forget,forget,retain",
-        ),
-        (ThreeParts, stack, (5,), "forget,retain", "a list of 3 parts; parts names 2"),
-        (OtherKeys, other_keys, (), None, r"a mapping with the keys \['bad', 'good', 'index'\]"),
-        (OtherKeys, other_keys, (), {"bda": "forget", "good": "retain"}, r"names the keys \['bda', 'good'\]"),
-        (OtherKeys, other_keys, (), lambda batch: batch, "the function must return"),
-        (GradDiff, lambda rows: (stack(rows)[0], None), (), None, "no retain part"),
-    ],
-)
-def test_parts_that_do_not_fit_the_batch(tmp_path, kind, collator, more, parts, text):
-    trainer = split_trainer(make(kind, tmp_path, collator=collator, rows=Rows(more=more)), parts=parts)
-    with pytest.raises(RetainFirstError, match=f"^{kind.__name__}: .*{text}"):
-        trainer.train()
-
-
-def retain_batches():
-    return DataLoader([row[1] for row in Rows()], batch_size=2)
-
-
-def forget_rows(rows):
-    return stack(rows)[0]
 
 
 def test_a_trainer_that_only_forgets_borrows_retain_batches(tmp_path):
@@ -535,25 +263,6 @@ def test_a_trainer_that_only_forgets_borrows_retain_batches(tmp_path):
         for name, parameter in model.named_parameters():
             assert torch.equal(update[name], oracle.elementwise("sago", f[name], r[name], 1.0, 1.0))
             parameter.data.add_(update[name], alpha=-1e-2)
-
-
-@pytest.mark.parametrize(
-    ("retain", "collator", "text"),
-    [
-        ([], forget_rows, "retain has no batch"),
-        (iter(list(retain_batches())), forget_rows, "an iterator can be gone through once only"),
-        (
-            [{"input_ids": torch.ones(2, 3, dtype=torch.long)}],
-            forget_rows,
-            "dictionaries of the model's inputs with labels",
-        ),
-        (retain_batches(), stack, "have a retain part already; leave retain out"),
-    ],
-)
-def test_bad_retain_batches(tmp_path, retain, collator, text):
-    trainer = split_trainer(make(ForgetOnly, tmp_path, collator=collator, max_steps=9), retain=retain)
-    with pytest.raises(RetainFirstError, match=f"^ForgetOnly: .*{text}"):
-        trainer.train()
 
 
 def test_a_run_that_is_resumed_ends_alike(tmp_path, monkeypatch):
