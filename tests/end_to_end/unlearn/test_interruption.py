@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import retainfirst as rf
 from retainfirst.unlearning import Interrupted, unlearn
@@ -88,6 +90,21 @@ def test_resuming_needs_the_same_settings_and_the_same_data(config, tmp_path, fi
     Path(files["forget"]).write_text(json.dumps({"text": "something else"}) + "\n")
     with pytest.raises(rf.RetainFirstError, match="forget"):
         unlearn(config(**again))
+
+
+def test_resuming_needs_the_same_model_wherever_its_folder_is(config, tmp_path):
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+    model, moved = tmp_path / "model", tmp_path / "moved"
+    shutil.copytree(config().model, model)
+    with pytest.raises(Interrupted):
+        unlearn(config(model=str(model), **options), measure=lambda _: InterruptsAt(3))
+    shutil.copytree(model, moved)
+    (moved / "slurm-1.out").write_text("a log")
+    save_file({name: -tensor for name, tensor in weights(model).items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(rf.RetainFirstError, match=r"other settings: model \(was sha256:\w+, is sha256:\w+\)"):
+        unlearn(config(model=str(model), resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    resumed = unlearn(config(model=str(moved), resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    assert len(resumed["steps"]) == 6
 
 
 def test_a_half_written_checkpoint_is_passed_over(config):
