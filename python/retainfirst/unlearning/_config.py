@@ -292,7 +292,7 @@ def _by_content(value: str) -> str:
 
 
 def _by_files(folder: str) -> str:
-    """Replace a folder by a hash of the names and the contents of its files that transformers reads, if there is such a folder."""
+    """Replace a folder, if there is one, by a hash of the names and contents of its files that transformers reads."""
     if not Path(folder).is_dir():
         return folder
     files = sorted(path for path in Path(folder).iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
