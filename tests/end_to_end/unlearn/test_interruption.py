@@ -151,14 +151,17 @@ def test_the_callers_handlers_are_back_after_a_run(config, monkeypatch):
             signal.signal(number, handler)
 
 
-def test_a_failure_to_write_keeps_the_last_step_and_says_how_to_go_on(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "last"), [({}, 6), ({"stop_at_forget_probability": 1.0, "evaluate_every": 4, "force": True}, 4)]
+)
+def test_a_failure_to_write_keeps_the_last_step_and_says_how_to_go_on(config, tmp_path, monkeypatch, options, last):
     with monkeypatch.context() as broken:
         broken.setattr("retainfirst.unlearning._run.write_curves", _no_space)
         with pytest.raises(
             rf.RetainFirstError, match=r"No space left on device\. When that is mended, go on with --resume"
         ):
-            unlearn(config())
-    assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == ["checkpoint-6"]
+            unlearn(config(**options))
+    assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == [f"checkpoint-{last}"]
 
 
 def test_resuming_names_the_checkpoint_that_was_cut_short(config, caplog):
