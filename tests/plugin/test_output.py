@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +28,16 @@ def sweep(tmp_path, monkeypatch):
         monkeypatch.setattr(HydraConfig, "get", lambda: config)
 
     return become
+
+
+def test_the_page_gives_each_job_of_a_sweep_a_name_of_its_own():
+    lines = (Path(__file__).parents[2] / "docs" / "open-unlearning.md").read_text().splitlines()
+    commands = [line for line in lines if line.startswith("$ ") and "--multirun" in line]
+    assert commands
+    for command in commands:
+        swept = [word.partition("=")[0] for word in command.split() if "," in word]
+        assert swept
+        assert all(re.search(rf"'task_name=\S*\$\{{{re.escape(name)}\}}", command) for name in swept), command
 
 
 def test_two_jobs_of_a_sweep_in_one_folder(sweep, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "python"
 LIBRARY, LABORATORY = "retainfirst", "retainfirst_lab"
+STUDIES = f"{LABORATORY}.studies.gpu"
 
 # A module or package of the library imports only from those above its own line.
 LAYERS = (
@@ -138,6 +139,17 @@ def upward(found: list[Import]) -> list[str]:
     return wrong
 
 
+def private(found: list[Import]) -> list[str]:
+    """Return the imports of a private module from outside its package; the studies of the kernels may look inside."""
+    wrong = []
+    for one in found:
+        package, dot, _ = one.imported.partition("._")
+        inside = one.importer == package or one.importer.startswith(f"{package}.")
+        if dot and not inside and one.imported != "retainfirst._rust" and not one.importer.startswith(STUDIES):
+            wrong.append(str(one))
+    return wrong
+
+
 def circles(found: list[Import]) -> list[str]:
     """Return a circle of imports for each module from which one leads back to it, each circle once."""
     after: dict[str, list[Import]] = {}
@@ -178,6 +190,11 @@ def test_no_layer_imports_from_a_higher_one(found):
     assert not problems, told(problems)
 
 
+def test_private_modules_are_imported_in_their_packages_only(found):
+    problems = private(found)
+    assert not problems, told(problems)
+
+
 @pytest.mark.parametrize("package", [LIBRARY, LABORATORY])
 def test_no_circles(found, package):
     problems = circles([one for one in found if one.importer.split(".")[0] == package])
@@ -196,7 +213,7 @@ PLANTED = {
     "retainfirst/errors.py": "",
     "retainfirst/kernels/__init__.py": "from retainfirst.kernels import _dispatch",
     "retainfirst/kernels/_dispatch.py": "from retainfirst import _rust\n",
-    "retainfirst/step.py": "import retainfirst.errors\nfrom .kernels._dispatch import run\nclass Step: ...\n",
+    "retainfirst/step.py": "import retainfirst.errors\nfrom .kernels import run\nclass Step: ...\n",
     "retainfirst/cli/__init__.py": "def bench():\n    from retainfirst_lab.bench import main\n",
     "retainfirst_lab/__init__.py": "",
     "retainfirst_lab/bench.py": "from retainfirst.step import Step\n",
@@ -224,11 +241,11 @@ def test_nothing_is_found_where_nothing_is_wrong(planted):
         ("retainfirst.kernels", "retainfirst.kernels._dispatch"),
         ("retainfirst.kernels._dispatch", "retainfirst._rust"),
         ("retainfirst.step", "retainfirst.errors"),
-        ("retainfirst.step", "retainfirst.kernels._dispatch"),
+        ("retainfirst.step", "retainfirst.kernels"),
         ("retainfirst.cli", "retainfirst_lab.bench"),
         ("retainfirst_lab.bench", "retainfirst.step"),
     }
-    assert laboratory_in_library(found) == upward(found) == circles(found) == []
+    assert laboratory_in_library(found) == upward(found) == private(found) == circles(found) == []
 
 
 @pytest.mark.parametrize(
@@ -256,6 +273,13 @@ def test_an_import_from_a_higher_layer_is_found(planted, text):
     found = planted({"retainfirst/kernels/_eager.py": text})
     [problem] = upward(found)
     assert "retainfirst.kernels._eager imports retainfirst.step, which is a higher layer" in problem
+
+
+@pytest.mark.parametrize("name", ["retainfirst/step.py", "retainfirst_lab/bench.py"])
+def test_a_private_module_of_another_package_is_found(planted, name):
+    [problem] = private(planted({name: "def late():\n    from retainfirst.kernels._dispatch import run\n"}))
+    assert problem.startswith(f"{name}:2: ")
+    assert "imports retainfirst.kernels._dispatch" in problem
 
 
 def test_a_new_module_needs_a_place_among_the_layers(planted):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from retainfirst.data._batches import PairedCollator, collate
 from retainfirst.data._encode import Example, encode
+from retainfirst.data._files import file_rows
 from retainfirst.data._padding import pad_token_id, set_pad_token
 from retainfirst.data._pairs import PAIRINGS, PairedDataset, load_pairs
 from retainfirst.data._positions import Positions, positions
@@ -31,6 +32,7 @@ __all__ = [
     "collate",
     "encode",
     "encode_rows",
+    "file_rows",
     "load_pairs",
     "pad_token_id",
     "positions",

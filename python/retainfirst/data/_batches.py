@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.objectives._sequence import IGNORE_INDEX
+from retainfirst.objectives import IGNORE_INDEX
 
 __all__ = ["PairedCollator", "collate"]
 

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 from retainfirst.data._sources import row_form
 from retainfirst.data._templates import ChatTemplate, Rendered, as_messages, check_mode, plain, use_template
 from retainfirst.errors import RetainFirstError
-from retainfirst.objectives._sequence import IGNORE_INDEX
+from retainfirst.objectives import IGNORE_INDEX
 
 __all__ = ["Encoder", "Example", "encode"]
 

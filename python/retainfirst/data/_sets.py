@@ -14,7 +14,7 @@ from retainfirst.data._encode import Encoder, Example
 from retainfirst.data._positions import positions
 from retainfirst.data._sources import Row
 from retainfirst.errors import RetainFirstError, ShapeMismatch
-from retainfirst.objectives._sequence import IGNORE_INDEX
+from retainfirst.objectives import IGNORE_INDEX
 
 __all__ = ["EncodedSet", "encode_rows"]
 

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from retainfirst.data import EncodedSet, PairedDataset, collate
-from retainfirst.objectives import answer_probabilities
-from retainfirst.objectives._sequence import evaluation_mode
+from retainfirst.objectives import answer_probabilities, evaluation_mode
 
 __all__ = ["AnswerProbability", "Measure", "answer_probability"]
 

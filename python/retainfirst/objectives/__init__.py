@@ -25,15 +25,22 @@ from retainfirst.objectives._forget import gradient_ascent, npo, simnpo
 from retainfirst.objectives._items import ITEMS, count_items
 from retainfirst.objectives._reference import adapters_off, reference_log_probs
 from retainfirst.objectives._retain import kl, nll
-from retainfirst.objectives._sequence import answer_probabilities, sequence_log_probs
+from retainfirst.objectives._sequence import (
+    IGNORE_INDEX,
+    answer_probabilities,
+    evaluation_mode,
+    sequence_log_probs,
+)
 
 __all__ = [
     "FORGET_OBJECTIVES",
+    "IGNORE_INDEX",
     "ITEMS",
     "RETAIN_OBJECTIVES",
     "adapters_off",
     "answer_probabilities",
     "count_items",
+    "evaluation_mode",
     "get_objective",
     "gradient_ascent",
     "kl",

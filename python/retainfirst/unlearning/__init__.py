@@ -2,8 +2,10 @@
 
 from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.unlearning._config import DTYPES, UnlearnConfig
+from retainfirst.unlearning._report import versions
 from retainfirst.unlearning._run import Interrupted, unlearn
 from retainfirst.unlearning._settings import Setting, settings_of
+from retainfirst.unlearning._signals import on_interrupt
 
 __all__ = [
     "DTYPES",
@@ -12,6 +14,8 @@ __all__ = [
     "Measure",
     "Setting",
     "UnlearnConfig",
+    "on_interrupt",
     "settings_of",
     "unlearn",
+    "versions",
 ]

@@ -28,6 +28,9 @@ __all__ = ["DTYPES", "OFFLOADS", "UnlearnConfig"]
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "cpu")
 
+# Configuration, weights and tokenizer; logs and cards may change while a run is interrupted.
+_MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
+
 
 class _Resume(Enum):
     """Flags for settings; a resumed run must have the same value of every setting without one."""
@@ -35,6 +38,7 @@ class _Resume(Enum):
     UNRECORDED = "it is about the output folder and is not recorded"
     FREE = "it may differ in the resumed run"
     CONTENT = "it may name a file, whose content must be the same"
+    FOLDER = "it may name a folder, whose model must be the same"
 
 
 def _any_of(names: Iterable[str]) -> str:
@@ -71,7 +75,9 @@ class UnlearnConfig:
         RetainFirstError: A name is unknown or a value out of its range; the text names the setting.
     """
 
-    model: Annotated[_Text, Field(description="Folder or hub id of a causal language model with its tokenizer.")]
+    model: Annotated[
+        _Text, Field(description="Folder or hub id of a causal language model with its tokenizer."), _Resume.FOLDER
+    ]
     forget: Annotated[
         _Text,
         Field(
@@ -262,13 +268,18 @@ class UnlearnConfig:
     def identity(self) -> dict[str, Any]:
         """Return the settings that two runs must share for one to go on where the other stopped.
 
-        A file is compared by its content, since it may have changed in between.
+        A file and a model's folder are compared by their content, since they may have changed in between.
+
+        Raises:
+            RetainFirstError: A file cannot be read.
         """
         shared = self.as_dict()
         for name in _flagged(_Resume.FREE):
             del shared[name]
         for name in _flagged(_Resume.CONTENT):
             shared[name] = _by_content(shared[name])
+        for name in _flagged(_Resume.FOLDER):
+            shared[name] = _by_files(shared[name])
         return shared
 
 
@@ -277,7 +288,24 @@ def _by_content(value: str) -> str:
     path, _, name = (value, "", "") if Path(value).is_file() else value.rpartition(":")
     if not Path(path).is_file():
         return value
-    return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}" + (name and f":{name}")
+    return f"sha256:{_hash(Path(path))}" + (name and f":{name}")
+
+
+def _by_files(folder: str) -> str:
+    """Replace a folder, if there is one, by a hash of the names and contents of its files that transformers reads."""
+    if not Path(folder).is_dir():
+        return folder
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
+    listed = "\n".join(f"{path.name} {_hash(path)}" for path in files)
+    return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RetainFirstError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _defaults(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

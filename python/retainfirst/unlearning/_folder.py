@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class OutputFolder:
     """
 
     def __init__(self, config: UnlearnConfig) -> None:
+        self._config = config
         self.path = Path(config.output)
         self.work = self.path / _WORK
         self._settings = self.work / "settings.json"
@@ -49,7 +51,7 @@ class OutputFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RetainFirstError(f"output {self.path} is a file; name a folder")
         if config.resume:
-            self._check_same(config)
+            self._check_same()
             return
         if self._settings.is_file():
             raise RetainFirstError(
@@ -58,13 +60,13 @@ class OutputFolder:
         if self.path.exists() and any(self.path.iterdir()):
             raise RetainFirstError(f"output {self.path} is not empty; name a new or an empty folder")
 
-    def start(self, config: UnlearnConfig) -> None:
+    def start(self) -> None:
         """Make the folder and write the settings."""
         try:
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RetainFirstError(f"output {self.path} cannot be written: {error.strerror}") from error
-        write_json(self._settings, config.identity() | {_STARTED: self.started.isoformat()})
+        write_json(self._settings, self._identity | {_STARTED: self.started.isoformat()})
 
     def last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest complete checkpoint and its trainer state, the file that the trainer writes last."""
@@ -102,10 +104,16 @@ class OutputFolder:
                 folder.rmdir()
         return False
 
-    def _check_same(self, config: UnlearnConfig) -> None:
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON holds it; computed once, since it reads the whole model."""
+        found: dict[str, Any] = json.loads(json.dumps(self._config.identity()))
+        return found
+
+    def _check_same(self) -> None:
         if not self._settings.is_file():
             raise RetainFirstError(f"output {self.path} holds no unfinished run to resume; start it without --resume")
-        before, now = _read_json(self._settings), json.loads(json.dumps(config.identity()))
+        before, now = _read_json(self._settings), self._identity
         if before is None:
             raise RetainFirstError(
                 f"{self._settings} is damaged, so the run cannot be resumed; remove {self.path} and start again"

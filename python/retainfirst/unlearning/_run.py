@@ -65,7 +65,7 @@ def unlearn(
     require("matplotlib", "plot")
     with on_interrupt(signal.default_int_handler):
         try:
-            folder.start(config)
+            folder.start()
             model_config = load_config(config.model)
             tokenizer = load_tokenizer(config.model)
             if config.pad_token is not None:

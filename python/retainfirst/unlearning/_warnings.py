@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from retainfirst.data import EncodedSet, PairedDataset
 from retainfirst.errors import RetainFirstError
-from retainfirst.objectives._sequence import IGNORE_INDEX
+from retainfirst.objectives import IGNORE_INDEX
 from retainfirst.unlearning._config import UnlearnConfig
 
 __all__ = ["about_data", "about_results", "about_start"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.files import write_json, write_whole
-from retainfirst.unlearning._report import versions
+from retainfirst.unlearning import versions
 from retainfirst_lab.reproduce.design import OBJECTIVES, VARIANTS, Cell, Method, Settings
 from retainfirst_lab.reproduce.guard_results import guard_results
 from retainfirst_lab.reproduce.losses import OPTIONS

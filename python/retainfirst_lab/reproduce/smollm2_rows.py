@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retainfirst.data._files import file_rows
+from retainfirst.data import file_rows
 from retainfirst.errors import RetainFirstError, require
 
 __all__ = ["CHOICES", "FILES", "Row", "fewer_choices", "read_rows", "shortest", "unknown"]

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.unlearning._signals import on_interrupt
+from retainfirst.unlearning import on_interrupt
 from retainfirst_lab.reproduce.design import Cell
 from retainfirst_lab.reproduce.path import run_cell
 from retainfirst_lab.reproduce.store import Store

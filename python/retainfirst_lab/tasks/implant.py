@@ -25,7 +25,7 @@ from retainfirst.data import Example, collate
 from retainfirst.errors import RetainFirstError
 from retainfirst.files import refuse_existing, whole_folder
 from retainfirst.objectives import nll
-from retainfirst.unlearning._signals import on_interrupt
+from retainfirst.unlearning import on_interrupt
 from retainfirst.weights import weights_digest
 from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
 

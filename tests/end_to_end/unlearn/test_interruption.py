@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import retainfirst as rf
 from retainfirst.unlearning import Interrupted, unlearn
@@ -90,6 +92,21 @@ def test_resuming_needs_the_same_settings_and_the_same_data(config, tmp_path, fi
         unlearn(config(**again))
 
 
+def test_resuming_needs_the_same_model_wherever_its_folder_is(config, tmp_path):
+    options = {"stop_at_forget_probability": 0.0, "evaluate_every": 1}
+    model, moved = tmp_path / "model", tmp_path / "moved"
+    shutil.copytree(config().model, model)
+    with pytest.raises(Interrupted):
+        unlearn(config(model=str(model), **options), measure=lambda _: InterruptsAt(3))
+    shutil.copytree(model, moved)
+    (moved / "slurm-1.out").write_text("a log")
+    save_file({name: -tensor for name, tensor in weights(model).items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(rf.RetainFirstError, match=r"other settings: model \(was sha256:\w+, is sha256:\w+\)"):
+        unlearn(config(model=str(model), resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    resumed = unlearn(config(model=str(moved), resume=True, **options), measure=lambda _: InterruptsAt(-1))
+    assert len(resumed["steps"]) == 6
+
+
 def test_a_half_written_checkpoint_is_passed_over(config):
     settings = config(stop_at_forget_probability=0.0, evaluate_every=1)
     with pytest.raises(Interrupted):
@@ -134,14 +151,17 @@ def test_the_callers_handlers_are_back_after_a_run(config, monkeypatch):
             signal.signal(number, handler)
 
 
-def test_a_failure_to_write_keeps_the_last_step_and_says_how_to_go_on(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "last"), [({}, 6), ({"stop_at_forget_probability": 1.0, "evaluate_every": 4, "force": True}, 4)]
+)
+def test_a_failure_to_write_keeps_the_last_step_and_says_how_to_go_on(config, tmp_path, monkeypatch, options, last):
     with monkeypatch.context() as broken:
         broken.setattr("retainfirst.unlearning._run.write_curves", _no_space)
         with pytest.raises(
             rf.RetainFirstError, match=r"No space left on device\. When that is mended, go on with --resume"
         ):
-            unlearn(config())
-    assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == ["checkpoint-6"]
+            unlearn(config(**options))
+    assert [path.name for path in (tmp_path / "out" / ".unfinished").glob("checkpoint-*")] == [f"checkpoint-{last}"]
 
 
 def test_resuming_names_the_checkpoint_that_was_cut_short(config, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -188,6 +189,12 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(config, tmp_path):
     changed = sum((before[name] != after[name]).sum().item() for name in before)
     # AdamW moves every weight that has a gradient by about the learning rate; bfloat16 weights would round most of it away.
     assert changed > 0.5 * sum(tensor.numel() for tensor in before.values())
+
+
+def test_the_reference_is_computed_in_the_precision_of_the_steps(config):
+    """Rows by themselves have no padding, so that both passes give the same bits and the first loss is 2/beta log 2."""
+    report = unlearn(config(objective="npo", dtype="bfloat16", batch_size=1, max_steps=1))
+    assert report["steps"][0]["forget_loss"] == pytest.approx(2 / 0.1 * math.log(2), rel=1e-6)
 
 
 def test_the_trainers_own_logs_are_kept(config):

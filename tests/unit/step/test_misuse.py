@@ -66,6 +66,42 @@ def test_an_optimiser_in_the_backward_pass_is_named():
         both(model, step)
 
 
+@pytest.fixture
+def accelerator():
+    accelerate = pytest.importorskip("accelerate")
+    yield accelerate.Accelerator(gradient_accumulation_steps=2, cpu=True)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.GradientState._reset_state()
+
+
+def accumulate(accelerator, combine):
+    """Train by accelerate's loop, two microbatches a step; ``combine`` says whether to combine after a microbatch."""
+    model, _ = make()
+    start = model[0].weight.detach().clone()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    step = rf.TwoTaskStep(model)
+    for _ in range(4):
+        with accelerator.accumulate(model):
+            with step.forget():
+                accelerator.backward(-model(X).square().mean())
+            with step.retain():
+                accelerator.backward(model(X.flip(1)).square().mean())
+            if combine():
+                step.combine()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not torch.equal(model[0].weight, start)
+    return step.steps
+
+
+def test_accelerates_accumulation_combines_where_gradients_are_synchronised(accelerator):
+    assert accumulate(accelerator, lambda: accelerator.sync_gradients) == 2
+    with pytest.raises(
+        rf.StaleGradient, match=r"accumulate\(\), call combine\(\) only `if accelerator.sync_gradients`"
+    ):
+        accumulate(accelerator, lambda: True)
+
+
 def test_sparse_then_dense_microbatches_are_named():
     embedding = nn.Embedding(4, 2, sparse=True)
     step = rf.TwoTaskStep(embedding)
