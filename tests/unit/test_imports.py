@@ -21,6 +21,7 @@ LAYERS = (
     "retainfirst._rust",
     "retainfirst.errors",
     "retainfirst.files",
+    "retainfirst.user_code",
     "retainfirst.transfer",
     "retainfirst.schedule",
     "retainfirst.moments",
@@ -42,6 +43,7 @@ LAYERS = (
     "retainfirst.theory",
     "retainfirst.testing",
     "retainfirst.cli",
+    "retainfirst.run",
     "retainfirst._moved",
     "retainfirst.bench",  # these three warn of their new names, in the laboratory
     "retainfirst.reproduce",

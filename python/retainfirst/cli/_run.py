@@ -65,7 +65,7 @@ def run(
         retainfirst run --class NPOTrainer --combiner pcgrad --parts forget,forget,retain train.py --lr 1e-5
     """  # noqa: D412 - the command's help text, not Google sections
     require("transformers", "hf")
-    from retainfirst.hf._launch import run_script
+    from retainfirst.hf import run_script
 
     pairs = name_value_pairs("--combiner-option", combiner_option or [])
     if clash := pairs.keys() & {"where", "guard", "offload", "stream", "parts", "combiner", "retain"}:

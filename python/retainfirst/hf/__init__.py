@@ -1,8 +1,17 @@
 """Two-gradient training in the transformers ``Trainer``, from version 4.45 to 5.x (extra ``hf``)."""
 
+from retainfirst.hf._launch import run_script
 from retainfirst.hf._split import SplitTraining, split_trainer
 from retainfirst.hf._stepping import transformers
 from retainfirst.hf._trainer import TwoTaskTrainer, TwoTaskTrainerMixin
 from retainfirst.hf._training import TwoTaskTraining
 
-__all__ = ["SplitTraining", "TwoTaskTrainer", "TwoTaskTrainerMixin", "TwoTaskTraining", "split_trainer", "transformers"]
+__all__ = [
+    "SplitTraining",
+    "TwoTaskTrainer",
+    "TwoTaskTrainerMixin",
+    "TwoTaskTraining",
+    "run_script",
+    "split_trainer",
+    "transformers",
+]
