@@ -112,20 +112,20 @@ class CutLoss:
         """
         self._used = used = _leaves(loss)
         for task in TASKS:
-            mine = [one for one in self._outputs if one.task == task]
-            if not mine:
+            if not any(one.task == task for one in self._outputs):
                 raise self._refusal(
                     f"it never runs the model with the {task} part of the batch. If the trainer only forgets, give"
                     " batches to retain on: retain=batches, or --retain FILE"
                 )
-            if not any(one.leaf in used for one in mine):
-                raise self._refusal(f"it does not depend on what the model returned for the {task} part of the batch")
         others = used.difference(one.leaf for one in self._outputs)
         if others:
             raise self._refusal(
                 f"it reaches {self._describe(others)} otherwise than through the model's outputs, as a weight penalty, a hook on"
                 " hidden states or a second trained model does; let the loss use what the model returns"
             )
+        for task in TASKS:
+            if not any(one.task == task and one.leaf in used for one in self._outputs):
+                raise self._refusal(f"it does not depend on what the model returned for the {task} part of the batch")
         if not terms or not loss.isfinite().all():
             return False
         self._check_terms(loss)

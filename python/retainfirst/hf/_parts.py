@@ -94,7 +94,8 @@ def find_parts(inputs: Any, parts: Parts | None) -> dict[str, list[Tensor]]:
             said = "" if parts is None else f"; parts names {len(names)}: {','.join(names)}"
             raise RetainFirstError(
                 f"which part of the batch is for which task? The batch is {_describe(inputs)}{said}. Name its parts in order,"
-                ' such as parts="forget,forget,retain", by key, such as parts="a=forget,b=retain", or by a function'
+                ' such as parts="forget,forget,retain", by key, such as parts="a=forget,b=retain", or by a function. If the trainer'
+                " only forgets, give batches to retain on: retain=batches, or --retain FILE"
             )
         found = {task: [part for part, name in zip(inputs, names, strict=True) if name == task] for task in TASKS}
     tensors = {task: list(tensors_in(found[task])) for task in TASKS}
