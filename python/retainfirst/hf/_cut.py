@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.hf._parts import TASKS, Parts, find_parts, shares_memory, tensors_in
+from retainfirst.hf._parts import ONLY_FORGETS, TASKS, Parts, find_parts, shares_memory, tensors_in
 
 __all__ = ["CutLoss"]
 
@@ -114,8 +114,8 @@ class CutLoss:
         for task in TASKS:
             if not any(one.task == task for one in self._outputs):
                 raise self._refusal(
-                    f"it never runs the model with the {task} part of the batch. If the trainer only forgets, give"
-                    " batches to retain on: retain=batches, or --retain FILE"
+                    f"it never runs the model with the {task} part of the batch"
+                    + (f". {ONLY_FORGETS}" if task == "retain" else "")
                 )
         others = used.difference(one.leaf for one in self._outputs)
         if others:

@@ -14,10 +14,11 @@ from torch import Tensor
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.user_code import run_file, split_file_and_name
 
-__all__ = ["IGNORE", "TASKS", "Parts", "check_parts", "find_parts", "shares_memory", "tensors_in"]
+__all__ = ["IGNORE", "ONLY_FORGETS", "TASKS", "Parts", "check_parts", "find_parts", "shares_memory", "tensors_in"]
 
 TASKS = ("forget", "retain")
 IGNORE = "ignore"
+ONLY_FORGETS = "If the trainer only forgets, give batches to retain on: retain=batches, or --retain FILE"
 
 Parts = str | Sequence[str] | Mapping[str, str] | Callable[[Any], Mapping[str, Any]]
 """How to tell a batch's parts: see :func:`retainfirst.hf.split_trainer`."""
@@ -94,14 +95,15 @@ def find_parts(inputs: Any, parts: Parts | None) -> dict[str, list[Tensor]]:
             said = "" if parts is None else f"; parts names {len(names)}: {','.join(names)}"
             raise RetainFirstError(
                 f"which part of the batch is for which task? The batch is {_describe(inputs)}{said}. Name its parts in order,"
-                ' such as parts="forget,forget,retain", by key, such as parts="a=forget,b=retain", or by a function. If the trainer'
-                " only forgets, give batches to retain on: retain=batches, or --retain FILE"
+                ' such as parts="forget,forget,retain", by key, such as parts="a=forget,b=retain", or by a function. '
+                + ONLY_FORGETS
             )
         found = {task: [part for part, name in zip(inputs, names, strict=True) if name == task] for task in TASKS}
     tensors = {task: list(tensors_in(found[task])) for task in TASKS}
     for task in TASKS:
         if not tensors[task]:
-            raise RetainFirstError(f"the batch has no {task} part: there is no tensor in it")
+            hint = f". {ONLY_FORGETS}" if task == "retain" else ""
+            raise RetainFirstError(f"the batch has no {task} part: there is no tensor in it{hint}")
     return tensors
 
 
@@ -120,7 +122,7 @@ def tensors_in(nested: Any) -> Iterator[Tensor]:
 
 def shares_memory(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors have an element in common, as a tensor and its views do."""
-    if one.device != other.device or torch.strided not in (one.layout, other.layout):
+    if one.device != other.device or {one.layout, other.layout} != {torch.strided}:
         return False
     try:
         return np.shares_memory(np.asarray(_Place(one)), np.asarray(_Place(other)))
