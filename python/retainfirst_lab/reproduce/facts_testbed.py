@@ -55,6 +55,10 @@ class FactsTestbed:
     def _encode(self, rows: Any, name: str) -> Any:
         return encode_rows(rows, self.tokenizer, 16, name=name)
 
+    def use_as_retain(self, part: str) -> None:
+        """Fill the retain batches with another part of the facts, such as ``"unrelated"``."""
+        self.retain = self._encode(self._parts[part], part)
+
     def model(self) -> Any:
         """Return the model that knows the facts."""
         return facts.load(self.config)[0]

@@ -30,7 +30,12 @@ RMU_COEFFICIENT = 10.0
 
 
 def make_losses(
-    objective: str, model: nn.Module, forget: EncodedSet, pad_token_id: int, seed: int
+    objective: str,
+    model: nn.Module,
+    forget: EncodedSet,
+    pad_token_id: int,
+    seed: int,
+    options: Mapping[str, float] | None = None,
 ) -> tuple[Loss, Loss]:
     """Return the forget loss and the retain loss, both to be minimised.
 
@@ -40,13 +45,14 @@ def make_losses(
         forget: The forget set; NPO's reference log-probabilities are stored in it.
         pad_token_id: For padding batches.
         seed: Of RMU's control vector.
+        options: Of the forget objective; None: :data:`OPTIONS`.
     """
     if objective == "rmu":
         return rmu(model, [collate([forget[i] for i in range(len(forget))], pad_token_id)], seed)
     if objective == "npo":
         rows = [collate([forget[i]], pad_token_id) for i in range(len(forget))]
         forget.set_reference_log_probs(reference_log_probs(model, rows))
-    return partial(get_objective("forget", objective), **OPTIONS[objective]), nll
+    return partial(get_objective("forget", objective), **(OPTIONS[objective] if options is None else options)), nll
 
 
 def rmu(model: Any, forget: Sequence[Mapping[str, Tensor]], seed: int, layer: int = 1) -> tuple[Loss, Loss]:

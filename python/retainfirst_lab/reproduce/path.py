@@ -30,7 +30,13 @@ _COSINES = FIELDS[:3]
 _MAX_GRAD_NORM = 1.0
 
 
-def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None = None) -> dict[str, Any]:
+def run_cell(
+    cell: Cell,
+    testbed: Testbed,
+    sizes: Sizes,
+    checkpoint: Path | None = None,
+    options: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Run a cell to its end.
 
     The path ends at the first point whose forget accuracy is at most the target, at the last step, or at a loss that is not
@@ -41,6 +47,7 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
         testbed: Its model and facts.
         sizes: Shared by all cells.
         checkpoint: A file that every point of the path is saved to; an interrupted cell resumes from it. None: no checkpoints.
+        options: Of the forget objective; None: those of the reproduction.
 
     Returns:
         - ``path``: points with ``step``, ``seconds``, one accuracy for each measure, and the means of losses and cosines over the
@@ -52,7 +59,7 @@ def run_cell(cell: Cell, testbed: Testbed, sizes: Sizes, checkpoint: Path | None
     """
     model = testbed.model()
     known = testbed.remaining(model)
-    losses = make_losses(cell.objective, model, testbed.forget, testbed.pad_token_id, cell.seed)
+    losses = make_losses(cell.objective, model, testbed.forget, testbed.pad_token_id, cell.seed, options)
     batches = [
         Batches(rows, sizes.batch_size, testbed.pad_token_id, cell.seed) for rows in (testbed.forget, testbed.retain)
     ]
