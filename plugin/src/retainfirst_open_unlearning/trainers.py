@@ -18,6 +18,7 @@ from retainfirst.hf import TwoTaskTraining, transformers
 from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst.step import GuardMode
+from retainfirst_open_unlearning.adapters import AdapterTraining
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
@@ -58,7 +59,7 @@ def make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     return type(name, tuple(bases), {"__module__": __name__, "__doc__": f"{wanted} with two gradients."})
 
 
-class RetainFirstTraining(SplitLoss, TwoTaskTraining):
+class RetainFirstTraining(AdapterTraining, SplitLoss, TwoTaskTraining):
     """The part that all ``RetainFirst<X>`` share; goes before the framework's ``<X>`` in the bases.
 
     Args:
