@@ -35,8 +35,8 @@ class AdapterTraining:
         wrong = [name for name, parameter in base.items() if id(parameter) in trained]
         if wrong:
             raise RetainFirstError(
-                f"{type(self).__name__}: the optimizer has {len(wrong)} parameters of the base model, such as {wrong[0]}, but only"
-                " the adapters are saved. Train the adapters alone; with RMU:"
+                f"{type(self).__name__}: the optimizer has {len(wrong)} parameters of the base model, such as {wrong[0]}, but"
+                " only the adapters are saved. Train the adapters alone; with RMU:"
                 ' trainer.method_args.trainable_params_regex=[".*lora_.*"]'
             )
         for parameter in base.values():
@@ -55,6 +55,7 @@ class AdaptersOff:
         self._model, self._run = model, adapters_off(model)
 
     def __call__(self, **inputs: Any) -> Any:
+        """Return the output of the model without its adapters."""
         with torch.no_grad():
             return self._run(**inputs)
 

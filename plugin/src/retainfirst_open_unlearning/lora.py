@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
@@ -82,9 +83,7 @@ class RetainFirstLoRA:
         _check_options(lora_rank, lora_alpha, lora_dropout, lora_save, quantize)
         _check_base(str(pretrained_model_name_or_path))
         peft = _peft()
-        if quantize is not None:
-            options |= _quantised(options.get("torch_dtype"), options.get("device_map"))
-        base = transformers.AutoModelForCausalLM.from_pretrained(pretrained_model_name_or_path, **options)
+        base = _load(pretrained_model_name_or_path, options.pop("torch_dtype", None), quantize, options)
         targets = OmegaConf.to_container(lora_targets) if OmegaConf.is_config(lora_targets) else lora_targets
         settings = peft.LoraConfig(
             r=lora_rank, lora_alpha=2 * lora_rank if lora_alpha is None else lora_alpha, lora_dropout=lora_dropout,
@@ -110,8 +109,12 @@ def _saving_merged(peft: Any) -> type:
         """Saves the whole model, with its adapter in a folder beside it; in checkpoints the adapter, which resuming needs."""
 
         def save_pretrained(
-            self, save_directory: str | os.PathLike[str], *args: Any, state_dict: Mapping[str, Tensor] | None = None, **options: Any
-        ) -> None:  # fmt: skip
+            self,
+            save_directory: str | os.PathLike[str],
+            *args: Any,
+            state_dict: Mapping[str, Tensor] | None = None,
+            **options: Any,
+        ) -> None:
             if Path(save_directory).name.startswith(transformers.trainer_utils.PREFIX_CHECKPOINT_DIR):
                 super().save_pretrained(str(save_directory), *args, state_dict=state_dict, **options)
                 return
@@ -135,7 +138,7 @@ def _merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             dtype = torch.promote_types(value.dtype, torch.float32)
             down, up = (state[f"{_BASE}{layer}.lora_{side}.{_ADAPTER}.weight"].to(value.device, dtype) for side in "AB")
             change = (up @ down) * layers[layer].scaling[_ADAPTER]
-            value = (value.to(dtype) + (change.T if layers[layer].fan_in_fan_out else change)).to(value.dtype)  # noqa: PLW2901
+            value = (value.to(dtype) + (change.T if layers[layer].fan_in_fan_out else change)).to(value.dtype)
         merged[f"{layer}.{rest}" if adapted else name] = value
     return merged
 
@@ -175,13 +178,14 @@ def _check_linear(model: Any, targets: Any) -> None:
     for name, module in model.named_modules():
         if len(getattr(module, "lora_embedding_A", ())):
             raise RetainFirstError(
-                f"{_HERE}.lora_targets={targets!r} has the embedding {name.removeprefix(_BASE)}, and lora_save=merged merges linear"
-                " layers only: leave it out, or use lora_save=adapter"
+                f"{_HERE}.lora_targets={targets!r} has the embedding {name.removeprefix(_BASE)}, and lora_save=merged merges"
+                " linear layers only: leave it out, or use lora_save=adapter"
             )
 
 
 def _peft() -> Any:
-    advice = f"pip install peft=={_suitable_peft()}"
+    # peft up to 0.17 imports what transformers 5 has removed; every peft from 0.13 on works with transformers 4.45.
+    advice = "pip install peft==0.17.1" if transformers.__version__.startswith("4.") else "pip install --upgrade peft"
     try:
         return require("peft", "hf")
     except MissingDependency:
@@ -192,18 +196,25 @@ def _peft() -> Any:
         ) from error
 
 
-def _suitable_peft() -> str:
-    return "TODO"
-
-
-def _quantised(dtype: torch.dtype | None, device_map: Any) -> dict[str, Any]:
+def _load(path: str, dtype: Any, quantize: int | None, options: dict[str, Any]) -> Any:
+    load = partial(transformers.AutoModelForCausalLM.from_pretrained, path, torch_dtype=dtype)
+    if quantize is None:
+        return load(**options)
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependency(f"{_HERE}.quantize=4 needs bitsandbytes, which is not installed: pip install bitsandbytes")
+        raise MissingDependency(
+            f"{_HERE}.quantize=4 needs bitsandbytes, which is not installed: pip install bitsandbytes"
+        )
     config = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype or torch.float32,
     )  # fmt: skip
-    if device_map is None and torch.cuda.is_available():
+    if options.get("device_map") is None and torch.cuda.is_available():
         # A quantised model cannot be moved later, and the framework loads it before torch knows a process's device.
-        device_map = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    return {"quantization_config": config, "device_map": device_map}
+        options = {**options, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+    try:
+        return load(quantization_config=config, **options)
+    except (AttributeError, ImportError, RuntimeError) as error:
+        raise RetainFirstError(
+            f"{_HERE}.quantize=4: bitsandbytes {metadata.version('bitsandbytes')} and transformers {transformers.__version__} do"
+            f" not quantise on this machine ({error}). Without a GPU, transformers 5 is needed"
+        ) from error
