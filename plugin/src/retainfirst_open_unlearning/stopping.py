@@ -74,7 +74,8 @@ class _Rows:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         row: Mapping[str, Any] = self._rows[index]
-        return row.get("original", row)
+        found: Mapping[str, Any] = row.get("original", row)
+        return found
 
 
 @dataclass

@@ -31,10 +31,11 @@ class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
     ``retain_measure``). All it decides follows from this history, so that a resumed training goes on where it was.
 
     With ``keep_best``, each step that reaches the target with a better retain than all before is saved as the trainer's own
-    checkpoint ``checkpoint-STEP``, by whatever engine it has; once that is written, the one before is removed (unless the
-    trainer saves by a ``save_strategy`` too: then its ``save_total_limit`` decides, which spares the best). At the end the trainer loads it, as with ``load_best_model_at_end``. (DeepSpeed and FSDP load no checkpoint with ``save_only_model``: there
-    the model stays the last one, and a warning names the checkpoint.) ``stop_at_forget.json`` in the output folder records the
-    target, all measurements and the step that was kept. If the target is never reached, a warning names the nearest step.
+    checkpoint ``checkpoint-STEP``, by whatever engine it has. Once that is written, the one before is removed (unless the trainer
+    saves by a ``save_strategy`` too: then its ``save_total_limit`` decides, which spares the best). At the end the trainer loads
+    it, as with ``load_best_model_at_end``. (DeepSpeed and FSDP load no checkpoint with ``save_only_model``: there the model stays
+    the last one, and a warning names the checkpoint.) ``stop_at_forget.json`` in the output folder records the target, all
+    measurements and the step that was kept. If the target is never reached, a warning names the nearest step.
 
     Works on several processes; all of them follow the numbers of process 0.
 
@@ -97,7 +98,7 @@ class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Say which step was kept, or that the target was not reached."""
-        if not state.is_world_process_zero:
+        if not (self._keep_best and state.is_world_process_zero):
             return
         history, best = self._history(state), self._best(state)
         if not self._reached(state):
@@ -106,7 +107,7 @@ class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
             logger.warning(
                 "The forget target of %g was not reached: %s. Train longer, or set another target", self._at_most, text
             )
-        elif self._keep_best and best is not None:
+        elif best is not None:
             logger.info("Kept %s: %s", state.best_model_checkpoint, _described(best))
             if not args.load_best_model_at_end and best is not history[-1]:
                 logger.warning("The model is that of the last step; the best one is in %s", state.best_model_checkpoint)
