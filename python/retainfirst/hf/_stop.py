@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from retainfirst.errors import RetainFirstError
+from retainfirst.errors import RetainFirstError, require
 from retainfirst.evaluation import Measure
 from retainfirst.files import write_json
 from retainfirst.hf._training import transformers
@@ -173,7 +173,9 @@ def check_stop(at_most: Any, every: Any, patience: Any, keep_best: Any) -> None:
 
 def _can_load(args: Any) -> bool:
     """Return whether the trainer can load a checkpoint of its own into the model."""
-    return not (args.save_only_model and (args.deepspeed or args.fsdp))
+    # Not from args: accelerate launch sets engines up by environment variables.
+    engine = require("accelerate", "hf").state.AcceleratorState().distributed_type
+    return not (args.save_only_model and engine.value in ("DEEPSPEED", "FSDP"))
 
 
 def _nearest(history: list[Entry]) -> Entry | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
+from accelerate import DistributedType
 from safetensors.torch import load_file
 
 import tiny
@@ -106,6 +109,24 @@ def test_a_target_that_is_never_reached_is_said(tmp_path, caplog):
     assert (found["reached"], found["kept"], found["checkpoint"], found["nearest"]["step"]) == (False, None, None, 4)
     assert found["measured"][2]["forget_measure"] is None
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), trainer.model.parameters(), strict=True))
+
+
+def test_an_engine_that_cannot_load_names_the_checkpoint(tmp_path, monkeypatch, caplog):
+    """DeepSpeed and FSDP with save_only_model; accelerate's state tells, however the engine was set up."""
+    measure = Scripted([0.1, 0.1, 0.1], [0.9, 0.8, 0.7])
+    callback = StopAtForget(measure, 0.2, 1, patience=2, keep_best=True)
+    began = callback.on_train_begin
+
+    def with_deepspeed(args, *rest, **more):
+        with monkeypatch.context() as patch:
+            engine = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+            patch.setattr(accelerate.state, "AcceleratorState", lambda: engine)
+            began(args, *rest, **more)
+
+    monkeypatch.setattr(callback, "on_train_begin", with_deepspeed)
+    trainer = train(tmp_path, callback, save_only_model=True)
+    assert f"the best one is in {tmp_path / 'checkpoint-1'}" in caplog.text
+    assert all(torch.equal(p, measure.models[2][name]) for name, p in trainer.model.named_parameters())
 
 
 def test_a_retain_that_is_no_number_is_not_kept(tmp_path):
