@@ -15,7 +15,7 @@ STOP = (
     "+trainer.method_args.stop_at_forget.at_most=0.002", "+trainer.method_args.stop_at_forget.every=1",
     "+trainer.method_args.stop_at_forget.patience=1", "+trainer.method_args.stop_at_forget.rows=5",
     "trainer.args.gradient_accumulation_steps=1", "++trainer.args.max_steps=8", "trainer.method_args.combiner=sum",
-    "trainer.method_args.gamma=4.0", "trainer.args.learning_rate=0.02",
+    "trainer.method_args.gamma=4.0", "trainer.args.learning_rate=0.02", "trainer.args.ddp_find_unused_parameters=false",
 )  # fmt: skip
 OF_ADAPTERS = {
     "RMU": (r"trainer.method_args.module_regex='.*model\.layers\.1'", "trainer.method_args.trainable_params_regex=['.*lora_.*']"),
