@@ -6,6 +6,7 @@ The losses are ours. The names and the calls between the classes are the framewo
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from types import ModuleType
 
@@ -36,6 +37,9 @@ class GradDiff(FinetuneTrainer):
         super().__init__(*args, **kwargs)
         self.gamma, self.alpha, self.retain_loss_type, self.ref_model = gamma, alpha, retain_loss_type, None
 
+    def _prepare_ref_model(self, model):
+        return copy.deepcopy(model).eval()
+
     def compute_retain_loss(self, model, retain_inputs):
         return model(**retain_inputs).loss
 
@@ -51,7 +55,7 @@ class Referenced(GradDiff):
     def __init__(self, beta=0.1, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.beta = beta
-        self.ref_model = copy.deepcopy(self.model).eval()
+        self.ref_model = self._prepare_ref_model(self.model)
 
     def compute_loss(self, model, inputs, return_outputs=False):
         batch = model_inputs(inputs["forget"])
@@ -61,6 +65,21 @@ class Referenced(GradDiff):
         forget_loss = -torch.nn.functional.logsigmoid(self.beta * ratio) * 2 / self.beta
         retain_loss = self.compute_retain_loss(model=model, retain_inputs=model_inputs(inputs["retain"]))
         return self.gamma * forget_loss + self.alpha * retain_loss
+
+
+class ByPattern(Referenced):
+    """Trains the parameters that match a pattern, and takes the gradients of all of them, like RMU."""
+
+    def __init__(self, trainable_params_regex=(".*",), *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.trainable_params_regex = trainable_params_regex
+
+    def create_optimizer(self):
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad = any(re.fullmatch(pattern, name) for pattern in self.trainable_params_regex)
+        super().create_optimizer()
+        for parameter in self.model.parameters():
+            parameter.requires_grad = True
 
 
 class Dual(GradDiff):
@@ -294,8 +313,8 @@ def install(monkeypatch) -> ModuleType:
     """Put a module ``trainer`` with a registry where the plugin looks for the framework's."""
     module = ModuleType("trainer")
     classes = [
-        Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, Dual, Renamed, Extended, Helped, Overridden, ByRow, Logger,
-        LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, OwnRetainIfGiven, OwnRetainPulled, PulledAround,
+        Trainer, FinetuneTrainer, GradAscent, GradDiff, Referenced, ByPattern, Dual, Renamed, Extended, Helped, Overridden, ByRow,
+        Logger, LoggerByInstance, Finetune, OwnRetain, OwnRetainBeside, OwnRetainIfGiven, OwnRetainPulled, PulledAround,
         PulledDual, ThreeDual, DualOfThree, *ODD_TRAINERS,
     ]  # fmt: skip
     module.TRAINER_REGISTRY = {one.__name__: one for one in classes}

@@ -42,10 +42,10 @@ def train(
     return trainer
 
 
-def with_adapters(model):
+def with_adapters(model, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+        config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, **options)
         return peft.get_peft_model(model, config).double()
 
 
@@ -80,13 +80,13 @@ def resumed(gathered=lambda parameters: nullcontext(), **options):
     return {"equal": equal, "step": again.state.global_step}
 
 
-def plugin(name):
+def plugin(name, adapt=lambda model: model):
     """A trainer of the framework, which hands the wrapped model on to its own loss functions."""
     kind = make_trainer(f"RetainFirst{name}", {name: vars(framework)[name]})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         trainer = kind(
-            model=tiny.tiny_llama(dtype=torch.float64), train_dataset=make_pairs(8), data_collator=PairedCollator(0),
+            model=adapt(tiny.tiny_llama(dtype=torch.float64)), train_dataset=make_pairs(8), data_collator=PairedCollator(0),
             combiner="sago", args=arguments(max_steps=2, gradient_accumulation_steps=4 // dist.get_world_size()),
         )  # fmt: skip
         trainer.train()
@@ -98,10 +98,11 @@ CASES = {
     "pcgrad": partial(case, max_steps=3, combiner="pcgrad"),
     "accumulation": partial(case, accumulate=2, max_steps=2),
     "an epoch that ends within a window": partial(case, accumulate=2, rows=12, num_train_epochs=2),
-    "adapters": partial(case, max_steps=2, adapt=with_adapters),
+    "adapters": partial(case, max_steps=2, adapt=partial(with_adapters, init_lora_weights=False)),
     "checkpointing": partial(case, max_steps=2, gradient_checkpointing=True),
     "plugin, GradDiff": partial(plugin, "GradDiff"),
     "plugin, Referenced": partial(plugin, "Referenced"),
+    "plugin, Referenced by its adapters": partial(plugin, "Referenced", adapt=with_adapters),
 }
 
 if __name__ == "__main__":

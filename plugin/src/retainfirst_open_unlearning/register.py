@@ -38,7 +38,7 @@ def register(framework: Any, search_path: ConfigSearchPath) -> None:
         if handler not in _NOT_UNLEARNING:
             node = _config(config, handler, trainers.get(handler))
             ConfigStore.instance().store(PREFIX + config, node, "trainer", provider="retainfirst")
-    for name in ("trainer", "evals", "data"):
+    for name in ("trainer", "evals", "data", "model"):
         extend(sys.modules.get(name))
 
 
@@ -46,7 +46,7 @@ def extend(module: Any) -> None:
     """Add our names to the registries of one of the framework's modules.
 
     Args:
-        module: ``trainer``, ``evals`` or ``data``. Other modules, and None, stay as they are.
+        module: ``trainer``, ``evals``, ``data`` or ``model``. Other modules, and None, stay as they are.
     """
     for registry, make in _MAKERS.items():
         entries = getattr(module, registry, None)
@@ -122,6 +122,12 @@ def _make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     return make_trainer(name, registry)
 
 
+def _make_model(name: str, registry: Mapping[str, Any]) -> type:
+    from retainfirst_open_unlearning.lora import make_model
+
+    return make_model(name, registry)
+
+
 def _make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
     from retainfirst_open_unlearning.rwku import make_evaluator
 
@@ -142,6 +148,7 @@ def _make_collator(name: str, registry: Mapping[str, Any]) -> type:
 
 _MAKERS: Mapping[str, Callable[[str, Mapping[str, Any]], Any]] = {
     "TRAINER_REGISTRY": _make_trainer,
+    "MODEL_REGISTRY": _make_model,
     "EVALUATOR_REGISTRY": _make_evaluator,
     "DATASET_REGISTRY": _make_dataset,
     "COLLATOR_REGISTRY": _make_collator,

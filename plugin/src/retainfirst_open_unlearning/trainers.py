@@ -18,10 +18,12 @@ from retainfirst.hf import SplitTraining, TwoTaskTraining, transformers
 from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst.step import GuardMode
+from retainfirst_open_unlearning.adapters import AdapterTraining
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
 from retainfirst_open_unlearning.split import OwnRetainLoss, SplitLoss, split_class
+from retainfirst_open_unlearning.stopping import make_stop
 
 __all__ = ["RetainFirstTraining", "make_trainer"]
 
@@ -59,7 +61,7 @@ def make_trainer(name: str, registry: Mapping[str, Any]) -> type:
     return type(name, tuple(bases), about)
 
 
-class _FrameworkTraining:
+class _FrameworkTraining(AdapterTraining):
     """What all our trainers do around a step of the framework's."""
 
     _framework_trainer: type
@@ -103,6 +105,7 @@ class RetainFirstTraining(_FrameworkTraining, SplitLoss, TwoTaskTraining):
         combiner_options: The combiner's options, except for its weights.
         scope: Short for the option of that name; combiners without it ignore it.
         guard: ``"off"``, ``"measure"`` or ``"enforce"`` (:class:`retainfirst.hf.TwoTaskTraining`); YAML reads ``off`` as False.
+        stop_at_forget: Options to stop at a forget target (:func:`retainfirst_open_unlearning.stopping.make_stop`).
         **kwargs: For the framework's trainer: its ``method_args`` (``alpha``, ``gamma``, ...) among them. A weight that is a text
             ``START:END:STEPS`` moves linearly (:class:`retainfirst.schedule.Linear`).
 
@@ -120,6 +123,7 @@ class RetainFirstTraining(_FrameworkTraining, SplitLoss, TwoTaskTraining):
         combiner_options: Mapping[str, Any] | None = None,
         scope: str | None = None,
         guard: GuardMode | Literal[False] = "off",
+        stop_at_forget: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         made = _make_combiner(combiner, combiner_options, scope)
@@ -143,6 +147,11 @@ class RetainFirstTraining(_FrameworkTraining, SplitLoss, TwoTaskTraining):
         for name, schedule in self._schedules.items():
             _check_schedule(self.combiner, name, schedule)
         arguments: Any = getattr(self, "args")  # noqa: B009
+        if stop_at_forget is not None:
+            me: Any = self
+            tokenizer = getattr(me, "processing_class", None) or getattr(me, "tokenizer", None)
+            batch_size = arguments.per_device_eval_batch_size
+            me.add_callback(make_stop(stop_at_forget, me.train_dataset, tokenizer, batch_size))
         if not arguments.process_index:
             check_output(arguments.output_dir)
             _say_batch(arguments)

@@ -3,11 +3,13 @@
 from retainfirst.hf._launch import run_script
 from retainfirst.hf._split import SplitTraining, split_trainer
 from retainfirst.hf._stepping import transformers
+from retainfirst.hf._stop import StopAtForget
 from retainfirst.hf._trainer import TwoTaskTrainer, TwoTaskTrainerMixin
 from retainfirst.hf._training import TwoTaskTraining
 
 __all__ = [
     "SplitTraining",
+    "StopAtForget",
     "TwoTaskTrainer",
     "TwoTaskTrainerMixin",
     "TwoTaskTraining",

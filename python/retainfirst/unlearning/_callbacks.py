@@ -1,4 +1,4 @@
-"""Trainer callbacks: progress, early stopping, a clean stop on Ctrl-C and SIGTERM, and a checkpoint at the end."""
+"""Trainer callbacks: progress, a stop at broken numbers, a clean stop on Ctrl-C and SIGTERM, and a checkpoint at the end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retainfirst.errors import RetainFirstError, require
-from retainfirst.evaluation import Measure
 from retainfirst.unlearning._signals import on_interrupt
 
 transformers: Any = require("transformers", "hf")
 
-__all__ = ["ProgressBar", "SaveAtEnd", "StopAtForget", "StopIfBroken", "StopOnInterrupt"]
+__all__ = ["ProgressBar", "SaveAtEnd", "StopIfBroken", "StopOnInterrupt"]
 
 
 class ProgressBar(transformers.TrainerCallback):  # type: ignore[misc]
@@ -77,21 +76,6 @@ class StopIfBroken(transformers.TrainerCallback):  # type: ignore[misc]
                 raise RetainFirstError(
                     f"step {state.global_step}: {name} is {logs[name]}; try a lower learning rate or gamma, or another objective"
                 )
-
-
-class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
-    """Measures the forget set every few steps and stops training once the measure is low enough."""
-
-    def __init__(self, measure: Measure, at_most: float, every: int) -> None:
-        self._measure, self._at_most, self._every = measure, at_most, every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        if state.global_step % self._every:
-            return
-        found = self._measure.forget(model)
-        state.log_history.append({"step": state.global_step, "forget_measure": found})
-        if found <= self._at_most:
-            control.should_training_stop = True
 
 
 class SaveAtEnd(transformers.TrainerCallback):  # type: ignore[misc]

@@ -101,7 +101,8 @@ def _run(
     make_measure: Callable[[Any], Measure] | None,
     label: str,
 ) -> Report:
-    from retainfirst.unlearning._callbacks import ProgressBar, SaveAtEnd, StopAtForget, StopIfBroken, StopOnInterrupt
+    from retainfirst.hf import StopAtForget
+    from retainfirst.unlearning._callbacks import ProgressBar, SaveAtEnd, StopIfBroken, StopOnInterrupt
 
     warnings = about_data(config, pairs)
     interrupt, bar = StopOnInterrupt(), ProgressBar(label)

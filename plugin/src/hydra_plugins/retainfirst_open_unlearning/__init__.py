@@ -15,7 +15,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 # The framework's modules with registries, and a function by which each is told from another program's module of that name.
-_MODULES = {"trainer": "load_trainer", "evals": "get_evaluators", "data": "get_data"}
+_MODULES = {"trainer": "load_trainer", "evals": "get_evaluators", "data": "get_data", "model": "get_model"}
 
 
 def _extend(module: ModuleType) -> None:
