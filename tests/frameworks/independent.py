@@ -118,7 +118,7 @@ COMBINERS = {"sago": sago, "pcgrad": pcgrad, "sum": lambda f, r: f + r}
 
 
 def recompute(trained, reference, batches, forget, retain, combiner, *, weight=1.0, autocast=False, largest=0.0):
-    """Return the update of a step, by parameter, before the optimiser.
+    """Return the update of a step, by parameter, before the optimiser; and the two gradients.
 
     Args:
         trained: The model.
@@ -134,7 +134,7 @@ def recompute(trained, reference, batches, forget, retain, combiner, *, weight=1
     losses = FORGET[forget], lambda *given: weight * RETAIN[retain](*given)
     of_forget, of_retain = gradients(trained, reference, losses, batches, autocast)
     update = {name: COMBINERS[combiner](f, of_retain[name]) for name, f in of_forget.items()}
-    return clip(update, largest) if largest else update
+    return (clip(update, largest) if largest else update), of_forget, of_retain
 
 
 def main(model, record, dtype, autocast, largest, forget, retain, combiner, weight="1"):
@@ -142,16 +142,23 @@ def main(model, record, dtype, autocast, largest, forget, retain, combiner, weig
     found = torch.load(record, weights_only=False)
     trained, reference = (AutoModelForCausalLM.from_pretrained(model, torch_dtype=getattr(torch, dtype)) for _ in "ab")
     start = dict(trained.named_parameters())
-    update = recompute(
+    update, *both = recompute(
         trained.train(), reference.eval(), found["batches"], forget, retain, combiner,
         weight=float(weight), autocast=autocast == "autocast", largest=float(largest),
     )  # fmt: skip
-    pairs = [(update[name].double(), recorded.double()) for name, recorded in found["gradients"].items()]
+    apart = {name: (update[name].double() - recorded.double()).abs() for name, recorded in found["gradients"].items()}
     print(json.dumps({
         "begins": all(start[name].equal(weight.to(start[name].dtype)) for name, weight in found["weights"].items()),
         "names": found["gradients"].keys() == update.keys(), "microbatches": len(found["batches"]),
-        "difference": max(float((a - b).abs().max()) for a, b in pairs), "size": max(float(a.abs().max()) for a, _ in pairs),
+        "difference": max(float(d.max()) for d in apart.values()), "size": max(float(u.abs().max()) for u in update.values()),
+        "difference_of_clear_signs": max(float((d * clear(name, both)).max()) for name, d in apart.items()),
+        "clear": sum(int(clear(name, both).sum()) for name in apart) / sum(d.numel() for d in apart.values()),
     }))  # fmt: skip
+
+
+def clear(name, both):
+    """Return where both gradients are further from 0 than rounding can have moved them, a share of 1e-5 of the largest."""
+    return torch.stack([g[name].abs() > 1e-5 * g[name].abs().max() for g in both]).all(dim=0)
 
 
 if __name__ == "__main__":

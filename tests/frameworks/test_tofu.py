@@ -48,10 +48,11 @@ def test_sum_ends_in_the_parameters_of_its_own_run(npo, loss, tmp_path):
 @pytest.mark.parametrize("loss", ["npo_grad_diff", "KL"])
 @pytest.mark.parametrize("combiner", ["sago", "pcgrad"])
 def test_the_first_step_equals_the_formulas(npo, loss, combiner, tmp_path):
-    """The formula of pcgrad rounds to bfloat16 once, as the kernels do; their dot products add up in another order."""
-    forget(npo, loss, combiner, tmp_path / "out", HARNESS_RECORD=str(tmp_path / "record"))
-    found = npo.compare(tmp_path / "record", "bfloat16", "plain", "0", *LOSSES[loss], combiner)
-    assert found["difference"] <= (0 if combiner == "sago" else 2**-8 * found["size"])
+    """In float32. ZeRO 3 has linear layers of its own, whose gradients differ by rounding, and so may the sign of one near 0."""
+    forget(npo, loss, combiner, tmp_path / "out", HARNESS_RECORD=str(tmp_path / "record"), HARNESS_DTYPE="float32")
+    found = npo.compare(tmp_path / "record", "float32", "plain", "0", *LOSSES[loss], combiner)
+    assert found["difference_of_clear_signs"] <= 1e-5 * found["size"]
+    assert found["clear"] > 0.5
 
 
 def test_three_parts_of_which_two_are_forgotten(npo, tmp_path):

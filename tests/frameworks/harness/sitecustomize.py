@@ -7,7 +7,9 @@ HARNESS_FASTARGS add what the WMDP code bases need of fastargs, which is only in
 """
 
 import copy
+import json
 import os
+from pathlib import Path
 
 
 def pretend_devices(count):
@@ -29,6 +31,9 @@ def compute_in(dtype):
 
     def post_init(self):
         self.bf16 = self.bf16_full_eval = False
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = json.loads(Path(self.deepspeed).read_text())
+            self.deepspeed["bf16"]["enabled"] = False
         own(self)
 
     of_class.from_pretrained = classmethod(from_pretrained)
