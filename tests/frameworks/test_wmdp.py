@@ -86,9 +86,9 @@ def test_lora_with_dropout(wmdp, tmp_path):
 
 @pytest.mark.parametrize("method", LOSSES)
 @pytest.mark.parametrize("combiner", ["sago", "pcgrad"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_first_step_equals_the_formulas(wmdp, method, combiner, dtype, tmp_path):
-    """The dot products of pcgrad add up in another order than the formula's: about the number of elements times 1e-16."""
+    """The dot products of pcgrad add up in another order than the formula's: in float32 a rounding or two of the update."""
     own = dtype == "bfloat16"
     unlearn(
         wmdp, method, combiner, tmp_path / "out", HARNESS_RECORD=str(tmp_path / "record"),
@@ -99,17 +99,17 @@ def test_the_first_step_equals_the_formulas(wmdp, method, combiner, dtype, tmp_p
     if combiner == "sago":
         assert found["difference"] == 0
     else:
-        assert found["difference"] <= (2**-8 if own else 1e-13) * found["size"]
+        assert found["difference"] <= (2**-8 if own else 1e-6) * found["size"]
 
 
 def test_accumulation(wmdp, tmp_path):
     unlearn(
         wmdp, "NPO+FT", "sago", tmp_path / "out", accumulation=2, HARNESS_RECORD=str(tmp_path / "record"),
-        HARNESS_DTYPE="float64",
+        HARNESS_DTYPE="float32",
     )  # fmt: skip
-    found = wmdp.compare(tmp_path / "record", "float64", "plain", "1.0", *LOSSES["NPO+FT"], "sago", "0.5")
+    found = wmdp.compare(tmp_path / "record", "float32", "plain", "1.0", *LOSSES["NPO+FT"], "sago", "0.5")
     assert found["microbatches"] == 2
-    assert found["difference"] <= 1e-15 * found["size"]  # the order in which two microbatches are divided and added
+    assert found["difference"] <= 1e-6 * found["size"]  # the order in which two microbatches are divided and added
 
 
 @pytest.mark.parametrize("method", ["NPO+FT+SAM", "NPO+FT+RS"])
