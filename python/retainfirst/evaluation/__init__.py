@@ -2,20 +2,70 @@
 
 - :func:`answer_probability`: how probable a model makes the labelled answers of some rows.
 - :func:`multiple_choice`: accuracy on lm-eval's tasks and on those of TOFU and ARC, by lm-eval (extra ``eval``).
+- :func:`score_answers` makes one teacher-forced pass over rows, and :func:`generate_answers` lets the model answer them. The
+  metrics are functions of what the two return: :func:`probability`, :func:`exact_memorization`, :func:`extraction_strength`,
+  :func:`perplexity`, :func:`truth_ratio`, :func:`membership_auc`, and :func:`rouge_l_recall`, :func:`matches`,
+  :func:`distinct_share`, :func:`repetition`, :func:`implausibility`. :func:`measure` computes them all.
+- :func:`quantized` and :func:`relearned`: attacks that may bring forgotten answers back.
 """
 
+from retainfirst.evaluation._answers import Answer, generate_answers
+from retainfirst.evaluation._estimates import Estimate
 from retainfirst.evaluation._harness import TASKS, YAML_FOLDER, TaskFile
+from retainfirst.evaluation._measure import METRICS, Measured, Measuring, Skipped, measure
+from retainfirst.evaluation._membership import membership_auc, min_k_scores, row_losses
+from retainfirst.evaluation._memorisation import exact_memorization, extraction_strength, perplexity, probability
 from retainfirst.evaluation._multiple_choice import Score, answered_right, multiple_choice
 from retainfirst.evaluation._probability import AnswerProbability, Measure, answer_probability
+from retainfirst.evaluation._quantize import GROUP, quantizable, quantized, round_to_nearest
+from retainfirst.evaluation._relearn import relearned, split_rows
+from retainfirst.evaluation._said import distinct_share, implausibility, matches, repetition, rouge_l_recall
+from retainfirst.evaluation._scores import AnswerScores, score_answers
+from retainfirst.evaluation._sets import SETS, EvaluationSet, make_set
+from retainfirst.evaluation._truth_ratio import forget_truth_ratio, retain_truth_ratio, truth_ratio
 
 __all__ = [
+    "GROUP",
+    "METRICS",
+    "SETS",
     "TASKS",
     "YAML_FOLDER",
+    "Answer",
     "AnswerProbability",
+    "AnswerScores",
+    "Estimate",
+    "EvaluationSet",
     "Measure",
+    "Measured",
+    "Measuring",
     "Score",
+    "Skipped",
     "TaskFile",
     "answer_probability",
     "answered_right",
+    "distinct_share",
+    "exact_memorization",
+    "extraction_strength",
+    "forget_truth_ratio",
+    "generate_answers",
+    "implausibility",
+    "make_set",
+    "matches",
+    "measure",
+    "membership_auc",
+    "min_k_scores",
     "multiple_choice",
+    "perplexity",
+    "probability",
+    "quantizable",
+    "quantized",
+    "relearned",
+    "repetition",
+    "retain_truth_ratio",
+    "rouge_l_recall",
+    "round_to_nearest",
+    "row_losses",
+    "score_answers",
+    "split_rows",
+    "truth_ratio",
 ]
