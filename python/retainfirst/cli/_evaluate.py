@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,22 +13,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from retainfirst import __version__
-from retainfirst.cli._evaluate_rows import (
-    RowOptions,
-    check_same_tokenizer,
-    evaluate_rows,
-    read_files,
-    report_folder,
-    show_rows,
-)
+from retainfirst.cli._evaluate_rows import report_folder, show_rows
 from retainfirst.cli._options import words
 from retainfirst.data import CHAT_TEMPLATE_MODES, set_pad_token
 from retainfirst.errors import RetainFirstError, did_you_mean, require
-from retainfirst.evaluation import report_data, write_report
+from retainfirst.evaluation import RowOptions, evaluate_rows, report_data, write_report
+from retainfirst.evaluation._files import check_same_tokenizer, read_files, run_facts, software
 from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 from retainfirst.models import find_device, load_model, load_tokenizer
-from retainfirst.weights import weights_digest
 
 if TYPE_CHECKING:
     from retainfirst.evaluation import Score
@@ -178,7 +169,7 @@ def evaluate(
                 )
     made = _report(model, before, limit, scores, scores_before)
     if found is not None:
-        run = _run_facts(made["versions"], model, before, network, former, options)
+        run = run_facts(model, network, before, former, options)
         made |= report_data(found, run)
         if report is not None:
             write_report(found, run, report)
@@ -203,22 +194,6 @@ def _batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def _run_facts(
-    versions: dict[str, str], model: str, before: str | None, network: Any, former: Any, options: RowOptions
-) -> dict[str, Any]:
-    """Return what an auditor needs to repeat the run: models and their digests, settings, versions."""
-    settings = {
-        name: value for name, value in asdict(options).items() if name != "files" and value not in (None, (), False)
-    }
-    return {
-        "model": model,
-        "model sha256": weights_digest(network),
-        **({} if former is None else {"before": before, "before sha256": weights_digest(former)}),
-        "settings": settings,
-        "versions": versions,
-    }
-
-
 def _load(model: str, place: torch.device, pad_token: str | None) -> tuple[Any, Any]:
     """Return the model on its device, and its tokenizer."""
     require("lm_eval", "eval")
@@ -239,8 +214,7 @@ def _load(model: str, place: torch.device, pad_token: str | None) -> tuple[Any, 
 def _report(
     model: str, before: str | None, limit: int | None, scores: Sequence[Score], scores_before: Sequence[Score]
 ) -> dict[str, Any]:
-    versions = {"retainfirst": __version__} | {name: version(name) for name in ("torch", "transformers", "lm_eval")}
-    made: dict[str, Any] = {"model": model, "limit": limit, "versions": versions, "scores": _rows(scores)}
+    made: dict[str, Any] = {"model": model, "limit": limit, "versions": software(), "scores": _rows(scores)}
     return made | ({} if before is None else {"before": before, "scores_before": _rows(scores_before)})
 
 

@@ -15,6 +15,7 @@ from retainfirst.evaluation._answers import Answer, generate_answers
 from retainfirst.evaluation._attacks import Attack, by_prompts, by_quantization, by_relearning
 from retainfirst.evaluation._estimates import Estimate
 from retainfirst.evaluation._evaluate import Condition, Evaluation, evaluate
+from retainfirst.evaluation._files import RowOptions, evaluate_rows
 from retainfirst.evaluation._harness import TASKS, YAML_FOLDER, TaskFile
 from retainfirst.evaluation._measure import METRICS, Measured, Measuring, Skipped, measure
 from retainfirst.evaluation._membership import membership_auc, min_k_scores, row_losses
@@ -49,6 +50,7 @@ __all__ = [
     "Measure",
     "Measured",
     "Measuring",
+    "RowOptions",
     "Score",
     "Skipped",
     "TaskFile",
@@ -61,6 +63,7 @@ __all__ = [
     "by_relearning",
     "distinct_share",
     "evaluate",
+    "evaluate_rows",
     "evaluation_page",
     "exact_memorization",
     "extraction_strength",

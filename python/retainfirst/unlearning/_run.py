@@ -63,6 +63,9 @@ def unlearn(
     # transformers' progress bars would interleave with ours.
     require("transformers", "hf").utils.logging.disable_progress_bar()
     require("matplotlib", "plot")
+    if config.evaluate == "full":
+        require("rouge_score", "eval")
+        require("scipy", "eval")
     with on_interrupt(signal.default_int_handler):
         try:
             folder.start(config)
@@ -80,7 +83,8 @@ def unlearn(
             _check_vocabulary(model, pairs, collator)
             check_causal(config.model, model)
             model.config.pad_token_id = collator.pad_token_id
-            return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+            report = _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+            del model
         except BaseException as error:
             kept = folder.abandon()
             resume = f"go on with --resume (checkpoints are in {folder.work})"
@@ -89,6 +93,20 @@ def unlearn(
             if kept and _is_about_writing(error):
                 raise RetainFirstError(f"{error}. When that is mended, {resume}") from error
             raise
+        if config.evaluate == "full":
+            _evaluate(config, report["config"]["device"])
+        return report
+
+
+def _evaluate(config: UnlearnConfig, device: str) -> None:
+    from retainfirst.unlearning._evaluation import evaluate_result
+
+    try:
+        evaluate_result(config, device)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted during the evaluation; the model is in {config.output}, and retainfirst evaluate can measure it"
+        ) from None
 
 
 def _run(
