@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.evaluation import Measure
+from retainfirst.hf import EvaluateEvery
 from retainfirst.unlearning._signals import on_interrupt
 
 transformers: Any = require("transformers", "hf")
@@ -79,19 +80,12 @@ class StopIfBroken(transformers.TrainerCallback):  # type: ignore[misc]
                 )
 
 
-class StopAtForget(transformers.TrainerCallback):  # type: ignore[misc]
+class StopAtForget(EvaluateEvery):
     """Measures the forget set every few steps and stops training once the measure is low enough."""
 
     def __init__(self, measure: Measure, at_most: float, every: int) -> None:
-        self._measure, self._at_most, self._every = measure, at_most, every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        if state.global_step % self._every:
-            return
-        found = self._measure.forget(model)
-        state.log_history.append({"step": state.global_step, "forget_measure": found})
-        if found <= self._at_most:
-            control.should_training_stop = True
+        name = "forget_measure"
+        super().__init__(lambda model: {name: measure.forget(model)}, every, lambda found: found[name] <= at_most)
 
 
 class SaveAtEnd(transformers.TrainerCallback):  # type: ignore[misc]
