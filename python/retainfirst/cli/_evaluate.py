@@ -15,6 +15,7 @@ from rich.table import Table
 
 from retainfirst.cli._evaluate_rows import report_folder, show_rows
 from retainfirst.cli._options import words
+from retainfirst.cli._task_cache import cached_scores
 from retainfirst.data import CHAT_TEMPLATE_MODES, set_pad_token
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.evaluation import RowOptions, evaluate_rows, report_data, write_report
@@ -73,6 +74,10 @@ def evaluate(
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with local files of TOFU and ARC, in place of the hub.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the accuracies of tasks: the same model is not asked again. [for tasks]"),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N rows of each set, or questions of each task.")
@@ -158,15 +163,9 @@ def evaluate(
     scores: list[Score] = []
     scores_before: list[Score] = []
     if found is None or tasks is not None:
-        from retainfirst_lab.tasks.multiple_choice import default_tasks, score
-
-        asked = words(tasks) or default_tasks(network)
-        template = chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template))
         for one, into in ((network, scores), (former, scores_before)):
             if one is not None:
-                into += score(
-                    one, tokenizer, asked, data_dir=data_dir, limit=limit, batch_size=size, chat_template=template
-                )
+                into += _score(one, tokenizer, words(tasks), data_dir, limit, size, chat_template, cache)
     made = _report(model, before, limit, scores, scores_before)
     if found is not None:
         run = run_facts(model, network, before, former, options)
@@ -184,6 +183,30 @@ def evaluate(
         _print_table(made)
     if report is not None:
         Console().print(f"evaluation.html and evaluation.json: {report}")
+
+
+def _score(
+    network: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    data_dir: Path | None,
+    limit: int | None,
+    size: int | Literal["auto"],
+    chat_template: str,
+    cache: Path | None,
+) -> list[Score]:
+    from retainfirst_lab.tasks.multiple_choice import default_tasks, score
+
+    template = chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template))
+
+    def ask(some: Sequence[str]) -> list[Score]:
+        return score(network, tokenizer, some, data_dir=data_dir, limit=limit, batch_size=size, chat_template=template)
+
+    asked = tasks or default_tasks(network)
+    if cache is None:
+        return ask(asked)
+    settings = {"limit": limit, "chat_template": template, "versions": software()}
+    return cached_scores(cache, network, tokenizer, asked, settings, data_dir, ask)
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:

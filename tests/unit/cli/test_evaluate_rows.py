@@ -176,3 +176,34 @@ def test_no_pad_token(run, tmp_path):
     assert "--pad-token '<eos>'" in err
     code, _, _ = run("--forget", "forget.jsonl", "--pad-token", "<eos>", "--json", model=tmp_path / "bare")
     assert code == 0
+
+
+def test_accuracies_are_kept_by_model_and_data(run, tmp_path, monkeypatch):
+    from retainfirst_lab.tasks import multiple_choice
+
+    data = tmp_path / "test.jsonl"
+    data.write_text('{"question": "q", "choices": ["a", "b"], "answer": 0}\n' * 3)
+    asked = []
+    real = multiple_choice.score
+    monkeypatch.setattr(multiple_choice, "score", lambda *some, **how: asked.append(some[2]) or real(*some, **how))
+
+    def scores(*more, model="after"):
+        arguments = ("--tasks", "retainfirst_arc_easy", "--data-dir", tmp_path, "--cache", tmp_path / "kept", "--json")
+        code, out, _ = run(*arguments, *more, model=model)
+        assert code == 0
+        return json.loads(out)["scores"]
+
+    first = scores()
+    assert scores() == first
+    assert len(asked) == 1
+    for more in ({"model": "before"}, {}):
+        if not more:
+            data.write_text(data.read_text().replace('"answer": 0', '"answer": 1'))
+        scores(**more)
+    assert len(asked) == 3
+    scores("--limit", 1)
+    assert len(asked) == 4
+    for file in (tmp_path / "kept").iterdir():
+        file.write_text("cut sho")
+    scores()
+    assert len(asked) == 5, "a damaged file is measured again"
