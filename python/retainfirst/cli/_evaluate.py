@@ -150,7 +150,10 @@ def evaluate(
         refuse_unwritable(output)
     if forget is not None:
         require("rouge_score", "eval")
-        report_folder(report)
+        require("scipy", "eval")
+        if report is not None:
+            require("matplotlib", "plot")
+            report_folder(report)
     place = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = read_files(given)
 

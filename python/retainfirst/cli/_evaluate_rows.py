@@ -44,14 +44,12 @@ def show_verdicts(found: Sequence[Mapping[str, str]]) -> None:
         console.print(one["text"], markup=False, highlight=False)
 
 
-def report_folder(folder: Path | None) -> None:
+def report_folder(folder: Path) -> None:
     """Make the folder of the report.
 
     Raises:
         RetainFirstError: It is a file, or cannot be made.
     """
-    if folder is None:
-        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

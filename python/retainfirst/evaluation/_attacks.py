@@ -13,7 +13,7 @@ from retainfirst.evaluation._estimates import estimate
 from retainfirst.evaluation._measure import Measured, Measuring, measure, work
 from retainfirst.evaluation._prompts import answers_begun, reworded
 from retainfirst.evaluation._quantize import GROUP, quantized
-from retainfirst.evaluation._relearn import relearned, split_rows
+from retainfirst.evaluation._relearn import check_relearning, relearned, split_rows
 from retainfirst.evaluation._sets import EvaluationSet
 
 __all__ = ["HALF_GIVEN", "Attack", "by_prompts", "by_quantization", "by_relearning"]
@@ -90,6 +90,7 @@ def by_relearning(
         RetainFirstError: There are fewer than two forget rows, or ``steps`` or ``learning_rate`` is out of its range.
     """
     shown, others = split_rows(len(sets["forget"]), seed)
+    check_relearning(len(shown), steps, learning_rate)
     forget = sets["forget"]
 
     def change(rows: Sequence[Any], model: Any, advance: Callable[[int], Any] | None) -> AbstractContextManager[Any]:

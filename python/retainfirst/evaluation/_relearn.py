@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation._quantize import restored
 from retainfirst.objectives import nll
 
-__all__ = ["relearned", "split_rows"]
+__all__ = ["check_relearning", "relearned", "split_rows"]
 
 
 def split_rows(count: int, seed: int = 0) -> tuple[list[int], list[int]]:
@@ -75,11 +76,7 @@ def relearned(
     Raises:
         RetainFirstError: There is no row, or ``steps``, ``learning_rate`` or ``batch_size`` is out of its range.
     """
-    for name, value in (("rows", len(rows)), ("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise RetainFirstError(f"relearning: {name} must be at least 1, found {value}.")
-    if not learning_rate > 0:
-        raise RetainFirstError(f"relearning: learning_rate must be above 0, found {learning_rate}.")
+    check_relearning(len(rows), steps, learning_rate, batch_size)
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     device = next(model.parameters()).device
     with restored(trained):
@@ -94,6 +91,19 @@ def relearned(
             if advance is not None:
                 advance(1)
         yield model
+
+
+def check_relearning(rows: int, steps: int, learning_rate: float, batch_size: int = 1) -> None:
+    """Refuse sizes of :func:`relearned` that are out of their ranges.
+
+    Raises:
+        RetainFirstError: One is; the text names it.
+    """
+    for name, value in (("rows", rows), ("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise RetainFirstError(f"relearning: {name} must be at least 1, found {value}.")
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise RetainFirstError(f"relearning: learning_rate must be above 0, found {learning_rate}.")
 
 
 def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:

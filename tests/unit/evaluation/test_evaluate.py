@@ -216,3 +216,11 @@ def test_bad_sets_are_refused(tokenizer, rows, text):
 def test_an_evaluation_needs_forget_rows(llama, tokenizer):
     with pytest.raises(RetainFirstError, match="needs the forget set"):
         ev.evaluate(llama, tokenizer, make_sets(tokenizer, retain=RETAIN))
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate", "text"), [(0, 1e-3, "steps must be at least 1"), (1, math.inf, "above 0, found inf")]
+)
+def test_bad_relearning_is_refused_before_anything_is_measured(tokenizer, steps, rate, text):
+    with pytest.raises(RetainFirstError, match=text):
+        ev.by_relearning(steps, make_sets(tokenizer, forget=FORGET), tokenizer, learning_rate=rate)
