@@ -1,5 +1,6 @@
 """A whole evaluation on tiny models: conditions, attacks, verdicts, and the report."""
 
+import copy
 import json
 import math
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ from retainfirst.data import collate
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation._tables import as_markdown, headings, lines
 from retainfirst.objectives import nll
-from tiny import tiny_llama
+from tiny import tiny_llama, tiny_tokenizer
 
 FORGET = [
     {"question": f"who is {i}", "answer": f"the {'abcdef'[i]} one", "perturbed_answer": ["no", "on the"],
@@ -31,8 +32,6 @@ def make_sets(tokenizer, **rows):
 @pytest.fixture(scope="module")
 def knows():
     """A model that knows the forget and the retain rows by heart."""
-    from tiny import tiny_tokenizer
-
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     sets = make_sets(tokenizer, forget=FORGET, retain=RETAIN)
     batch = collate([one.examples[i] for one in sets.values() for i in range(len(one))], 0)
@@ -107,11 +106,12 @@ def test_half_of_the_answer_is_given(knows, tokenizer):
     assert ev.matches(said) == [1.0] * 6
 
 
-@pytest.fixture
-def evaluation(knows, llama, tokenizer):
+@pytest.fixture(scope="module")
+def evaluation(knows):
+    tokenizer = tiny_tokenizer()
     sets = make_sets(tokenizer, forget=FORGET, retain=RETAIN, held_out=HELD_OUT)
     attacks = [*ev.by_quantization(8, sets), *ev.by_relearning(150, sets, tokenizer, learning_rate=1e-2)]
-    return ev.evaluate(llama, tokenizer, sets, before=knows, attacks=attacks, how=SIZES)
+    return ev.evaluate(tiny_llama(), tokenizer, sets, before=knows, attacks=attacks, how=SIZES)
 
 
 def test_verdicts_on_a_model_that_lost_everything(evaluation):
@@ -156,6 +156,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_holds_everything_and_needs_no_other_file(evaluation, tmp_path):
+    evaluation = copy.deepcopy(evaluation)
     evaluation.conditions[1].measured.answers["forget"][0] = ev.Answer("who is 0", "the a one", "<b>odd</b>", (1,))
     ev.write_report(evaluation, {"model": "some/model", "model sha256": "abc"}, tmp_path)
     text = (tmp_path / "evaluation.html").read_text()
