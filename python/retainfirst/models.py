@@ -10,7 +10,7 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["find_device", "keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
+__all__ = ["check_causal", "find_device", "keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
 
 
 def find_device(name: str) -> torch.device:
@@ -86,6 +86,29 @@ def load_model(model: str, dtype: str = "float32") -> Any:
         raise RetainFirstError(
             f"no causal language model could be loaded from {model!r}: {_first_sentence(error)}"
         ) from error
+
+
+def check_causal(name: str, model: Any) -> None:
+    """Check that a model's first logits do not depend on the second token.
+
+    Args:
+        name: The model's, for the error text.
+        model: A model of transformers.
+
+    Raises:
+        RetainFirstError: They do, so that it is no causal language model.
+    """
+    last = model.get_input_embeddings().num_embeddings - 1
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([[1, token]], device=model.device)).logits[0, 0] for token in (0, last)]
+    # A causal model computes both from the same numbers; this allows for kernels that sum in another order.
+    rounding = 16 * torch.finfo(logits[0].dtype).eps * logits[0].abs().max()
+    if (logits[0] - logits[1]).abs().max() > rounding:
+        raise RetainFirstError(
+            f"{name!r} ({type(model).__name__}) is not causal: what it predicts for a token depends on later tokens. Give a"
+            " causal language model; encoders such as BERT give no probability of an answer, and can be neither unlearned nor"
+            " evaluated here"
+        )
 
 
 def keep_rope_theta(folder: Path) -> None:

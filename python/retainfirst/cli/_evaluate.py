@@ -1,23 +1,25 @@
-"""``retainfirst evaluate``: multiple-choice accuracy of a model."""
+"""``retainfirst evaluate``: what a model has forgotten and kept."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from retainfirst import __version__
+from retainfirst.cli._evaluate_rows import report_folder, show_rows
 from retainfirst.cli._options import words
-from retainfirst.data import CHAT_TEMPLATE_MODES
+from retainfirst.cli._task_cache import cached_scores
+from retainfirst.data import CHAT_TEMPLATE_MODES, set_pad_token
 from retainfirst.errors import RetainFirstError, did_you_mean, require
+from retainfirst.evaluation import RowOptions, evaluate_rows, report_data, write_report
+from retainfirst.evaluation._files import check_same_tokenizer, read_files, run_facts, software
 from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 from retainfirst.models import find_device, load_model, load_tokenizer
 
@@ -29,18 +31,63 @@ __all__ = ["evaluate"]
 
 def evaluate(
     model: Annotated[str, typer.Option(help="Folder or hub name of a causal language model.")],
+    before: Annotated[
+        str | None, typer.Option(help="The model before unlearning, with the same tokenizer, to compare with.")
+    ] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="Forget set, in a form that `unlearn` takes: measure what is left of it.")
+    ] = None,
+    retain: Annotated[str | None, typer.Option(help="Retain set, likewise. [with --forget]")] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="Rows of the same kind that the model was never trained on, for membership. [with --forget]"),
+    ] = None,
+    paraphrased: Annotated[str | None, typer.Option(help="The forget set in other words. [with --forget]")] = None,
+    quantize: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=2, max=8, help="Also measure the model with weights of so many bits; repeatable. [with --forget]"
+        ),
+    ] = None,
+    relearn: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Also measure after so many steps of fine-tuning on half of the forget rows, and on the "
+            "retain rows. [with --forget]",
+        ),
+    ] = None,
+    relearn_rate: Annotated[float, typer.Option(help="Learning rate of that fine-tuning.")] = 2e-5,
+    prompt_attacks: Annotated[
+        bool, typer.Option("--prompt-attacks", help="Also ask for the forget answers otherwise. [with --forget]")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.html and evaluation.json, which are replaced. [with --forget]"),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
             help="Task names with commas between, of retainfirst or lm-eval. "
-            "Default: the facts of a facts model, the four TOFU tasks for other models."
+            "Default without --forget: the facts of a facts model, the four TOFU tasks for other models."
         ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with local files of TOFU and ARC, in place of the hub.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a forward pass.")] = 16,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the accuracies of tasks: the same model is not asked again. [for tasks]"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N rows of each set, or questions of each task.")
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Sequences in a forward pass; auto: for tasks, the most that lm-eval finds room for.")
+    ] = "16",
+    max_length: Annotated[int, typer.Option(min=2, help="Cut rows to this many tokens.")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 200,
+    pad_token: Annotated[str | None, typer.Option(help="Token to pad with, for tokenizers that have none.")] = None,
     device: Annotated[
         str | None, typer.Option(help="Device, such as cpu or cuda:0. Default: a GPU if there is one.")
     ] = None,
@@ -52,7 +99,11 @@ def evaluate(
         Path | None, typer.Option(help="Also write the JSON to this file, replacing it if it exists.")
     ] = None,
 ) -> None:
-    """Measure multiple-choice accuracy by lm-eval.
+    """Measure what a model has forgotten and kept: on files of rows, and by lm-eval's multiple-choice tasks.
+
+    With --forget it measures how probable the answers are, what the model says, memorisation, membership, and whether the answers
+    are sensible; with --before also of the model before, and with --quantize, --relearn and --prompt-attacks under attack.
+    A verdict in one sentence answers each question. docs/auditing.md explains each number.
 
     Tasks of retainfirst for any model: retainfirst_tofu_forget10, retainfirst_tofu_retain, retainfirst_tofu_real_authors,
     retainfirst_tofu_world_facts, retainfirst_arc_easy.
@@ -64,14 +115,15 @@ def evaluate(
 
     Examples:
 
+        retainfirst evaluate --model unlearned --before model --forget forget.jsonl --retain retain.jsonl --held-out other.jsonl
+        --quantize 8 --quantize 4 --relearn 10 --prompt-attacks --report report
+
         retainfirst evaluate --model unlearned
 
         retainfirst evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct --limit 50 --json
 
-        retainfirst evaluate --model unlearned --tasks retainfirst_tofu_retain,arc_easy --data-dir data/tofu
+        retainfirst evaluate --model unlearned --before model --tasks retainfirst_tofu_retain,arc_easy --data-dir data/tofu
     """  # noqa: D412 - the command's help text, not Google sections
-    from retainfirst_lab.tasks.multiple_choice import default_tasks, score
-
     if tasks is not None and not words(tasks):
         raise RetainFirstError(f"No task in {tasks!r}. Give names with commas between, or leave --tasks out.")
     if data_dir is not None and not data_dir.is_dir():
@@ -79,30 +131,96 @@ def evaluate(
     if chat_template not in CHAT_TEMPLATE_MODES:
         hint = did_you_mean(chat_template, CHAT_TEMPLATE_MODES)
         raise RetainFirstError(f"Unknown chat template mode {chat_template!r}. {hint}")
+    files = {"forget": forget, "retain": retain, "held_out": held_out, "paraphrased": paraphrased}
+    given = {name: source for name, source in files.items() if source is not None}
+    of_rows = {
+        "--retain": retain, "--held-out": held_out, "--paraphrased": paraphrased, "--quantize": quantize, "--relearn": relearn,
+        "--prompt-attacks": prompt_attacks, "--report": report,
+    }  # fmt: skip
+    alone = [name for name, value in of_rows.items() if value and forget is None]
+    if alone:
+        raise RetainFirstError(f"{alone[0]} needs --forget: it is about the rows that were to be forgotten.")
+    size = _batch_size(batch_size)
+    options = RowOptions(
+        files=given, limit=limit, batch_size=16 if size == "auto" else size, max_length=max_length, max_new_tokens=max_new_tokens,
+        chat_template=chat_template, quantize=tuple(quantize or ()), relearn=relearn, relearn_rate=relearn_rate,
+        prompt_attacks=prompt_attacks,
+    )  # fmt: skip
     if output is not None:
         refuse_unwritable(output)
+    if forget is not None:
+        require("rouge_score", "eval")
+        require("scipy", "eval")
+        if report is not None:
+            require("matplotlib", "plot")
+            report_folder(report)
     place = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rows = read_files(given)
 
-    network, tokenizer = _load(model, place)
-    scores = score(
-        network,
-        tokenizer,
-        words(tasks) or default_tasks(network),
-        data_dir=data_dir,
-        limit=limit,
-        batch_size=batch_size,
-        chat_template=chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template)),
-    )
-    report = _report(model, limit, scores)
+    network, tokenizer = _load(model, place, pad_token)
+    former = None
+    if before is not None:
+        former, its_tokenizer = _load(before, place, pad_token)
+        check_same_tokenizer(tokenizer, its_tokenizer, before)
+    found = evaluate_rows(options, rows, model, network, tokenizer, former) if forget is not None else None
+    scores: list[Score] = []
+    scores_before: list[Score] = []
+    if found is None or tasks is not None:
+        for one, into in ((network, scores), (former, scores_before)):
+            if one is not None:
+                into += _score(one, tokenizer, words(tasks), data_dir, limit, size, chat_template, cache)
+    made = _report(model, before, limit, scores, scores_before)
+    if found is not None:
+        run = run_facts(model, network, before, former, options)
+        made |= report_data(found, run)
+        if report is not None:
+            write_report(found, run, report)
     if output is not None:
-        write_json(output, report)
+        write_json(output, made)
     if as_json:
-        print(json_text(report))
-    else:
-        _print_table(report)
+        print(json_text(made))
+        return
+    if found is not None:
+        show_rows(found)
+    if scores:
+        _print_table(made)
+    if report is not None:
+        Console().print(f"evaluation.html and evaluation.json: {report}")
 
 
-def _load(model: str, place: torch.device) -> tuple[Any, Any]:
+def _score(
+    network: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    data_dir: Path | None,
+    limit: int | None,
+    size: int | Literal["auto"],
+    chat_template: str,
+    cache: Path | None,
+) -> list[Score]:
+    from retainfirst_lab.tasks.multiple_choice import default_tasks, score
+
+    template = chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template))
+
+    def ask(some: Sequence[str]) -> list[Score]:
+        return score(network, tokenizer, some, data_dir=data_dir, limit=limit, batch_size=size, chat_template=template)
+
+    asked = tasks or default_tasks(network)
+    if cache is None:
+        return ask(asked)
+    settings = {"limit": limit, "chat_template": template, "versions": software()}
+    return cached_scores(cache, network, tokenizer, asked, settings, data_dir, ask)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise RetainFirstError(f"--batch-size needs a whole number of 1 or more, or auto; found {text!r}.")
+    return int(text)
+
+
+def _load(model: str, place: torch.device, pad_token: str | None) -> tuple[Any, Any]:
     """Return the model on its device, and its tokenizer."""
     require("lm_eval", "eval")
     import datasets
@@ -110,6 +228,8 @@ def _load(model: str, place: torch.device) -> tuple[Any, Any]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()  # one per file, each for a moment; lm-eval's own bar over the questions stays
     tokenizer, network = load_tokenizer(model), load_model(model)
+    if pad_token is not None:
+        set_pad_token(tokenizer, pad_token)
     try:
         network.to(place)
     except RuntimeError as error:  # no memory, for one
@@ -117,19 +237,33 @@ def _load(model: str, place: torch.device) -> tuple[Any, Any]:
     return network, tokenizer
 
 
-def _report(model: str, limit: int | None, scores: Sequence[Score]) -> dict[str, Any]:
-    versions = {"retainfirst": __version__} | {name: version(name) for name in ("torch", "transformers", "lm_eval")}
-    rows = [finite(asdict(score)) for score in scores]
-    return {"model": model, "limit": limit, "versions": versions, "scores": rows}
+def _report(
+    model: str, before: str | None, limit: int | None, scores: Sequence[Score], scores_before: Sequence[Score]
+) -> dict[str, Any]:
+    made: dict[str, Any] = {"model": model, "limit": limit, "versions": software(), "scores": _rows(scores)}
+    return made | ({} if before is None else {"before": before, "scores_before": _rows(scores_before)})
 
 
-def _print_table(report: dict[str, Any]) -> None:
-    table = Table(title=f"Accuracy of {report['model']}")
+def _rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    return [finite(asdict(score)) for score in scores]
+
+
+def _print_table(made: dict[str, Any]) -> None:
+    table = Table(title=f"Accuracy of {made['model']}")
     table.add_column("task", no_wrap=True)
     table.add_column("metric")
-    for heading in ("value", "stderr", "n", "chance"):
+    compared = "before" in made
+    for heading in ("value", "stderr", "n", "chance", *(("before", "kept") if compared else ())):
         table.add_column(heading, justify="right")
-    for row in report["scores"]:
+    former = {(row["task"], row["metric"]): row["value"] for row in made.get("scores_before", ())}
+    for row in made["scores"]:
         numbers = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "stderr", "chance")]
-        table.add_row(row["task"], row["metric"], numbers[0], numbers[1], str(row["n"] or ""), numbers[2])
+        was = former.get((row["task"], row["metric"]))
+        # The share that is left, as the paper gives it for MMLU.
+        beside = [
+            "" if was is None else f"{was:.3f}",
+            f"{row['value'] / was:.1%}" if was and row["value"] is not None else "",
+        ]
+        cells = [row["task"], row["metric"], numbers[0], numbers[1], str(row["n"] or ""), numbers[2]]
+        table.add_row(*cells, *(beside if compared else ()))
     Console().print(table)

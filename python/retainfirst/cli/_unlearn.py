@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from retainfirst.cli._evaluate_rows import show_verdicts
 from retainfirst.cli._options import options_from
 from retainfirst.errors import RetainFirstError
 from retainfirst.files import json_text
@@ -29,13 +31,13 @@ _FACTS: dict[str, Any] = {
     "evaluate_every": 2,
 }
 
-_WITH_MODEL = ("forget", "retain", "evaluate_rows", "save_every", "resume")
+_WITH_MODEL = ("forget", "retain", "evaluate", "evaluate_rows", "save_every", "resume")
 """Settings that do nothing without a model: its files, and what belongs to measuring them and to resuming."""
 
 _NOTES = {name: f"without --model: {value}" for name, value in _FACTS.items()} | {
     "model": "without it: the built-in facts model, to try the command",
     **dict.fromkeys(("forget", "retain", "output"), "needed with --model"),
-    **dict.fromkeys(("evaluate_rows", "save_every", "resume"), "only with --model"),
+    **dict.fromkeys(("evaluate", "evaluate_rows", "save_every", "resume"), "only with --model"),
     "epochs": "without --model: only if given, in place of the steps",
     "stop_at_forget_probability": f"without --model: {_FACTS['stop_at_forget_probability']}, of the accuracy",
 }
@@ -74,7 +76,11 @@ def unlearn(
     config = UnlearnConfig(**given)
     _show({config.combiner: _run(config)}, as_json)
     if not as_json:
-        Console().print(f"Model, unlearning.json, curves.png and model card: {config.output}")
+        console = Console()
+        if config.evaluate == "full":
+            show_verdicts(json.loads((Path(config.output) / "evaluation.json").read_text(encoding="utf-8"))["verdicts"])
+            console.print(f"evaluation.html and evaluation.json: {config.output}")
+        console.print(f"Model, unlearning.json, curves.png and model card: {config.output}")
 
 
 def _run(config: UnlearnConfig, **options: Any) -> dict[str, Any]:

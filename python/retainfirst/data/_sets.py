@@ -28,9 +28,18 @@ class EncodedSet(Dataset[Example]):
         name: The source, for messages.
         truncated: How many of the rows were cut at the maximal length.
         dropped: How many further rows were left out because the cut left them no labelled token.
+        kept: The numbers of the source's rows that are in the set, from 0.
     """
 
-    def __init__(self, rows: Sequence[Example], *, name: str, truncated: int = 0, dropped: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Example],
+        *,
+        name: str,
+        truncated: int = 0,
+        dropped: int = 0,
+        kept: Sequence[int] | None = None,
+    ) -> None:
         """Wrap rows that are already tokenised.
 
         Args:
@@ -39,8 +48,10 @@ class EncodedSet(Dataset[Example]):
             name: The source, for messages.
             truncated: See the class.
             dropped: See the class.
+            kept: See the class; None: all rows.
         """
         self._rows = list(rows)
+        self.kept = tuple(range(len(self._rows)) if kept is None else kept)
         self.name, self.truncated, self.dropped = name, truncated, dropped
 
     def __len__(self) -> int:
@@ -100,6 +111,7 @@ def encode_rows(
     encoder = Encoder(tokenizer, max_length, chat_template, now)
     limit = positions(model) if model is not None else None
     kept: list[Example] = []
+    numbers: list[int] = []
     truncated = total = long = 0
     for total, row in enumerate(rows, start=1):
         where = row.place if isinstance(row, Row) else f"{name}, row {total}"
@@ -113,6 +125,7 @@ def encode_rows(
             long += 1
         if any(label != IGNORE_INDEX for label in example["labels"]):
             kept.append(example)
+            numbers.append(total - 1)
             truncated += cut
     dropped = total - len(kept)
     if not kept:
@@ -134,4 +147,4 @@ def encode_rows(
             total,
             limit.count,
         )
-    return EncodedSet(kept, name=name, truncated=truncated, dropped=dropped)
+    return EncodedSet(kept, name=name, truncated=truncated, dropped=dropped, kept=numbers)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from retainfirst.errors import RetainFirstError, require
 
@@ -48,7 +49,7 @@ def run(
     *,
     data_dir: str | Path | None = None,
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | Literal["auto"] = 16,
     chat_template: bool = False,
     own_tasks: Mapping[str, TaskFile] | None = None,
 ) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def run(
     from lm_eval.tasks import TaskManager
 
     for name, value in (("batch_size", batch_size), ("limit", limit)):
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise RetainFirstError(f"{name} must be at least 1, found {value}.")
     if chat_template and not tokenizer.chat_template:
         raise RetainFirstError("The tokenizer has no chat template: evaluate without it.")
@@ -72,7 +73,8 @@ def run(
         manager = TaskManager(include_path=str(include), include_defaults=len(files) < len(tasks))
         _refuse_unknown(tasks, known, manager.all_tasks)
         device = str(next(model.parameters()).device)
-        with _hub_errors(tasks, data_dir), _without_git(evaluator):
+        # lm-eval prints what it finds for a batch size of "auto" where results belong.
+        with _hub_errors(tasks, data_dir), _without_git(evaluator), redirect_stdout(sys.stderr):
             found: dict[str, Any] = evaluator.simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device),
                 tasks=list(tasks),

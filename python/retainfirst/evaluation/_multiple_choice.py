@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from retainfirst.evaluation._harness import TaskFile, run
 
@@ -41,7 +41,7 @@ def multiple_choice(
     *,
     data_dir: str | Path | None = None,
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | Literal["auto"] = 16,
     chat_template: bool = False,
     own_tasks: Mapping[str, TaskFile] | None = None,
 ) -> list[Score]:
@@ -54,7 +54,7 @@ def multiple_choice(
         data_dir: A folder with the questions of :data:`~retainfirst.evaluation.TASKS` (``forget10_perturbed.jsonl``, ...; or
             ``tofu/forget10_perturbed.jsonl``, ``arc_easy/test.jsonl``); None: from the hub.
         limit: Ask the first questions of each task only; None: all.
-        batch_size: Sequences in a forward pass.
+        batch_size: Sequences in a forward pass; ``"auto"``: the most that lm-eval finds room for.
         chat_template: Ask through the tokenizer's chat template.
         own_tasks: Tasks of your own, by name.
 
@@ -73,7 +73,7 @@ def multiple_choice(
 
 
 def answered_right(
-    model: Any, tokenizer: Any, task: str, *, data_dir: str | Path | None = None, batch_size: int = 16
+    model: Any, tokenizer: Any, task: str, *, data_dir: str | Path | None = None, batch_size: int | Literal["auto"] = 16
 ) -> list[bool]:
     """Return for each question whether the right answer is the most probable per byte (``acc_norm``).
 

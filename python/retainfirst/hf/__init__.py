@@ -1,5 +1,6 @@
 """Two-gradient training in the transformers ``Trainer``, from version 4.45 to 5.x (extra ``hf``)."""
 
+from retainfirst.hf._evaluate_every import EvaluateEvery
 from retainfirst.hf._launch import run_script
 from retainfirst.hf._split import SplitTraining, split_trainer
 from retainfirst.hf._stepping import transformers
@@ -8,6 +9,7 @@ from retainfirst.hf._trainer import TwoTaskTrainer, TwoTaskTrainerMixin
 from retainfirst.hf._training import TwoTaskTraining
 
 __all__ = [
+    "EvaluateEvery",
     "SplitTraining",
     "StopAtForget",
     "TwoTaskTrainer",

@@ -27,6 +27,7 @@ __all__ = ["DTYPES", "OFFLOADS", "UnlearnConfig"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "cpu")
+EVALUATIONS = ("quick", "full")
 
 # Configuration, weights and tokenizer; logs and cards may change while a run is interrupted.
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
@@ -149,6 +150,15 @@ class UnlearnConfig:
     ] = None
     evaluate_every: Annotated[int, Field(ge=1, description="Steps between two measurements of that probability.")] = 10
     evaluate_rows: Annotated[int, Field(ge=1, description="Rows of each set to measure before and after.")] = 100
+    evaluate: Annotated[
+        str,
+        Field(
+            description="quick: answer probabilities before and after; full: then evaluate the saved model, with attacks, and "
+            "write evaluation.html and evaluation.json."
+        ),
+        one_of(EVALUATIONS),
+        _Resume.FREE,
+    ] = "quick"
     save_every: Annotated[
         int,
         Field(ge=0, description="Steps between checkpoints to resume from; 0: only on Ctrl-C or SIGTERM."),

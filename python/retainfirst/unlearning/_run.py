@@ -18,7 +18,7 @@ from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs,
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.files import write_json
-from retainfirst.models import keep_rope_theta, load_config, load_model, load_tokenizer
+from retainfirst.models import check_causal, keep_rope_theta, load_config, load_model, load_tokenizer
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder, is_whole
@@ -63,6 +63,9 @@ def unlearn(
     # transformers' progress bars would interleave with ours.
     require("transformers", "hf").utils.logging.disable_progress_bar()
     require("matplotlib", "plot")
+    if config.evaluate == "full":
+        require("rouge_score", "eval")
+        require("scipy", "eval")
     with on_interrupt(signal.default_int_handler):
         try:
             folder.start()
@@ -78,9 +81,10 @@ def unlearn(
             # Trained weights are float32: 16-bit weights would round the optimiser's small steps away.
             model = load_model(config.model, config.dtype if config.lora_rank else "float32")
             _check_vocabulary(model, pairs, collator)
-            _check_causal(config.model, model)
+            check_causal(config.model, model)
             model.config.pad_token_id = collator.pad_token_id
-            return _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+            report = _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+            del model
         except BaseException as error:
             kept = folder.abandon()
             resume = f"go on with --resume (checkpoints are in {folder.work})"
@@ -89,6 +93,20 @@ def unlearn(
             if kept and _is_about_writing(error):
                 raise RetainFirstError(f"{error}. When that is mended, {resume}") from error
             raise
+        if config.evaluate == "full":
+            _evaluate(config, report["config"]["device"])
+        return report
+
+
+def _evaluate(config: UnlearnConfig, device: str) -> None:
+    from retainfirst.unlearning._evaluation import evaluate_result
+
+    try:
+        evaluate_result(config, device)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted during the evaluation; the model is in {config.output}, and retainfirst evaluate can measure it"
+        ) from None
 
 
 def _run(
@@ -221,20 +239,6 @@ def _check_vocabulary(model: Any, pairs: PairedDataset, collator: PairedCollator
                 f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; use the"
                 " model's own tokenizer, or another --pad-token"
             )
-
-
-def _check_causal(name: str, model: Any) -> None:
-    """Refuse a model whose first logits depend on the second token."""
-    last = model.get_input_embeddings().num_embeddings - 1
-    with torch.no_grad():
-        logits = [model(input_ids=torch.tensor([[1, token]], device=model.device)).logits[0, 0] for token in (0, last)]
-    # A causal model computes both from the same numbers; this allows for kernels that sum in another order.
-    rounding = 16 * torch.finfo(logits[0].dtype).eps * logits[0].abs().max()
-    if (logits[0] - logits[1]).abs().max() > rounding:
-        raise RetainFirstError(
-            f"{name!r} ({type(model).__name__}) is not causal: what it predicts for a token depends on later tokens. Give a"
-            " causal language model; encoders such as BERT cannot be unlearned with these objectives"
-        )
 
 
 def _is_about_writing(error: BaseException) -> bool:

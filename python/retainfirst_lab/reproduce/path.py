@@ -24,7 +24,7 @@ from retainfirst_lab.reproduce.relearning import relearn
 from retainfirst_lab.reproduce.same_state import same_state
 from retainfirst_lab.reproduce.testbed import Testbed
 
-__all__ = ["run_cell"]
+__all__ = ["Batches", "run_cell", "train_step"]
 
 _COSINES = FIELDS[:3]
 _MAX_GRAD_NORM = 1.0
@@ -83,7 +83,7 @@ def run_cell(
             if number == first and cell.common_states:
                 progress["same_state"].append({"step": number - 1, **same_state(model, losses, pair, cell)})
             start = time.perf_counter()
-            since.append(_train(model, step, optimizer, losses, pair, guard))
+            since.append(train_step(model, step, optimizer, losses, pair, guard))
             seconds += time.perf_counter() - start
         means = {name: fmean(entry[name] for entry in since) for name in since[0]}
         path.append({"step": number, "seconds": seconds, **testbed.accuracies(model), **means})
@@ -101,7 +101,7 @@ def _ended(path: Sequence[Mapping[str, float]], sizes: Sizes) -> bool:
     return broken or last["forget"] <= sizes.target or last["step"] + sizes.evaluate_every > sizes.max_steps
 
 
-def _train(
+def train_step(
     model: Any,
     step: TwoTaskStep,
     optimizer: torch.optim.Optimizer,

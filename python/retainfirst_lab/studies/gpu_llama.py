@@ -1,8 +1,8 @@
 """A training step of a large random Llama in bfloat16 on a GPU: time and peak memory of each way to combine.
 
 ``plain`` adds the two losses. ``copies`` is the simple way of research code: a backward pass for each loss, a copy of all
-gradients after each, and SAGO in plain torch, parameter by parameter. The others are :class:`retainfirst.TwoTaskStep`. No optimiser
-runs. The peak is torch's, above the model; a gradient set is as large as the model.
+gradients after each, and SAGO in plain torch, parameter by parameter. The others are :class:`retainfirst.TwoTaskStep`. No
+optimiser runs. The peak is torch's, above the model; a gradient set is as large as the model.
 
     python -m retainfirst_lab.studies.gpu_llama [--parameters 1e9] [--rounds 5] [--json FILE] [--device cuda]
 """

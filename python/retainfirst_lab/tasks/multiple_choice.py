@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from retainfirst import evaluation
 from retainfirst.errors import RetainFirstError
@@ -54,7 +54,7 @@ def score(
     *,
     data_dir: str | Path | None = None,
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | Literal["auto"] = 16,
     chat_template: bool = False,
 ) -> list[Score]:
     """Return a model's accuracy on tasks, the facts tasks included.
@@ -65,7 +65,7 @@ def score(
         tasks: Names out of :data:`TASKS`, or of lm-eval.
         data_dir: The folder of TOFU's and ARC's questions; None: from the hub.
         limit: Ask the first questions of each task only; None: all.
-        batch_size: Sequences in a forward pass.
+        batch_size: Sequences in a forward pass; ``"auto"``: the most that lm-eval finds room for.
         chat_template: Ask through the tokenizer's chat template.
 
     Returns:

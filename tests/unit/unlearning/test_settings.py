@@ -85,6 +85,6 @@ def test_every_setting_is_documented():
 
 def test_resuming_does_not_compare_where_and_how_a_run_is_kept():
     config = UnlearnConfig(**FILES)
-    free = {"output", "resume", "force", "save_every", "device", "offload", "report_to"}
+    free = {"output", "resume", "force", "save_every", "device", "offload", "report_to", "evaluate"}
     assert {one.name for one in settings_of(UnlearnConfig)} - set(config.identity()) == free
     assert set(config.as_dict()) - set(config.identity()) == free - {"output", "resume"}

@@ -1,0 +1,56 @@
+"""What ``retainfirst evaluate`` shows of an evaluation of rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from retainfirst.errors import RetainFirstError
+from retainfirst.evaluation import Evaluation, verdicts
+from retainfirst.evaluation._tables import headings, lines
+
+__all__ = ["report_folder", "show_rows", "show_verdicts"]
+
+
+def show_rows(found: Evaluation) -> None:
+    """Print the table and the verdicts."""
+    console = Console()
+    table = Table()
+    table.add_column("set", no_wrap=True)
+    table.add_column("metric")
+    for name in headings(found):
+        table.add_column(name, justify="right")
+    last = ""
+    for one in lines(found):
+        if last and one.set != last:
+            table.add_section()
+        table.add_row("" if one.set == last else one.set.replace("_", " "), one.title, *one.cells(intervals=False))
+        last = one.set
+    # A table that is too wide for the terminal would be cut; it is printed whole where nobody looks at a terminal.
+    (console if console.is_terminal else Console(width=240, file=sys.stdout)).print(table)
+    show_verdicts([asdict(one) for one in verdicts(found)])
+
+
+def show_verdicts(found: Sequence[Mapping[str, str]]) -> None:
+    """Print verdicts, as ``evaluation.json`` has them."""
+    console = Console(soft_wrap=True)
+    for one in found:
+        console.print(f"{one['question']} [bold]{one['answer']}[/]. ", end="", highlight=False)
+        console.print(one["text"], markup=False, highlight=False)
+
+
+def report_folder(folder: Path) -> None:
+    """Make the folder of the report.
+
+    Raises:
+        RetainFirstError: It is a file, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetainFirstError(f"--report {folder} cannot be written: {error.strerror or error}.") from error
