@@ -18,8 +18,16 @@ from retainfirst.cli._options import words
 from retainfirst.cli._task_cache import cached_scores
 from retainfirst.data import CHAT_TEMPLATE_MODES, set_pad_token
 from retainfirst.errors import RetainFirstError, did_you_mean, require
-from retainfirst.evaluation import RowOptions, evaluate_rows, report_data, write_report
-from retainfirst.evaluation._files import check_same_tokenizer, read_files, run_facts, software
+from retainfirst.evaluation import (
+    RowOptions,
+    check_same_tokenizer,
+    evaluate_rows,
+    read_files,
+    report_data,
+    run_facts,
+    software,
+    write_report,
+)
 from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 from retainfirst.models import find_device, load_model, load_tokenizer
 

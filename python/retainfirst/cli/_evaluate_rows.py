@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retainfirst.errors import RetainFirstError
-from retainfirst.evaluation import Evaluation, verdicts
-from retainfirst.evaluation._tables import headings, lines
+from retainfirst.evaluation import Evaluation, table_headings, table_lines, verdicts
 
 __all__ = ["report_folder", "show_rows", "show_verdicts"]
 
@@ -23,10 +22,10 @@ def show_rows(found: Evaluation) -> None:
     table = Table()
     table.add_column("set", no_wrap=True)
     table.add_column("metric")
-    for name in headings(found):
+    for name in table_headings(found):
         table.add_column(name, justify="right")
     last = ""
-    for one in lines(found):
+    for one in table_lines(found):
         if last and one.set != last:
             table.add_section()
         table.add_row("" if one.set == last else one.set.replace("_", " "), one.title, *one.cells(intervals=False))

@@ -18,7 +18,7 @@ from retainfirst.data._padding import pad_token_id, set_pad_token
 from retainfirst.data._pairs import PAIRINGS, PairedDataset, load_pairs
 from retainfirst.data._positions import Positions, positions
 from retainfirst.data._sets import EncodedSet, encode_rows
-from retainfirst.data._sources import read_rows
+from retainfirst.data._sources import read_rows, row_form
 from retainfirst.data._templates import CHAT_TEMPLATE_MODES
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "pad_token_id",
     "positions",
     "read_rows",
+    "row_form",
     "set_pad_token",
 ]

@@ -15,7 +15,14 @@ from retainfirst.evaluation._answers import Answer, generate_answers
 from retainfirst.evaluation._attacks import Attack, by_prompts, by_quantization, by_relearning
 from retainfirst.evaluation._estimates import Estimate
 from retainfirst.evaluation._evaluate import Condition, Evaluation, evaluate
-from retainfirst.evaluation._files import RowOptions, evaluate_rows
+from retainfirst.evaluation._files import (
+    RowOptions,
+    check_same_tokenizer,
+    evaluate_rows,
+    read_files,
+    run_facts,
+    software,
+)
 from retainfirst.evaluation._harness import TASKS, YAML_FOLDER, TaskFile
 from retainfirst.evaluation._measure import METRICS, Measured, Measuring, Skipped, measure
 from retainfirst.evaluation._membership import membership_auc, min_k_scores, row_losses
@@ -29,6 +36,7 @@ from retainfirst.evaluation._report import evaluation_page, report_data, write_r
 from retainfirst.evaluation._said import distinct_share, implausibility, matches, repetition, rouge_l_recall
 from retainfirst.evaluation._scores import AnswerScores, score_answers
 from retainfirst.evaluation._sets import SETS, EvaluationSet, make_set
+from retainfirst.evaluation._tables import table_headings, table_lines, table_markdown
 from retainfirst.evaluation._truth_ratio import forget_truth_ratio, retain_truth_ratio, truth_ratio
 from retainfirst.evaluation._verdicts import Verdict, recovered, verdicts
 
@@ -61,6 +69,7 @@ __all__ = [
     "by_prompts",
     "by_quantization",
     "by_relearning",
+    "check_same_tokenizer",
     "distinct_share",
     "evaluate",
     "evaluate_rows",
@@ -80,6 +89,7 @@ __all__ = [
     "probability",
     "quantizable",
     "quantized",
+    "read_files",
     "recovered",
     "relearned",
     "repetition",
@@ -89,8 +99,13 @@ __all__ = [
     "rouge_l_recall",
     "round_to_nearest",
     "row_losses",
+    "run_facts",
     "score_answers",
+    "software",
     "split_rows",
+    "table_headings",
+    "table_lines",
+    "table_markdown",
     "truth_ratio",
     "verdicts",
     "write_report",

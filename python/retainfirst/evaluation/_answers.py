@@ -10,8 +10,7 @@ import torch
 
 from retainfirst.data import EncodedSet, Example, pad_token_id, positions
 from retainfirst.errors import RetainFirstError
-from retainfirst.objectives._inputs import IGNORE_INDEX
-from retainfirst.objectives._sequence import evaluation_mode
+from retainfirst.objectives import IGNORE_INDEX, evaluation_mode
 
 __all__ = ["Answer", "generate_answers"]
 

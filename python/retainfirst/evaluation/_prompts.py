@@ -7,7 +7,7 @@ from typing import Any
 
 from retainfirst.data import EncodedSet, Example
 from retainfirst.evaluation._sets import EvaluationSet, make_set
-from retainfirst.objectives._inputs import IGNORE_INDEX
+from retainfirst.objectives import IGNORE_INDEX
 
 __all__ = ["TEMPLATES", "answers_begun", "reworded"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from retainfirst.errors import require
 from retainfirst.evaluation._evaluate import Evaluation
 from retainfirst.evaluation._measure import METRICS
-from retainfirst.evaluation._tables import headings, lines
+from retainfirst.evaluation._tables import table_headings, table_lines
 from retainfirst.evaluation._verdicts import verdicts
 from retainfirst.files import write_json, write_whole
 
@@ -66,8 +66,8 @@ def evaluation_page(found: Evaluation, run: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page: str = environment.from_string(template).render(
         verdicts=verdicts(found),
-        headings=headings(found),
-        lines=[(one.set.replace("_", " "), one.title, one.cells(intervals=True)) for one in lines(found)],
+        headings=table_headings(found),
+        lines=[(one.set.replace("_", " "), one.title, one.cells(intervals=True)) for one in table_lines(found)],
         figure=_figure(found),
         answers=_side_by_side(found),
         skipped=[(METRICS.get(one.metric, one.metric), one.set.replace("_", " "), one.reason) for one in found.skipped],
@@ -99,9 +99,9 @@ def _figure(found: Evaluation) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    drawn = [one for one in lines(found) if one.metric in _PLOTTED]
+    drawn = [one for one in table_lines(found) if one.metric in _PLOTTED]
     metrics = [metric for metric in _PLOTTED if any(one.metric == metric for one in drawn)]
-    names = headings(found)
+    names = table_headings(found)
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
     for panel, metric in zip(panels, metrics, strict=True):

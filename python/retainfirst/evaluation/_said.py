@@ -14,7 +14,7 @@ from retainfirst.data import Example
 from retainfirst.errors import require
 from retainfirst.evaluation._answers import Answer
 from retainfirst.evaluation._scores import score_answers
-from retainfirst.objectives._inputs import IGNORE_INDEX
+from retainfirst.objectives import IGNORE_INDEX
 
 __all__ = ["distinct_share", "implausibility", "matches", "repetition", "rouge_l_recall"]
 

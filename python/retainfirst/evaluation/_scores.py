@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retainfirst.data import EncodedSet, Example, collate
-from retainfirst.objectives._inputs import IGNORE_INDEX, scored_labels, widened_logits
-from retainfirst.objectives._sequence import evaluation_mode
+from retainfirst.objectives import IGNORE_INDEX, evaluation_mode, scored_labels, widened_logits
 
 __all__ = ["AnswerScores", "score_answers"]
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from retainfirst.data import EncodedSet, encode_rows
-from retainfirst.data._sources import row_form
+from retainfirst.data import EncodedSet, encode_rows, row_form
 from retainfirst.errors import RetainFirstError
 
 __all__ = ["SETS", "EvaluationSet", "make_set"]

@@ -10,7 +10,7 @@ from retainfirst.evaluation._evaluate import Evaluation
 from retainfirst.evaluation._measure import METRICS
 from retainfirst.evaluation._sets import SETS
 
-__all__ = ["Line", "as_markdown", "headings", "lines"]
+__all__ = ["Line", "table_headings", "table_lines", "table_markdown"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Line:
         return ["" if value is None else _cell(value, intervals) for value in self.values]
 
 
-def headings(found: Evaluation) -> list[str]:
+def table_headings(found: Evaluation) -> list[str]:
     """Return the names of the conditions."""
     return [one.name for one in found.conditions]
 
 
-def lines(found: Evaluation) -> list[Line]:
+def table_lines(found: Evaluation) -> list[Line]:
     """Return the rows that have a value in some condition."""
     made = []
     for name in SETS:
@@ -50,10 +50,10 @@ def lines(found: Evaluation) -> list[Line]:
     return made
 
 
-def as_markdown(found: Evaluation, *, intervals: bool = False) -> str:
+def table_markdown(found: Evaluation, *, intervals: bool = False) -> str:
     """Return the table as Markdown."""
-    columns = ["set", "metric", *headings(found)]
-    rows = [[one.set.replace("_", " "), one.title, *one.cells(intervals=intervals)] for one in lines(found)]
+    columns = ["set", "metric", *table_headings(found)]
+    rows = [[one.set.replace("_", " "), one.title, *one.cells(intervals=intervals)] for one in table_lines(found)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.objectives._forget import gradient_ascent, npo, simnpo
+from retainfirst.objectives._inputs import scored_labels, widened_logits
 from retainfirst.objectives._items import ITEMS, count_items
 from retainfirst.objectives._reference import adapters_off, reference_log_probs
 from retainfirst.objectives._retain import kl, nll
@@ -47,8 +48,10 @@ __all__ = [
     "nll",
     "npo",
     "reference_log_probs",
+    "scored_labels",
     "sequence_log_probs",
     "simnpo",
+    "widened_logits",
 ]
 
 FORGET_OBJECTIVES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from retainfirst.data import set_pad_token
-from retainfirst.evaluation import Evaluation, RowOptions, evaluate_rows, verdicts, write_report
-from retainfirst.evaluation._files import read_files, run_facts
-from retainfirst.evaluation._tables import as_markdown
+from retainfirst.evaluation import (
+    Evaluation,
+    RowOptions,
+    evaluate_rows,
+    read_files,
+    run_facts,
+    table_markdown,
+    verdicts,
+    write_report,
+)
 from retainfirst.files import write_whole
 from retainfirst.models import load_model, load_tokenizer
 from retainfirst.unlearning._config import UnlearnConfig
@@ -58,7 +65,7 @@ def _section(found: Evaluation) -> str:
 
 {judged}
 
-{as_markdown(found)}
+{table_markdown(found)}
 
 `evaluation.html` has the intervals and the answers; the verdicts are about these rows and these attacks.
 """

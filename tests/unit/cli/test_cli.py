@@ -147,7 +147,7 @@ def test_options_of_a_combiner(run):
     ],
 )  # fmt: skip
 def test_values_of_combiner_options(text, value):
-    assert cli._options._pairs("--combiner-option", [text]) == {"x": value}
+    assert cli._options.name_value_pairs("--combiner-option", [text]) == {"x": value}
 
 
 STRANGERS_FILE = """

@@ -11,7 +11,7 @@ import torch
 from retainfirst import evaluation as ev
 from retainfirst.data import collate
 from retainfirst.errors import RetainFirstError
-from retainfirst.evaluation._tables import as_markdown, headings, lines
+from retainfirst.evaluation import table_headings, table_lines, table_markdown
 from retainfirst.objectives import nll
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -55,7 +55,7 @@ def test_conditions_and_metrics(knows, llama, tokenizer):
     found = ev.evaluate(
         llama, tokenizer, sets, before=knows, attacks=attacks, how=SIZES, progress=lambda *now: seen.append(now)
     )
-    assert headings(found) == [
+    assert table_headings(found) == [
         "before", "after", "4 bits, channels", "4 bits, groups of 64", "relearned, 2 steps", "tuned on retain rows, 2 steps",
         "prompt templates", "paraphrased question", "other language", "half of the answer given",
     ]  # fmt: skip
@@ -166,7 +166,7 @@ def test_the_page_holds_everything_and_needs_no_other_file(evaluation, tmp_path)
     shown = " ".join(page.text)
     for one in ev.verdicts(evaluation):
         assert one.text in shown
-    for line in lines(evaluation):
+    for line in table_lines(evaluation):
         assert all(cell in shown for cell in line.cells(intervals=True))
     assert "<svg" in text
     assert "some/model" in shown
@@ -177,7 +177,7 @@ def test_the_page_holds_everything_and_needs_no_other_file(evaluation, tmp_path)
 
 
 def test_the_table_in_markdown(evaluation):
-    head, rule, *rows = as_markdown(evaluation).splitlines()
+    head, rule, *rows = table_markdown(evaluation).splitlines()
     assert head.startswith("| set | metric | before | after | 8 bits, channels |")
     assert rule.count("---") == head.count("|") - 1
     assert any(row.startswith("| held out | probability of the answer | ") for row in rows)
