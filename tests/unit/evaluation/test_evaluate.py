@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -123,6 +124,21 @@ def test_verdicts_on_a_model_that_lost_everything(evaluation):
     # Half of the rows teach "the ... one", two words of three of the others.
     assert found["Does it come back by fine-tuning?"].answer == "yes"
     assert "relearned, 150 steps" in found["Does it come back by fine-tuning?"].text
+
+
+def test_an_attack_that_breaks_the_model_shows_nothing(evaluation):
+    found = copy.deepcopy(evaluation)
+    for one in found.conditions:
+        if one.kind in ("after", "quantise"):
+            estimates = one.measured.estimates["retain"]
+            estimates["rouge_l_recall"] = replace(estimates["rouge_l_recall"], value=1.0)
+    [attacked] = [one for one in found.conditions if one.name == "8 bits, channels"]
+    for left, answer in ((0.81, "not seen"), (0.79, "not certain")):
+        estimates = attacked.measured.estimates["retain"]
+        estimates["rouge_l_recall"] = replace(estimates["rouge_l_recall"], value=left)
+        [verdict] = [one for one in ev.verdicts(found) if one.question == "Does it come back by quantising?"]
+        assert verdict.answer == answer
+        assert ("Under 8 bits, channels the retain rows are lost too" in verdict.text) == (left < 0.8)
 
 
 def test_recovered_is_the_share_of_what_was_lost(evaluation):
