@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 import tiny
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst_open_unlearning import rwku
+from retainfirst_open_unlearning.evaluator import make_evaluator
 from retainfirst_open_unlearning.register import _make_evaluator, _Registry
-from retainfirst_open_unlearning.rwku import Asking, RWKUEvaluator, make_evaluator
+from retainfirst_open_unlearning.rwku import Asking, RWKUEvaluator
 from retainfirst_open_unlearning.rwku_data import PROBES, instruction, wants_cue
 from rwku_files import KINDS, SUBJECTS, probes_of, write_by_subject
 

@@ -129,7 +129,7 @@ def _make_model(name: str, registry: Mapping[str, Any]) -> type:
 
 
 def _make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
-    from retainfirst_open_unlearning.rwku import make_evaluator
+    from retainfirst_open_unlearning.evaluator import make_evaluator
 
     return make_evaluator(name, registry)
 

@@ -35,28 +35,11 @@ from retainfirst.weights import weights_digest
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.rwku_data import HUB, PROBES, Row, instruction, load_rows, wants_cue
 
-__all__ = ["RWKUEvaluator", "make_evaluator"]
+__all__ = ["RWKUEvaluator"]
 
 _logger = logging.getLogger("evaluator")  # the framework's
 
 Logs = dict[str, dict[str, Any]]
-
-
-def make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
-    """Return the evaluator of that name.
-
-    Args:
-        name: ``"RetainFirstRWKU"``.
-        registry: The framework's evaluators by name.
-
-    Raises:
-        RetainFirstError: There is no such evaluator.
-    """
-    if name != "RetainFirstRWKU":
-        raise RetainFirstError(
-            f"retainfirst has no evaluator {name!r}. {did_you_mean(name, ['RetainFirstRWKU', *registry])}"
-        )
-    return RWKUEvaluator
 
 
 @dataclass(frozen=True)

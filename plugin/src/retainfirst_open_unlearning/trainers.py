@@ -19,6 +19,7 @@ from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst.step import GuardMode
 from retainfirst_open_unlearning.adapters import AdapterTraining
+from retainfirst_open_unlearning.evaluator import measure_everywhere
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.output import check_output
 from retainfirst_open_unlearning.register import PREFIX
@@ -80,8 +81,11 @@ class _FrameworkTraining(AdapterTraining):
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as the framework does; ``trainer.args.metric_for_best_model`` can name each result of its evaluators."""
         metrics = super().evaluate(*args, **kwargs)  # type: ignore[misc]
-        if not getattr(self, "evaluators", None) or not isinstance(metrics, Mapping):
+        evaluators = getattr(self, "evaluators", None)
+        if not evaluators or not isinstance(metrics, Mapping):
             return metrics
+        if getattr(self, "accelerator").num_processes > 1:  # noqa: B009 - there the framework runs none
+            metrics = {**metrics, **measure_everywhere(self, evaluators)}
         return with_prefix(metrics, kwargs.get("metric_key_prefix", "eval"))
 
     def _current_weights(self) -> tuple[float, float]:
