@@ -36,7 +36,7 @@ from retainfirst_lab.reproduce.design import MAIN, Cell, Sizes
 from retainfirst_lab.reproduce.facts_testbed import FactsTestbed, facts_config
 from retainfirst_lab.reproduce.path import run_cell
 
-__all__ = ["SETTINGS", "measure", "table"]
+__all__ = ["SETTINGS", "leads", "measure", "table"]
 
 TARGET = 0.30
 """The forget accuracy at which the reproduction compares."""
@@ -98,7 +98,7 @@ def main() -> None:
     report = measure(arguments.steps, arguments.seeds)
     if arguments.json:
         write_json(arguments.json, report)
-    shown = f"{markdown.render([table(report)], '**{}**')}\n\n{conditions(report)}"
+    shown = f"{markdown.render([table(report), leads(report)], '**{}**')}\n\n{conditions(report)}"
     print(shown)
     if arguments.write:
         rewrite(arguments.write, "simnpo gap", shown)
@@ -152,11 +152,45 @@ def table(report: Mapping[str, Any]) -> Table:
     )
 
 
+def leads(report: Mapping[str, Any]) -> Table:
+    """Return the table of what SAGO keeps more than plain addition: one row for each setting."""
+    rows = []
+    for setting in SETTINGS:
+        cells = []
+        for where in ("forgotten", "end"):
+            pairs = [
+                [_kept(one[where]) for rule in ("sago", "sum") if (one := _run(report, setting, rule, seed))[where]]
+                for seed in report["seeds"]
+            ]
+            cells.append(_spread([pair[0] - pair[1] for pair in pairs if len(pair) == 2], signed=True))
+        rows.append([setting.label, *cells])
+    return Table(
+        "SAGO minus plain addition, mean of the covered and the held-out accuracy",
+        ["setting", "at equal forgetting", f"after {report['steps']} steps"],
+        rows,
+        "Paired by seed.",
+    )
+
+
+def _run(report: Mapping[str, Any], setting: Setting, rule: str, seed: int) -> Mapping[str, Any]:
+    wanted = setting.label, rule, seed
+    [found] = [one for one in report["runs"] if (one["setting"], one["combiner"], one["seed"]) == wanted]
+    return dict(found)
+
+
+def _kept(point: Mapping[str, float]) -> float:
+    return (point["covered"] + point["held_out"]) / 2
+
+
 def _mean(points: Sequence[Mapping[str, float]], name: str) -> str:
-    values = [one[name] for one in points]
+    return _spread([one[name] for one in points])
+
+
+def _spread(values: Sequence[float], *, signed: bool = False) -> str:
     if not values:
         return "-"
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    mean = f"{fmean(values):+.3f}" if signed else f"{fmean(values):.3f}"
+    return mean + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
