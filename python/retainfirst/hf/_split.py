@@ -186,6 +186,12 @@ class SplitTraining(StepInTrainer):
         own: Any = super()
         if self._cut is None or self._cut.computing:
             return own.compute_loss(model, inputs, *args, **kwargs)
+        if self._source is None and not isinstance(inputs, Mapping) and not self._terms_checked:
+            _logger.warning(
+                "%s: the first part of a batch is taken for forget and the second for retain; name them by parts= (--parts) if"
+                " that is wrong",
+                _own_name(self),
+            )
         with self._cut.compute(inputs):
             return own.compute_loss(model, inputs, *args, **kwargs)
 

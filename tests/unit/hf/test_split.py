@@ -175,6 +175,13 @@ def test_the_guard_puts_back(tmp_path):
     assert all(one["step_opposes_retain"] == 0 for one in trainer.state.log_history if "loss" in one)
 
 
+@pytest.mark.parametrize("parts", [None, "forget,retain"])
+def test_the_order_of_two_parts_is_said_unless_it_was_given(tmp_path, caplog, parts):
+    split_trainer(make(GradDiff, tmp_path), parts=parts).train()
+    said = [one for one in caplog.messages if "the first part of a batch is taken for forget" in one]
+    assert len(said) == (parts is None)
+
+
 def test_the_class_stays_itself_to_others(tmp_path):
     trainer = make(GradDiff, tmp_path)
     assert split_trainer(trainer) is trainer
