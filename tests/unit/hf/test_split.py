@@ -241,7 +241,16 @@ class CopiesTheModel(GradDiff):
         return super().compute_loss(model, inputs, **options) + 0 * before
 
 
-@pytest.mark.parametrize("kind", [ThroughTheTrainer, CopiesTheModel])
+class TriesAgain(GradDiff):
+    """Goes on after a forward call that fails."""
+
+    def compute_loss(self, model, inputs, **options):
+        with pytest.raises(ValueError, match="input_ids"):
+            model(inputs[0]["input_ids"], inputs_embeds=torch.zeros(1, 1, 32))
+        return super().compute_loss(model, inputs, **options)
+
+
+@pytest.mark.parametrize("kind", [ThroughTheTrainer, CopiesTheModel, TriesAgain])
 def test_ways_to_call_the_model(tmp_path, kind):
     assert same(trained(make(kind, tmp_path)), trained(split_trainer(make(kind, tmp_path), "sum")))
 
