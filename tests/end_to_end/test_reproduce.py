@@ -179,13 +179,13 @@ def test_a_damaged_cell_is_run_again(tmp_path):
 
 def test_a_cell_resumes_from_its_checkpoint(tmp_path, monkeypatch):
     cell, sizes = Cell("facts", "npo", "sum", 4.0, 3e-4, 0), replace(SMALL.sizes, max_steps=8)
-    testbed, train = SMALL.testbed("facts", 0, tmp_path), path._train
+    testbed, train = SMALL.testbed("facts", 0, tmp_path), path.train_step
     monkeypatch.setattr(testbed, "judge", lambda _: {})
     whole = run_cell(cell, testbed, sizes)
 
     run_cell(cell, testbed, replace(sizes, max_steps=4), tmp_path / "state.pt")
     steps = []
-    monkeypatch.setattr(path, "_train", lambda *found: steps.append(1) or train(*found))
+    monkeypatch.setattr(path, "train_step", lambda *found: steps.append(1) or train(*found))
     assert strip_times(run_cell(cell, testbed, sizes, tmp_path / "state.pt")) == strip_times(whole)
     assert len(steps) == 4, "only the rest"
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
