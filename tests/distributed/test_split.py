@@ -7,6 +7,8 @@ import pytest
 import processes
 import split_cases
 
+pytestmark = pytest.mark.slow  # tests/unit/hf/test_split.py has the same trainers on one process
+
 
 @pytest.mark.parametrize("name", split_cases.OWN)
 def test_sum_trains_as_the_trainers_own_run(name):

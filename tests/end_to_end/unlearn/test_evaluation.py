@@ -16,6 +16,7 @@ from unlearn_runs import same
 pytest.importorskip("rouge_score")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_report_is_about_the_saved_model(config, lora_rank):
     settings = config(evaluate="full", max_steps=2, max_length=256, lora_rank=lora_rank)

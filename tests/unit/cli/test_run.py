@@ -75,6 +75,7 @@ def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_script_is_split_and_left_as_it_is(script, tmp_path, monkeypatch, capsys):
     found = {}
     for rule in ("own", "sum", "sago"):
