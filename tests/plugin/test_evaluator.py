@@ -71,6 +71,7 @@ def test_a_model_before(settings, tmp_path):
     [
         ({"forget": None}, "eval.retainfirst.forget: give a file of rows"),
         ({"quantise": [8]}, "eval.retainfirst.quantise: .*quantize"),
+        ({"overwrite": False}, "eval.retainfirst.overwrite: "),
         ({"forget": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )
@@ -96,3 +97,17 @@ def test_every_process_measures_and_the_first_writes(settings, tmp_path, main):
     assert logged == [found]
     assert 0 < found["forget_probability"] < 1
     assert (tmp_path / "run/checkpoint-7/evals/evaluation.json").is_file() == main
+
+
+def test_a_sharded_model_is_refused(settings):
+    model = tiny.tiny_llama()
+    next(model.parameters()).ds_id = 0  # as ZeRO 3 marks parameters
+    with pytest.raises(RetainFirstError, match="the model is sharded"):
+        measure_everywhere(SimpleNamespace(model=model), {"rows": RowsEvaluator(settings | {"report": False})})
+    assert (
+        measure_everywhere(
+            SimpleNamespace(model=model, _get_output_dir=lambda trial: ".", state=SimpleNamespace(global_step=1)),
+            {"other": 1},
+        )
+        == {}
+    )

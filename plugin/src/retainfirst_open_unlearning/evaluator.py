@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ __all__ = ["RowsEvaluator", "make_evaluator", "measure_everywhere"]
 _logger = logging.getLogger("evaluator")  # the framework's
 
 _HERE = "eval.retainfirst"
-_OWN = {"handler", "output_dir", "overwrite", "before", "report", *SETS}
-_OPTIONS = {name: kind for name, kind in RowOptions.__dataclass_fields__.items() if name != "files"}
+_OWN = {"handler", "output_dir", "before", "report", *SETS}
+_OPTIONS = {one.name for one in fields(RowOptions)} - {"files"}
 
 
 def make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
@@ -56,8 +57,7 @@ def make_evaluator(name: str, registry: Mapping[str, Any]) -> type:
 class RowsEvaluator:
     """Measures a model on files of rows. It has the interface of the framework's evaluators.
 
-    Every process of a training computes the same numbers from all rows, with as many forward passes, so that it works with
-    DistributedDataParallel and with sharded models; the first one writes.
+    Every process of a training with DistributedDataParallel computes the same numbers from all rows; the first one writes.
 
     Args:
         eval_cfg: See ``conf/eval/retainfirst.yaml``.
@@ -75,14 +75,14 @@ class RowsEvaluator:
         read: Any = OmegaConf.to_container(eval_cfg, resolve=True) if OmegaConf.is_config(eval_cfg) else eval_cfg
         given = dict(read)
         for option in given:
-            if option not in _OWN | _OPTIONS.keys():
-                raise RetainFirstError(f"{_HERE}.{option}: {did_you_mean(str(option), sorted(_OWN | _OPTIONS.keys()))}")
+            if option not in _OWN | _OPTIONS:
+                raise RetainFirstError(f"{_HERE}.{option}: {did_you_mean(str(option), sorted(_OWN | _OPTIONS))}")
         files = {name: str(given[name]) for name in SETS if given.get(name)}
         if "forget" not in files:
             raise RetainFirstError(f"{_HERE}.forget: give a file of rows, as for retainfirst evaluate --forget")
         chosen = {name: given[name] for name in _OPTIONS if given.get(name) is not None}
         chosen["quantize"] = tuple(chosen.get("quantize", ()))
-        self.eval_cfg, self.report = eval_cfg, bool(given.get("report", True))
+        self.report = bool(given.get("report", True))
         if self.report and find_spec("matplotlib") is None:
             raise MissingDependency(
                 f"{_HERE}.report needs matplotlib, which is not installed: pip install matplotlib, or {_HERE}.report=false"
@@ -166,14 +166,20 @@ def measure_everywhere(trainer: Any, evaluators: Mapping[str, Any]) -> dict[str,
 
     Returns:
         Their metrics, the same on every process.
+
+    Raises:
+        RetainFirstError: The model is sharded.
     """
+    ours = [one for one in evaluators.values() if isinstance(one, RowsEvaluator)]
+    if ours and any(hasattr(one, mark) for one in trainer.model.parameters() for mark in ("device_mesh", "ds_id")):
+        raise RetainFirstError(
+            f"{_HERE}: the model is sharded (FSDP or ZeRO 3), so that no process has it whole; evaluate the saved model instead"
+        )
     folder = Path(trainer._get_output_dir(trial=None), f"checkpoint-{trainer.state.global_step}", "evals")
     tokenizer = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
     metrics: dict[str, float] = {}
-    for one in evaluators.values():
-        if isinstance(one, RowsEvaluator):
-            writes = trainer.accelerator.is_main_process
-            metrics |= one.evaluate(trainer.model, str(folder), tokenizer, write=writes)
+    for one in ours:
+        metrics |= one.evaluate(trainer.model, str(folder), tokenizer, write=trainer.accelerator.is_main_process)
     if metrics:
         trainer.log(dict(metrics))
     return metrics
