@@ -25,6 +25,7 @@ from retainfirst.evaluation import (
     write_report,
 )
 from retainfirst.files import finite, write_json
+from retainfirst.hf import tokenizer_of
 from retainfirst.models import load_model, load_tokenizer
 from retainfirst_open_unlearning.metrics import with_prefix
 from retainfirst_open_unlearning.rwku import RWKUEvaluator
@@ -176,7 +177,7 @@ def measure_everywhere(trainer: Any, evaluators: Mapping[str, Any]) -> dict[str,
             f"{_HERE}: the model is sharded (FSDP or ZeRO 3), so that no process has it whole; evaluate the saved model instead"
         )
     folder = Path(trainer._get_output_dir(trial=None), f"checkpoint-{trainer.state.global_step}", "evals")
-    tokenizer = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
+    tokenizer = tokenizer_of(trainer)
     metrics: dict[str, float] = {}
     for one in ours:
         metrics |= one.evaluate(trainer.model, str(folder), tokenizer, write=trainer.accelerator.is_main_process)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retainfirst.combiners import Combiner, check_schedule, combiner_options, make_combiner
 from retainfirst.errors import RetainFirstError, UnknownCombiner, did_you_mean
-from retainfirst.hf import SplitTraining, TwoTaskTraining, transformers
+from retainfirst.hf import SplitTraining, TwoTaskTraining, tokenizer_of, transformers
 from retainfirst.schedule import Linear, Weight, parse_weight, weight_at
 from retainfirst.scope import check_scope
 from retainfirst.step import GuardMode
@@ -153,9 +153,8 @@ class RetainFirstTraining(_FrameworkTraining, SplitLoss, TwoTaskTraining):
         arguments: Any = getattr(self, "args")  # noqa: B009
         if stop_at_forget is not None:
             me: Any = self
-            tokenizer = getattr(me, "processing_class", None) or getattr(me, "tokenizer", None)
             batch_size = arguments.per_device_eval_batch_size
-            me.add_callback(make_stop(stop_at_forget, me.train_dataset, tokenizer, batch_size))
+            me.add_callback(make_stop(stop_at_forget, me.train_dataset, tokenizer_of(me), batch_size))
         if not arguments.process_index:
             check_output(arguments.output_dir)
             _say_batch(arguments)

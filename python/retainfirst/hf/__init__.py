@@ -3,7 +3,7 @@
 from retainfirst.hf._evaluate_every import EvaluateEvery
 from retainfirst.hf._launch import run_script
 from retainfirst.hf._split import SplitTraining, split_trainer
-from retainfirst.hf._stepping import transformers
+from retainfirst.hf._stepping import tokenizer_of, transformers
 from retainfirst.hf._stop import StopAtForget
 from retainfirst.hf._trainer import TwoTaskTrainer, TwoTaskTrainerMixin
 from retainfirst.hf._training import TwoTaskTraining
@@ -17,5 +17,6 @@ __all__ = [
     "TwoTaskTraining",
     "run_script",
     "split_trainer",
+    "tokenizer_of",
     "transformers",
 ]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from retainfirst.data import collate, encode_rows, read_rows
 from retainfirst.errors import RetainFirstError
 from retainfirst.hf._split import check_trainer, split_trainer
-from retainfirst.hf._stepping import Batch, StepInTrainer, transformers
+from retainfirst.hf._stepping import Batch, StepInTrainer, tokenizer_of, transformers
 
 __all__ = ["run_script"]
 
@@ -102,7 +102,7 @@ def _why(left: Iterable[str], class_name: str | None) -> str:
 
 def _retain_batches(trainer: Any, source: str, max_length: int) -> Iterable[Batch]:
     """Return batches of the trainer's size from a file of rows, shuffled by the trainer's seed, alike on all processes."""
-    tokenizer = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
+    tokenizer = tokenizer_of(trainer)
     if tokenizer is None:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(trainer.model.config._name_or_path)

@@ -20,7 +20,7 @@ from retainfirst.step import TwoTaskStep, check_memory_options
 transformers: Any = require("transformers", "hf")
 has_length = transformers.trainer_utils.has_length
 
-__all__ = ["Batch", "Loss", "StepInTrainer", "transformers"]
+__all__ = ["Batch", "Loss", "StepInTrainer", "tokenizer_of", "transformers"]
 
 Batch = Mapping[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -214,6 +214,11 @@ class _StartAfresh(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer._start_afresh()
+
+
+def tokenizer_of(trainer: Any) -> Any:
+    """Return a trainer's tokenizer, or None; transformers 4.46 renamed the attribute."""
+    return getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
 
 
 def _empty_cache(device: torch.device) -> None:
