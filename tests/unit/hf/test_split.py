@@ -91,7 +91,8 @@ def test_under_autocast(tmp_path, kind):
         assert same(own, split)
     moved = torch.cat([(own[name] - p).flatten() for name, p in tiny.tiny_llama(seed=0).named_parameters()])
     apart = torch.cat([(own[name] - split[name]).flatten() for name in own])
-    assert apart.norm() < 0.05 * moved.norm()
+    # 0.0054 with transformers 4.45; a task that is missing, or counted twice, moves AdamW by as much as the whole way.
+    assert apart.norm() < 0.02 * moved.norm()
 
 
 @pytest.mark.parametrize("kind", [GradDiff, Npo])
