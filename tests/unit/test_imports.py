@@ -39,6 +39,7 @@ LAYERS = (
     "retainfirst.weights",
     "retainfirst.evaluation",
     "retainfirst.hf",
+    "retainfirst.split",
     "retainfirst.unlearning",
     "retainfirst.theory",
     "retainfirst.testing",

@@ -139,15 +139,14 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
 
 def _show(results: dict[str, Any], output: Path) -> None:
     from retainfirst_lab.report import terminal
-    from retainfirst_lab.reproduce.agreement import verdicts
+    from retainfirst_lab.reproduce.agreement import verdict_sentence
     from retainfirst_lab.reproduce.guard_tables import terminal_guard_table, verdict_line
     from retainfirst_lab.reproduce.tables import terminal_table
 
     console = Console()
     if "combiners" in results["parts"]:
         terminal.show(terminal_table(results), console, words=2)
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
-        console.print(f"The paper's claims in this run: {counts or 'none could be judged'}.", highlight=False)
+        console.print(verdict_sentence(results), highlight=False)
     if "guard" in results:
         terminal.show(terminal_guard_table(results), console, words=5)
         console.print(verdict_line(results), highlight=False)
