@@ -21,6 +21,7 @@ A difference is the mean over authors and seeds of (rule - other); its 95 % inte
 claim holds for an objective if the interval lies on its side of 0, fails if it lies on the other, and is undecided otherwise.
 
     python -m retainfirst_lab.studies.smollm2 --output FOLDER [--model SMOLLM2] [--data-dir TOFU] [--seeds 200 201 202]
+        [--device cuda]
         [--write PAGE]
 
 Finished runs are kept in FOLDER; the same command goes on after an interruption. ``--seeds 0`` is the development seed: its
@@ -291,16 +292,18 @@ def main() -> None:
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--data-dir", type=Path, help="the folder of TOFU's files; without it, the hub")
     parser.add_argument("--seeds", type=int, nargs="+", default=[200, 201, 202])
+    parser.add_argument("--device", choices=machine.DEVICES, default="cpu")
     parser.add_argument("--write", type=Path, help="the page to insert the tables into")
     parser.add_argument("--no-runs", action="store_true", help="only read what is finished")
     for field in fields(AuthorSizes):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     given = parser.parse_args()
+    machine.check_device(given.device)
     sizes = AuthorSizes(**{field.name: getattr(given, field.name) for field in fields(AuthorSizes)})
     store = Store(given.output, identity(given.model, sizes))
     planned = cells(given.seeds)
     if not given.no_runs:
-        bed = Authors(given.output / "authors", given.model, given.data_dir, sizes)
+        bed = Authors(given.output / "authors", given.model, given.data_dir, sizes, given.device)
         missing = [cell for cell in planned if store.read(cell) is None]
         for cell in track(missing, "SmolLM2", console=Console(stderr=True)):
             store.write(cell, run(cell, bed))
@@ -308,7 +311,7 @@ def main() -> None:
     if not results:
         print("No run is finished.")
         return
-    report = {**machine.describe("cpu"), "threads": torch.get_num_threads()}
+    report = {**machine.describe(given.device), "threads": torch.get_num_threads()}
     shown = f"{len(results)} of {len(planned)} runs.\n\n{markdown.render(tables(results), '**{}**')}\n\n{conditions(report)}"
     print(shown)
     if given.write:

@@ -84,10 +84,13 @@ class Authors:
         model: Folder or hub name of the model to teach.
         data_dir: Folder with TOFU's files; None: the hub.
         sizes: Of the run.
+        device: Of the models that unlearn.
     """
 
-    def __init__(self, folder: Path, model: str, data_dir: Path | None, sizes: AuthorSizes) -> None:
-        self._folder, self._untaught, self.sizes = folder, model, sizes
+    def __init__(
+        self, folder: Path, model: str, data_dir: Path | None, sizes: AuthorSizes, device: str = "cpu"
+    ) -> None:
+        self._folder, self._untaught, self.sizes, self.device = folder, model, sizes, device
         folder.mkdir(parents=True, exist_ok=True)
         self.authors = self._chosen(data_dir)
         self._taught = self._teach()
@@ -144,7 +147,11 @@ class Authors:
 
     def model(self) -> Any:
         """Return a new copy of the taught model."""
-        return load_model(str(self._taught)).eval()
+        return load_model(str(self._taught)).eval().to(self.device)
+
+    def batch(self, rows: Batches, number: int) -> dict[str, torch.Tensor]:
+        """Return the batch of a step, on the device."""
+        return {name: value.to(self.device) for name, value in rows[number].items()}
 
 
 def run(cell: GuardCell, bed: Authors) -> dict[str, Any]:
@@ -175,7 +182,9 @@ def run(cell: GuardCell, bed: Authors) -> dict[str, Any]:
     number = 0
     while number < sizes.max_steps and ("below" not in states or number < sizes.equal_steps):
         previous = {name: one.detach().clone() for name, one in model.named_parameters()}
-        measured = train_step(model, step, optimizer, losses, (forget[number], retain[number]), guard)
+        measured = train_step(
+            model, step, optimizer, losses, (bed.batch(forget, number), bed.batch(retain, number)), guard
+        )
         number += 1
         left = fmean(probability(score_answers(model, sets["forget"], bed.pad)))
         path.append({"step": number, "forget": left, **measured})
