@@ -93,14 +93,6 @@ def test_everything_public_has_a_docstring():
         assert getattr(rf, name).__doc__, name
 
 
-def test_versions_agree():
-    for path, pattern in (
-        ("pyproject.toml", r'^version = "(.+?)"'), ("Cargo.toml", r'^version = "(.+?)"'), ("CITATION.cff", r"^version: (.+)$"),
-    ):  # fmt: skip
-        [found] = re.findall(pattern, (ROOT / path).read_text(), re.MULTILINE)[:1]
-        assert found == rf.__version__, path
-
-
 def test_the_theory_page_has_the_statements_as_they_are():
     text = (ROOT / "docs" / "theory.md").read_text()
     found = pages.insert(text, "statements", theorem_book.as_markdown())

@@ -20,6 +20,7 @@ STUDIES = f"{LABORATORY}.studies.gpu"
 LAYERS = (
     "retainfirst._rust",
     "retainfirst.errors",
+    "retainfirst.extension",
     "retainfirst.files",
     "retainfirst.user_code",
     "retainfirst.transfer",

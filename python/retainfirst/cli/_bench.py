@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from retainfirst.cli._options import numbers, set_options, words
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.extension import require_extension
 from retainfirst.files import json_text, refuse_unwritable, write_json, write_whole
 
 __all__ = ["bench"]
@@ -54,6 +55,7 @@ def _benchmark(prepare: Callable[..., Work]) -> Callable[..., Work]:
 
     @functools.wraps(prepare)
     def command(**options: Any) -> None:
+        require_extension("retainfirst bench")
         work = prepare(**{name: options.pop(name) for name in own})
         _run(prepare.__name__, work, **options)
 

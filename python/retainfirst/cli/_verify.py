@@ -19,6 +19,7 @@ from rich.table import Table
 
 from retainfirst import __version__
 from retainfirst.errors import require
+from retainfirst.extension import require_extension
 from retainfirst.files import json_text, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def verify(
 
         retainfirst verify --exhaustive --output everything.json
     """  # noqa: D412 - the command's help text, not Google sections
+    require_extension("retainfirst verify")
     from retainfirst.theory import STATEMENTS
     from retainfirst.theory import statement as by_number
     from retainfirst.theory.verify import plan, run

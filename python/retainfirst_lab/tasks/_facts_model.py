@@ -81,7 +81,7 @@ def read(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load model and tokenizer from ``folder``, without network access."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
