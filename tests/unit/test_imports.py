@@ -21,6 +21,7 @@ LAYERS = (
     "retainfirst._rust",
     "retainfirst.errors",
     "retainfirst.files",
+    "retainfirst.progress",
     "retainfirst.user_code",
     "retainfirst.transfer",
     "retainfirst.schedule",
