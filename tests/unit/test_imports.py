@@ -43,6 +43,7 @@ LAYERS = (
     "retainfirst.unlearning",
     "retainfirst.theory",
     "retainfirst.testing",
+    "retainfirst.doctor",
     "retainfirst.cli",
     "retainfirst.run",
     "retainfirst._moved",
