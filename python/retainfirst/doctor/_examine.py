@@ -36,10 +36,10 @@ def examine(
     progress("looking at the libraries")
     found = needed()
     progress("importing the libraries of the extras")
-    optional = list(extras())
+    found += extras()
     progress("combining on each device")
     compiled = extension()
-    found += [*optional, compiled, *devices()]
+    found += [compiled, *devices()]
     progress("looking at the machine")
     found += [*engines(), *framework(checkout), *folders(places or {}), memory()]
-    return found + list(commands({one.name: one.status for one in (*optional, compiled)}))
+    return found + list(commands(compiled))

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from retainfirst import __version__
 from retainfirst.doctor._finding import Finding, first_line
 
-__all__ = ["PURPOSES", "extras", "installed_version", "needed", "problem"]
+__all__ = ["PURPOSES", "extras", "installed_version", "needed", "problem", "requirements"]
 
 PURPOSES = {
     "hf": "models of transformers: unlearn, run, TwoTaskTrainer, the built-in facts model",
@@ -37,18 +37,11 @@ _MODULES = {"z3-solver": "z3", "hydra-core": "hydra"}
 def needed() -> list[Finding]:
     """Look at Python, at this library, and at the libraries without which it does not work."""
     section = "libraries"
-    found = [Finding(section, "python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}")]
-    try:
-        declared = metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        text = f"{__version__}, from a source folder: the supported ranges of its libraries are unknown"
-        return [*found, Finding(section, "retainfirst", "missing", text, "pip install . in that folder")]
-    if declared != __version__:
-        text = f"{__version__}, but installed as {declared}"
-        found.append(Finding(section, "retainfirst", "broken", text, "install it again"))
-    else:
-        found.append(Finding(section, "retainfirst", "ok", __version__))
-    for one in _requirements(""):
+    found = [
+        Finding(section, "python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        Finding(section, "retainfirst", "ok", __version__),
+    ]
+    for one in requirements():
         wrong = problem(one)
         text = wrong or _version_text(one.name)
         advice = f"pip install --upgrade '{one.name}{one.specifier}'" if wrong else ""
@@ -59,34 +52,32 @@ def needed() -> list[Finding]:
 def extras() -> Iterator[Finding]:
     """Look at the libraries of each extra."""
     for extra, purpose in PURPOSES.items():
-        everything = list(_requirements(extra))
+        everything = list(requirements(extra))
         install = f"pip install --upgrade '{_DISTRIBUTION}[{extra}]'"
         absent = [one.name for one in everything if installed_version(one.name) is None]
         wrong = [text for one in everything if one.name not in absent and (text := problem(one))]
         if wrong:
             yield Finding("extras", extra, "broken", "; ".join(wrong), f"for {purpose}: {install}")
-        elif absent or not everything:
-            text = f"not installed: {', '.join(absent) or 'unknown libraries'}"
+        elif absent:
+            text = f"not installed: {', '.join(absent)}"
             yield Finding("extras", extra, "missing", text, f"for {purpose}: {install}")
+        elif not everything:
+            yield Finding("extras", extra, "ok", "needs nothing more")
         else:
             yield Finding(
                 "extras", extra, "ok", ", ".join(f"{one.name} {_version_text(one.name)}" for one in everything)
             )
 
 
-def _requirements(extra: str) -> Iterator[Requirement]:
+def requirements(extra: str = "") -> Iterator[Requirement]:
     """Yield what an extra adds, with the extras that it contains; "": what is always needed."""
-    try:
-        texts = metadata.requires(_DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        return
-    for text in texts:
+    for text in metadata.requires(_DISTRIBUTION) or []:
         one = Requirement(text)
         applies = one.marker is None or one.marker.evaluate({"extra": extra})
         if applies and (one.marker is not None or not extra):
             if one.name == _DISTRIBUTION:
                 for inner in sorted(one.extras):
-                    yield from _requirements(inner)
+                    yield from requirements(inner)
             else:
                 yield one
 

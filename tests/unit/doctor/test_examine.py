@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from retainfirst import cli
+from retainfirst.doctor import Finding, _commands, examine
 from retainfirst.doctor import _framework as framework
 from retainfirst.doctor import _libraries as libraries
 from retainfirst.doctor import _machine as machine
-from retainfirst.doctor import examine
-from retainfirst.doctor._commands import NEEDS, commands
 
 
 @pytest.fixture
@@ -88,21 +88,31 @@ def test_the_memory_where_there_is_no_proc(monkeypatch):
     assert machine.memory().text == "unknown on this system"
 
 
-def test_commands_say_what_they_lack():
-    statuses = dict.fromkeys(("hf", "eval", "plot", "verify", "extension"), "ok")
-    assert {one.status for one in commands(statuses)} == {"ok"}
-    statuses |= {"plot": "missing", "verify": "broken", "extension": "missing"}
-    found = {one.name: one for one in commands(statuses)}
-    assert found["unlearn"].advice == "pip install --upgrade 'retainfirst[plot]'"
+def test_commands_say_what_they_lack(monkeypatch):
+    compiled = Finding("compute", "extension", "ok", "0.1.0")
+    monkeypatch.setattr(_commands, "problem", lambda one: "")
+    assert {one.status for one in _commands.commands(compiled)} == {"ok"}
+    monkeypatch.setattr(
+        _commands, "problem", lambda one: "it is absent" if one.name in ("matplotlib", "z3-solver") else ""
+    )
+    found = {one.name: one for one in _commands.commands(replace(compiled, status="missing"))}
+    assert (found["unlearn"].status, found["unlearn"].text) == ("missing", "needs matplotlib")
+    assert found["unlearn"].advice == "pip install --upgrade 'retainfirst[hf,plot]'"
     assert found["evaluate"].text == "ready"
-    assert found["verify"].text == "needs extension, verify"
-    assert found["verify"].advice == "pip install --upgrade 'retainfirst[verify]'; see the extension"
+    assert found["verify"].text == "needs extension, z3-solver"
+    assert found["verify"].advice == "see extension; pip install --upgrade 'retainfirst[verify]'"
+    assert (found["bench"].text, found["bench"].advice) == ("needs extension", "see extension")
 
 
 def test_every_command_has_its_needs():
     names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     names |= {group.typer_instance.info.name for group in cli.app.registered_groups}
-    assert set(NEEDS) == names - {"doctor"}
+    assert set(_commands.NEEDS) == names - {"doctor"}
+
+
+def test_the_libraries_that_commands_need_are_declared():
+    declared = {one.name for extra in ("", *libraries.PURPOSES) for one in libraries.requirements(extra)}
+    assert {name for needs, _ in _commands.NEEDS.values() for name in needs} - {"extension"} <= declared
 
 
 @pytest.mark.slow

@@ -107,15 +107,10 @@ def test_what_an_import_raises_is_told_and_what_it_prints_is_not(tmp_path, monke
     sys.modules.pop("loud")
 
 
-def test_a_source_folder_that_is_not_installed_is_told(installed):
-    del installed["retainfirst"]
-    assert by_name(libraries.needed())["retainfirst"].status == "missing"
-
-
-def test_an_installation_of_another_version_is_broken(installed):
-    installed["retainfirst"] = "0.0.1"
-    found = by_name(libraries.needed())["retainfirst"]
-    assert (found.status, found.text) == ("broken", f"{__version__}, but installed as 0.0.1")
+def test_an_extra_without_libraries_needs_nothing_more(installed, monkeypatch):
+    monkeypatch.setattr(libraries.metadata, "requires", lambda name: [one for one in DECLARED if "'hf'" not in one])
+    found = by_name(libraries.extras())["hf"]
+    assert (found.status, found.text) == ("ok", "needs nothing more")
 
 
 def test_every_extra_for_users_has_a_purpose():
