@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from retainfirst.cli._evaluate_rows import report_folder, show_rows
+from retainfirst.cli._evaluate_rows import report_files, report_folder, show_rows
 from retainfirst.cli._options import words
 from retainfirst.cli._task_cache import cached_scores
+from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.data import CHAT_TEMPLATE_MODES, set_pad_token
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.evaluation import (
@@ -30,6 +31,7 @@ from retainfirst.evaluation import (
 )
 from retainfirst.files import finite, json_text, refuse_unwritable, write_json
 from retainfirst.models import find_device, load_model, load_tokenizer
+from retainfirst.progress import Progress
 
 if TYPE_CHECKING:
     from retainfirst.evaluation import Score
@@ -165,10 +167,14 @@ def evaluate(
     place = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = read_files(given)
 
-    network, tokenizer = _load(model, place, pad_token)
-    former = None
+    with Progress() as bar:
+        bar.show(f"loading {model}")
+        network, tokenizer = _load(model, place, pad_token)
+        former = None
+        if before is not None:
+            bar.show(f"loading {before}")
+            former, its_tokenizer = _load(before, place, pad_token)
     if before is not None:
-        former, its_tokenizer = _load(before, place, pad_token)
         check_same_tokenizer(tokenizer, its_tokenizer, before)
     found = evaluate_rows(options, rows, model, network, tokenizer, former) if forget is not None else None
     scores: list[Score] = []
@@ -192,8 +198,10 @@ def evaluate(
         show_rows(found)
     if scores:
         _print_table(made)
-    if report is not None:
-        Console().print(f"evaluation.html and evaluation.json: {report}")
+    worth_opening(
+        ({} if report is None else report_files(report))
+        | ({} if output is None else {output: "the numbers, as --json prints them"})
+    )
 
 
 def _score(

@@ -13,7 +13,7 @@ from rich.table import Table
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation import Evaluation, table_headings, table_lines, verdicts
 
-__all__ = ["report_folder", "show_rows", "show_verdicts"]
+__all__ = ["report_files", "report_folder", "show_rows", "show_verdicts"]
 
 
 def show_rows(found: Evaluation) -> None:
@@ -41,6 +41,14 @@ def show_verdicts(found: Sequence[Mapping[str, str]]) -> None:
     for one in found:
         console.print(f"{one['question']} [bold]{one['answer']}[/]. ", end="", highlight=False)
         console.print(one["text"], markup=False, highlight=False)
+
+
+def report_files(folder: Path) -> dict[Path, str]:
+    """Return what is in each file of the report."""
+    return {
+        folder / "evaluation.html": "the evaluation: verdicts, tables, answers, figures",
+        folder / "evaluation.json": "every number and every answer",
+    }
 
 
 def report_folder(folder: Path) -> None:

@@ -14,9 +14,9 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation._attacks import Attack, by_prompts, by_quantization, by_relearning
 from retainfirst.evaluation._evaluate import Evaluation, evaluate
 from retainfirst.evaluation._measure import Measuring
-from retainfirst.evaluation._progress import progress
 from retainfirst.evaluation._sets import EvaluationSet, make_set
 from retainfirst.models import check_causal
+from retainfirst.progress import Progress
 from retainfirst.weights import weights_digest
 
 __all__ = ["RowOptions", "check_same_tokenizer", "evaluate_rows", "read_files", "run_facts", "software"]
@@ -91,7 +91,11 @@ def evaluate_rows(
         for part, taken in rows.items()
     }  # fmt: skip
     how = Measuring(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
-    with progress() as show:
+    with Progress() as bar:
+
+        def show(condition: str, done: int, total: int) -> None:
+            bar.show("evaluating", done, total, condition)
+
         return evaluate(
             model, tokenizer, sets, before=before, attacks=_attacks(options, sets, tokenizer), how=how, progress=show
         )
