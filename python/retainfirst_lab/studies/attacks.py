@@ -120,7 +120,7 @@ def unlearn(
         train_step(model, step, optimizer, losses, (forget[number], retain[number]), guard)
         number += 1
         if number % sizes.evaluate_every == 0:
-            accuracy = testbed.accuracies(model)["forget"]
+            accuracy = testbed.accuracy(model, "forget")
             if accuracy <= sizes.target:
                 break
             look(optimizer, accuracy)
