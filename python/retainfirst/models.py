@@ -13,7 +13,15 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["check_causal", "find_device", "keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
+__all__ = [
+    "check_causal",
+    "check_not_quantized",
+    "find_device",
+    "keep_rope_theta",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+]
 
 
 def find_device(name: str) -> torch.device:
@@ -111,6 +119,25 @@ def check_causal(name: str, model: Any) -> None:
             f"{name!r} ({type(model).__name__}) is not causal: what it predicts for a token depends on later tokens. Give a"
             " causal language model; encoders such as BERT give no probability of an answer, and can be neither unlearned nor"
             " evaluated here"
+        )
+
+
+def check_not_quantized(name: str, model: Any, reason: str) -> None:
+    """Check that a model holds its weights in a floating-point dtype.
+
+    Args:
+        name: The model's, for the error text.
+        model: A model of transformers.
+        reason: Why it is needed, a sentence's end.
+
+    Raises:
+        RetainFirstError: It was loaded quantised, by bitsandbytes for one.
+    """
+    if getattr(model, "is_quantized", False):
+        method = getattr(model, "quantization_method", None)
+        how = f" ({getattr(method, 'value', method)})" if method else ""
+        raise RetainFirstError(
+            f"{name!r} is quantised{how}, and {reason}. Give the model in float32, float16 or bfloat16"
         )
 
 

@@ -20,6 +20,8 @@ from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.data import CHAT_TEMPLATE_MODES, set_pad_token
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.evaluation import (
+    NF4,
+    UNRELATED,
     RowOptions,
     check_same_tokenizer,
     evaluate_rows,
@@ -54,9 +56,10 @@ def evaluate(
     ] = None,
     paraphrased: Annotated[str | None, typer.Option(help="The forget set in other words. [with --forget]")] = None,
     quantize: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
-            min=2, max=8, help="Also measure the model with weights of so many bits; repeatable. [with --forget]"
+            help="Also measure the model with weights of so many bits, 2 to 8; nf4: the 4 bits of bitsandbytes. Repeatable. "
+            "[with --forget]"
         ),
     ] = None,
     relearn: Annotated[
@@ -65,6 +68,12 @@ def evaluate(
             min=1,
             help="Also measure after so many steps of fine-tuning on half of the forget rows, and on the "
             "retain rows. [with --forget]",
+        ),
+    ] = None,
+    relearn_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows that have nothing to do with the forget set: also measure after fine-tuning on them. [with --relearn]"
         ),
     ] = None,
     relearn_rate: Annotated[float, typer.Option(help="Learning rate of that fine-tuning.")] = 2e-5,
@@ -141,7 +150,9 @@ def evaluate(
     if chat_template not in CHAT_TEMPLATE_MODES:
         hint = did_you_mean(chat_template, CHAT_TEMPLATE_MODES)
         raise RetainFirstError(f"Unknown chat template mode {chat_template!r}. {hint}")
-    files = {"forget": forget, "retain": retain, "held_out": held_out, "paraphrased": paraphrased}
+    files = {
+        "forget": forget, "retain": retain, "held_out": held_out, "paraphrased": paraphrased, UNRELATED: relearn_on,
+    }  # fmt: skip
     given = {name: source for name, source in files.items() if source is not None}
     of_rows = {
         "--retain": retain, "--held-out": held_out, "--paraphrased": paraphrased, "--quantize": quantize, "--relearn": relearn,
@@ -150,10 +161,12 @@ def evaluate(
     alone = [name for name, value in of_rows.items() if value and forget is None]
     if alone:
         raise RetainFirstError(f"{alone[0]} needs --forget: it is about the rows that were to be forgotten.")
+    if relearn_on is not None and relearn is None:
+        raise RetainFirstError("--relearn-on needs --relearn, the number of steps to fine-tune on these rows.")
     size = _batch_size(batch_size)
     options = RowOptions(
         files=given, limit=limit, batch_size=16 if size == "auto" else size, max_length=max_length, max_new_tokens=max_new_tokens,
-        chat_template=chat_template, quantize=tuple(quantize or ()), relearn=relearn, relearn_rate=relearn_rate,
+        chat_template=chat_template, quantize=_quantisers(quantize or ()), relearn=relearn, relearn_rate=relearn_rate,
         prompt_attacks=prompt_attacks,
     )  # fmt: skip
     if output is not None:
@@ -161,6 +174,8 @@ def evaluate(
     if forget is not None:
         require("rouge_score", "eval")
         require("scipy", "eval")
+        if NF4 in options.quantize:
+            require("bitsandbytes", "quantize")
         if report is not None:
             require("matplotlib", "plot")
             report_folder(report)
@@ -234,6 +249,15 @@ def _batch_size(text: str) -> int | Literal["auto"]:
     if not text.isdecimal() or int(text) < 1:
         raise RetainFirstError(f"--batch-size needs a whole number of 1 or more, or auto; found {text!r}.")
     return int(text)
+
+
+def _quantisers(given: Sequence[str]) -> tuple[int | Literal["nf4"], ...]:
+    found: list[int | Literal["nf4"]] = []
+    for text in given:
+        if text != NF4 and not (text.isdecimal() and 2 <= int(text) <= 8):
+            raise RetainFirstError(f"--quantize needs a number of bits from 2 to 8, or {NF4}; found {text!r}.")
+        found.append(NF4 if text == NF4 else int(text))
+    return tuple(found)
 
 
 def _load(model: str, place: torch.device, pad_token: str | None) -> tuple[Any, Any]:

@@ -31,7 +31,7 @@ def show_rows(found: Evaluation) -> None:
         table.add_row("" if one.set == last else one.set.replace("_", " "), one.title, *one.cells(intervals=False))
         last = one.set
     # A table that is too wide for the terminal would be cut; it is printed whole where nobody looks at a terminal.
-    (console if console.is_terminal else Console(width=240, file=sys.stdout)).print(table)
+    (console if console.is_terminal else Console(width=2000, file=sys.stdout)).print(table)
     show_verdicts([asdict(one) for one in verdicts(found)])
 
 

@@ -18,7 +18,14 @@ from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs,
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.files import write_json
-from retainfirst.models import check_causal, keep_rope_theta, load_config, load_model, load_tokenizer
+from retainfirst.models import (
+    check_causal,
+    check_not_quantized,
+    keep_rope_theta,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder, is_whole
@@ -86,6 +93,9 @@ def unlearn(
             model = load_model(config.model, config.dtype if config.lora_rank else "float32")
             _check_vocabulary(model, pairs, collator)
             check_causal(config.model, model)
+            check_not_quantized(
+                config.model, model, "what is learned cannot be merged into its rounded weights exactly"
+            )
             model.config.pad_token_id = collator.pad_token_id
             report = _run(config, folder, model, tokenizer, pairs, collator, measure, bar)
             del model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retainfirst import evaluation as ev
-from retainfirst.data import collate
+from retainfirst.data import collate, encode_rows
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation import table_headings, table_lines, table_markdown
 from retainfirst.objectives import nll
@@ -233,6 +233,26 @@ def test_bad_sets_are_refused(tokenizer, rows, text):
 def test_an_evaluation_needs_forget_rows(llama, tokenizer):
     with pytest.raises(RetainFirstError, match="needs the forget set"):
         ev.evaluate(llama, tokenizer, make_sets(tokenizer, retain=RETAIN))
+
+
+def test_relearning_on_unrelated_rows(llama, tokenizer):
+    sets = make_sets(tokenizer, forget=FORGET)
+    unrelated = encode_rows([{"question": "one and one", "answer": "two"}], tokenizer, 200)
+    half, other = ev.by_relearning(3, sets, tokenizer, unrelated=unrelated, learning_rate=1e-2)
+    assert (half.name, other.name) == ("relearned, 3 steps", "tuned on unrelated rows, 3 steps")
+    with other.change(llama, None) as model:
+        changed = ev.probability(ev.score_answers(model, sets["forget"].examples, 0))
+    with ev.relearned(llama, [unrelated[0]], 0, steps=3, learning_rate=1e-2) as model:
+        assert ev.probability(ev.score_answers(model, sets["forget"].examples, 0)) == changed
+    found = other.measure(llama, tokenizer, SIZES)
+    assert found.estimates["forget"]["probability"].rows == pytest.approx(changed, rel=1e-4)
+    assert changed != ev.probability(ev.score_answers(llama, sets["forget"].examples, 0))
+
+
+def test_forget_rows_are_not_unrelated(tokenizer):
+    rows = encode_rows([HELD_OUT[0], FORGET[2]], tokenizer, 200, name="other.jsonl")
+    with pytest.raises(RetainFirstError, match=r"other.jsonl: 1 of 2 rows to fine-tune on are forget rows"):
+        ev.by_relearning(1, make_sets(tokenizer, forget=FORGET), tokenizer, unrelated=rows)
 
 
 @pytest.mark.parametrize(
