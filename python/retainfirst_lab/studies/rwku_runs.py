@@ -59,11 +59,11 @@ class Design:
     unrelated_probes: int = 8
     hard_probes: int = 12
     target: float = 0.5
-    steps: int = 8
-    evaluate_every: int = 4
+    steps: int = 6
+    evaluate_every: int = 3
     batch_size: int = 2
     max_length: int = 64
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     max_new_tokens: int = 20
 
 

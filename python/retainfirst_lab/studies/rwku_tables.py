@@ -211,8 +211,8 @@ def _scores(title: str, states: States, rows: Rows) -> Table:
         "unrelated", "neighbor, minus `sum`", "paper: Neighbor", "of the model before",
     ]  # fmt: skip
     note = (
-        "ROUGE-L recall over the kept probes, each 1 before or near it; `neighbor` is the mean of its two levels. In brackets the"
-        " 95 % bootstrap interval over facts. The paper's numbers are of Llama-3-8B-Instruct on RWKU, which has a Neighbor of"
+        "ROUGE-L recall over the kept probes, which is 1 before; `neighbor` is the mean of its two levels. In brackets the 95 %"
+        " bootstrap interval over facts. The paper's numbers are of Llama-3-8B-Instruct on RWKU, which has a Neighbor of"
         f" {paper.TARGET_MODEL.neighbor} before."
     )
     return Table(title, columns, lines, note)

@@ -149,7 +149,8 @@ EVAL = STAND_IN + "answer(output, 2)\n"
 TRAIN = (
     STAND_IN
     + """
-for step in range(4, 1 + int(given["trainer.args.max_steps"]), 4):
+every = int(given["trainer.args.eval_steps"])
+for step in range(every, 1 + int(given["trainer.args.max_steps"]), every):
     answer(output / f"checkpoint-{step}" / "evals", step)
 (output / "trainer_state.json").write_text(json.dumps({"log_history": [{"forget_loss": 1.0, "step": 1}, {"eval_x": 0}]}))
 (output / "model.safetensors").write_text("large")
@@ -182,9 +183,9 @@ def test_only_known_probes_are_kept_and_finished_runs_are_not_run_again(framewor
     rwku.go_on(runs, planned, None)
     assert (tmp_path / "out" / "ran").read_text().split() == ["sum", "sago", "pcgrad"]
     found = runs.read(planned[2])
-    assert [point["step"] for point in found["points"]] == [4, 8]
+    assert [point["step"] for point in found["points"]] == [3, 6]
     assert found["training"] == [{"forget_loss": 1.0, "step": 1}]
-    assert sum(found["points"][0]["recalls"]["forget_level1"]) == -(-len(kept["forget_level1"]) // 4)
+    assert sum(found["points"][0]["recalls"]["forget_level1"]) == -(-len(kept["forget_level1"]) // 3)
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
@@ -198,7 +199,7 @@ def test_no_run_begins_after_the_deadline(framework, tmp_path, capsys):
 
 def test_another_design_in_the_folder_is_refused(framework, tmp_path):
     Runs(tmp_path / "out", tmp_path / "model", framework, Design())
-    with pytest.raises(RetainFirstError, match="is of another design, .*'steps': 8"):
+    with pytest.raises(RetainFirstError, match="is of another design, .*'steps': 6"):
         Runs(tmp_path / "out", tmp_path / "model", framework, replace(Design(), steps=99))
 
 
