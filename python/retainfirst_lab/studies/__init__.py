@@ -5,5 +5,6 @@
 - ``optimisers``: which combiner's promise survives which optimiser (docs/theory.md, README).
 - ``tightness``: where SAGO is tighter than PCGrad on real gradients (docs/theory.md).
 - ``toward_retain``: the cost and the effect of PCGrad's ``round_toward_retain`` (docs/guide.md).
+- ``rwku``: which rule spares the neighbours of what SmolLM2 forgets, in open-unlearning (docs/results/rwku.md).
 - ``solver_x2``: a counterexample for statement X2, by Z3 (docs/theory.md).
 """
