@@ -143,7 +143,9 @@ def test_links_lead_somewhere(page):
             continue
         file, _, anchor = target.partition("#")
         assert (page.parent / file).exists(), target
-        if anchor and file.endswith(".md") and "api/" not in file:  # the anchors of the API are made when the site is built
+        if (
+            anchor and file.endswith(".md") and "api/" not in file
+        ):  # the anchors of the API are made when the site is built
             assert anchor in anchors(page.parent / file), target
         elif anchor and not file:
             assert anchor in anchors(page), target
@@ -157,7 +159,9 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
-    assert sorted(re.findall(r"[\w/-]+\.md", navigation)) == [page.relative_to(DOCS).as_posix() for page in sorted(PAGES[1:])]
+    assert sorted(re.findall(r"[\w/-]+\.md", navigation)) == [
+        page.relative_to(DOCS).as_posix() for page in sorted(PAGES[1:])
+    ]
 
 
 def modules() -> list[str]:
