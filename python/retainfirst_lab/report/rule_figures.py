@@ -31,11 +31,11 @@ def draw(folder: Path, rules: Mapping[str, Combiner]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, combiner in rules.items():
-        figure, axes = style.panels(1, 2, 3.6, 3.4, margin=0, grid=False)
+        figure, axes = style.panels(1, 2, 2.8, 2.7, margin=0, grid=False)
         _plane(axes[0, 0], combiner)
         _angles(axes[0, 1], name, combiner)
         _save(figure, folder / f"{name}.svg")
-    figure, axes = style.panels(1, 3, 3.0, 3.2, margin=0, grid=False)
+    figure, axes = style.panels(1, 3, 2.1, 2.1, margin=0.4, grid=False)
     for panel, (name, title) in zip(
         axes[0], {"sum": "plain addition", "pcgrad": "PCGrad", "sago": "SAGO"}.items(), strict=True
     ):
@@ -49,7 +49,10 @@ def _plane(panel: Any, combiner: Combiner) -> None:
     retain = _vector(1.0, 0.0)
     side = 10.0 * torch.stack([retain, _vector(1.0, math.pi / 2), _vector(1.0, -math.pi / 2)])
     panel.fill(
-        *zip(*(side[1], side[1] - side[0], side[2] - side[0], side[2]), strict=True), color=style.VERMILION, alpha=0.12, lw=0
+        *zip(*(side[1], side[1] - side[0], side[2] - side[0], side[2]), strict=True),
+        color=style.VERMILION,
+        alpha=0.12,
+        lw=0,
     )
     path = torch.stack([_update(combiner, turn) for turn in _TURNS.tolist()])
     panel.plot(*_broken(path), color=style.GREEN, linewidth=1.2, alpha=0.6)
@@ -59,7 +62,10 @@ def _plane(panel: Any, combiner: Combiner) -> None:
     }  # fmt: skip
     for label, (tip, color) in arrows.items():
         panel.annotate(
-            "", tip.tolist(), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2.2, "shrinkA": 0, "shrinkB": 0}
+            "",
+            tip.tolist(),
+            (0, 0),
+            arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2.2, "shrinkA": 0, "shrinkB": 0},
         )
         panel.annotate(label, tip.tolist(), (tip / tip.norm().clamp_min(1e-9) * 10).tolist(), textcoords="offset points",
                        color=color, ha="center", va="center", fontweight="bold")  # fmt: skip

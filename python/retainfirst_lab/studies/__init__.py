@@ -4,6 +4,6 @@
 - ``gpu``: the combiners on a GPU (docs/performance.md).
 - ``optimisers``: which combiner's promise survives which optimiser (docs/theory.md, README).
 - ``tightness``: where SAGO is tighter than PCGrad on real gradients (docs/theory.md).
-- ``toward_retain``: the cost and the effect of PCGrad's ``round_toward_retain`` (docs/guide.md).
+- ``toward_retain``: the cost and the effect of PCGrad's ``round_toward_retain`` (docs/reference/rules/pcgrad.md).
 - ``solver_x2``: a counterexample for statement X2, by Z3 (docs/theory.md).
 """
