@@ -1,6 +1,6 @@
 # Every target first makes the environment in .venv, unless it is there.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-memory test-oldest test-deepspeed test-lower-bounds test-wheel check dist reproduce verify bench clean
+.PHONY: help demo test test-all test-memory test-oldest test-deepspeed test-lower-bounds test-wheel check site site-serve dist reproduce verify bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -108,6 +108,20 @@ check: .venv/.built ## rustfmt, clippy, ruff, mypy, stubtest
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest retainfirst._rust
+
+# Material for MkDocs has security updates until May 2027; its notice about that would hide what the build says.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+.venv/.docs: .venv/.built
+	@echo "== Installing what builds the site"
+	$(UV) sync --quiet --locked --python $(PYTHON) --extra test --extra docs
+	@touch $@
+
+site: .venv/.docs ## Build the documentation site into outputs/site; a warning is an error
+	$(MKDOCS) build --strict
+
+site-serve: .venv/.docs ## Show the documentation site on http://127.0.0.1:8000, and build it anew at each change
+	$(MKDOCS) serve
 
 reproduce: .venv/.built ## Reproduce with all combiners, sweeps and seeds, in about an hour and a half on two cores; report in outputs/full
 	$(BIN)/retainfirst reproduce --tier full --output outputs/full

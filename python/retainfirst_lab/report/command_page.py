@@ -39,9 +39,9 @@ def _section(name: str, command: Any) -> str:
     options = [one for one in command.params if one.param_type_name == "option"]
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     usage = " ".join([name, "[OPTIONS]", *(str(one.name).upper() for one in arguments)])
-    rows = [[", ".join(f"`{flag}`" for flag in _flags(one)), _cell(one.help or ""), _default(one)] for one in options]
+    rows = [[", ".join(f"`{flag}`" for flag in _flags(one)), _meaning(one)] for one in options]
     parts = [f"## {name}", f"```text\n{usage}\n```", _help(command.help or "")]
-    return "\n\n".join([*parts, markdown.lines(["option", "meaning", "default"], rows)])
+    return "\n\n".join([*parts, markdown.lines(["option", "meaning"], rows)])
 
 
 def _help(text: str) -> str:
@@ -56,18 +56,13 @@ def _flags(option: Any) -> list[str]:
     return [*option.opts, *option.secondary_opts]
 
 
-def _default(option: Any) -> str:
+def _meaning(option: Any) -> str:
+    """Return the help of an option with its default, as a text that can stand in a cell of a table."""
+    text = " ".join((option.help or "").split()).replace("|", "\\|").replace("<", "&lt;")
     if option.required:
-        return "required"
-    value = option.default
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "" if value is None or callable(value) or value in ((), []) else f"`{value}`"
-
-
-def _cell(text: str) -> str:
-    """Return a text that can stand in a cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+        return f"{text} [required]"
+    plain = isinstance(option.default, str | int | float) and not isinstance(option.default, bool)
+    return f"{text} [default: {option.default}]" if plain and "[default" not in text else text
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ def draw(folder: Path, rules: Mapping[str, Combiner]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, combiner in rules.items():
-        figure, axes = style.panels(1, 2, 3.6, 3.4, margin=0, grid=False)
+        figure, axes = style.panels(1, 2, 2.8, 2.7, margin=0, grid=False)
         _plane(axes[0, 0], combiner)
         _angles(axes[0, 1], name, combiner)
         _save(figure, folder / f"{name}.svg")
-    figure, axes = style.panels(1, 3, 3.0, 3.2, margin=0, grid=False)
+    figure, axes = style.panels(1, 3, 2.1, 2.1, margin=0.4, grid=False)
     for panel, (name, title) in zip(
         axes[0], {"sum": "plain addition", "pcgrad": "PCGrad", "sago": "SAGO"}.items(), strict=True
     ):

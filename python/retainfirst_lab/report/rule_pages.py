@@ -58,7 +58,7 @@ def facts(rule: str) -> str:
         rows.append(["looks at", "the dot products of the two gradients in each group of its [scope](../scopes.md)"])
         rows.append(["passes over the gradients", "two: the dot products, then the update"])
         rows.append(["traffic on shards", f"one collective call a step, {table} bytes a group and process"])
-    return markdown.lines(["", ""], rows)
+    return markdown.lines(["", f"`{rule}`"], rows)
 
 
 def example(rule: str, **options: float) -> Combiner:
