@@ -85,7 +85,10 @@ test-deepspeed: .venv-deepspeed/.installed ## Run the tests of the DeepSpeed eng
 .venv-lowest/.installed: pyproject.toml $(RUST_SOURCES) | $(UV)
 	@echo "== Installing the lower bounds of the dependencies into .venv-lowest"
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-lowest
-	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct ".[hf,verify]" "pytest>=8"
+	@# From the file, since the dependencies of a package that is named are not direct ones.
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --requirements pyproject.toml \
+	  --extra hf --extra verify "pytest>=8"
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --no-deps .
 	@touch $@
 
 test-lower-bounds: .venv-lowest/.installed ## Run the unit tests of the library on the oldest versions of its dependencies
