@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -87,9 +88,12 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Task names with commas between, of retainfirst or lm-eval. "
+            help="Names of tasks or groups with commas between, of retainfirst or lm-eval. "
             "Default without --forget: the facts of a facts model, the four TOFU tasks for other models."
         ),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with task files of your own, in lm-eval's format. [with --tasks]")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with local files of TOFU and ARC, in place of the hub.")
@@ -142,11 +146,17 @@ def evaluate(
         retainfirst evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct --limit 50 --json
 
         retainfirst evaluate --model unlearned --before model --tasks retainfirst_tofu_retain,arc_easy --data-dir data/tofu
+
+        retainfirst evaluate --model unlearned --before model --tasks mmlu,wmdp_bio --batch-size auto --cache outputs/scores
     """  # noqa: D412 - the command's help text, not Google sections
     if tasks is not None and not words(tasks):
         raise RetainFirstError(f"No task in {tasks!r}. Give names with commas between, or leave --tasks out.")
     if data_dir is not None and not data_dir.is_dir():
         raise RetainFirstError(f"Data folder {data_dir} does not exist.")
+    if include_path is not None and tasks is None:
+        raise RetainFirstError("--include-path needs --tasks, the names of the tasks or groups in it.")
+    if include_path is not None and not include_path.is_dir():
+        raise RetainFirstError(f"--include-path {include_path} is no folder.")
     if chat_template not in CHAT_TEMPLATE_MODES:
         hint = did_you_mean(chat_template, CHAT_TEMPLATE_MODES)
         raise RetainFirstError(f"Unknown chat template mode {chat_template!r}. {hint}")
@@ -197,7 +207,7 @@ def evaluate(
     if found is None or tasks is not None:
         for one, into in ((network, scores), (former, scores_before)):
             if one is not None:
-                into += _score(one, tokenizer, words(tasks), data_dir, limit, size, chat_template, cache)
+                into += _score(one, tokenizer, words(tasks), data_dir, include_path, limit, size, chat_template, cache)
     made = _report(model, before, limit, scores, scores_before)
     if found is not None:
         run = run_facts(model, network, before, former, options)
@@ -224,6 +234,7 @@ def _score(
     tokenizer: Any,
     tasks: Sequence[str],
     data_dir: Path | None,
+    include_path: Path | None,
     limit: int | None,
     size: int | Literal["auto"],
     chat_template: str,
@@ -234,13 +245,16 @@ def _score(
     template = chat_template == "always" or (chat_template == "auto" and bool(tokenizer.chat_template))
 
     def ask(some: Sequence[str]) -> list[Score]:
-        return score(network, tokenizer, some, data_dir=data_dir, limit=limit, batch_size=size, chat_template=template)
+        return score(
+            network, tokenizer, some, data_dir=data_dir, limit=limit, batch_size=size, chat_template=template,
+            include_path=include_path,
+        )  # fmt: skip
 
     asked = tasks or default_tasks(network)
     if cache is None:
         return ask(asked)
     settings = {"limit": limit, "chat_template": template, "versions": software()}
-    return cached_scores(cache, network, tokenizer, asked, settings, data_dir, ask)
+    return cached_scores(cache, network, tokenizer, asked, settings, data_dir, include_path, ask)
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:
@@ -281,7 +295,19 @@ def _report(
     model: str, before: str | None, limit: int | None, scores: Sequence[Score], scores_before: Sequence[Score]
 ) -> dict[str, Any]:
     made: dict[str, Any] = {"model": model, "limit": limit, "versions": software(), "scores": _rows(scores)}
-    return made | ({} if before is None else {"before": before, "scores_before": _rows(scores_before)})
+    if before is None:
+        return made
+    former = {(one.task, one.metric): one.value for one in scores_before}
+    for row, one in zip(made["scores"], scores, strict=True):
+        row["kept"] = _kept(one, former.get((one.task, one.metric)))
+    return made | {"before": before, "scores_before": _rows(scores_before)}
+
+
+def _kept(one: Score, was: float | None) -> float | None:
+    """Return the share that is left, as the paper gives it for MMLU; None for a metric of which less is better."""
+    if not was or one.higher_is_better is False or not (math.isfinite(was) and math.isfinite(one.value)):
+        return None
+    return one.value / was
 
 
 def _rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
@@ -296,14 +322,14 @@ def _print_table(made: dict[str, Any]) -> None:
     for heading in ("value", "stderr", "n", "chance", *(("before", "kept") if compared else ())):
         table.add_column(heading, justify="right")
     former = {(row["task"], row["metric"]): row["value"] for row in made.get("scores_before", ())}
+    depth: dict[str, int] = {}
     for row in made["scores"]:
+        depth[row["task"]] = depth.get(row["group"], -1) + 1
+        task = "  " * depth[row["task"]] + row["task"]
         numbers = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "stderr", "chance")]
-        was = former.get((row["task"], row["metric"]))
-        # The share that is left, as the paper gives it for MMLU.
-        beside = [
-            "" if was is None else f"{was:.3f}",
-            f"{row['value'] / was:.1%}" if was and row["value"] is not None else "",
-        ]
-        cells = [row["task"], row["metric"], numbers[0], numbers[1], str(row["n"] or ""), numbers[2]]
-        table.add_row(*cells, *(beside if compared else ()))
+        cells = [task, row["metric"], numbers[0], numbers[1], str(row["n"] or ""), numbers[2]]
+        if compared:
+            was = former.get((row["task"], row["metric"]))
+            cells += ["" if was is None else f"{was:.3f}", "" if row["kept"] is None else f"{row['kept']:.1%}"]
+        table.add_row(*cells)
     Console().print(table)
