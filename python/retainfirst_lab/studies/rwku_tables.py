@@ -22,6 +22,13 @@ RESAMPLES = 10_000
 FORGET = ("forget_level1", "forget_level2", "forget_level3")
 NEIGHBOR = ("neighbor_level1", "neighbor_level2")
 
+_COLUMNS = {
+    **{f"forget {level}": (name,) for level, name in enumerate(FORGET, 1)},
+    **{f"neighbor {level}": (name,) for level, name in enumerate(NEIGHBOR, 1)},
+    "neighbor": NEIGHBOR,
+    "unrelated": (UNRELATED,),
+}
+
 # A two-sided test at the level of 5 % finds a difference of this many standard errors with a probability of 80 %.
 _STANDARD_ERRORS = 1.96 + 0.84
 
@@ -196,9 +203,7 @@ def _scores(title: str, states: States, rows: Rows) -> Table:
         for rule in RULES:
             runs = sum((o, r) == (objective, rule) for o, r, _ in states)
             mine = list(_reached(states, objective, rule).values())
-            cells = [
-                _mean(mine, *names) for names in (*((name,) for name in (*FORGET, *NEIGHBOR)), NEIGHBOR, (UNRELATED,))
-            ]
+            cells = [_mean(mine, *names) for names in _COLUMNS.values()]
             steps = f"{fmean(one.step for one in mine):.1f}" if mine else ""
             left, right = _pairs(states, objective, rule)
             gap = compare(left, right, rows) if left and rule != "sum" else None
@@ -207,13 +212,12 @@ def _scores(title: str, states: States, rows: Rows) -> Table:
                 [objective, f"`{rule}`", f"{len(mine)}/{runs}", steps, *cells, shown, *_papers(objective, rule)]
             )
     columns = [
-        "objective", "rule", "runs", "steps", "forget 1", "forget 2", "forget 3", "neighbor 1", "neighbor 2", "neighbor",
-        "unrelated", "neighbor, minus `sum`", "paper: Neighbor", "of the model before",
+        "objective", "rule", "runs", "steps", *_COLUMNS, "neighbor, minus `sum`", "paper: Neighbor", "of the model before",
     ]  # fmt: skip
     note = (
         "ROUGE-L recall over the kept probes, which is 1 before; `neighbor` is the mean of its two levels. In brackets the 95 %"
-        " bootstrap interval over facts. The paper's numbers are of Llama-3-8B-Instruct on RWKU, which has a Neighbor of"
-        f" {paper.TARGET_MODEL.neighbor} before."
+        " bootstrap interval over facts. `runs`: those that got there, of those that are finished. The paper's numbers are of"
+        f" Llama-3-8B-Instruct on RWKU, which has a Neighbor of {paper.TARGET_MODEL.neighbor} before."
     )
     return Table(title, columns, lines, note)
 
