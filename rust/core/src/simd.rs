@@ -37,15 +37,14 @@ pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
 /// Returns the name of the instruction set that [`dispatch`] chooses on this machine.
 #[must_use]
 pub fn instruction_set() -> &'static str {
-    let level = Level::new();
     #[cfg(target_arch = "x86_64")]
-    return match level {
+    match Level::new() {
         Level::Avx512(_) => "AVX-512",
         Level::Avx2(_) => "AVX2",
         _ => "SSE2",
-    };
+    }
     #[cfg(not(target_arch = "x86_64"))]
-    if level.is_fallback() {
+    if Level::new().is_fallback() {
         "none"
     } else if cfg!(target_arch = "aarch64") {
         "NEON"
