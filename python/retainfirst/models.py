@@ -6,6 +6,7 @@ A model's folder is not trusted: weights come from safetensors files only, and n
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from retainfirst.errors import RetainFirstError, require
 __all__ = [
     "check_causal",
     "check_not_quantized",
+    "check_vocabulary",
     "find_device",
     "keep_rope_theta",
     "load_config",
@@ -120,6 +122,27 @@ def check_causal(name: str, model: Any) -> None:
             " causal language model; encoders such as BERT give no probability of an answer, and can be neither unlearned nor"
             " evaluated here"
         )
+
+
+def check_vocabulary(model: Any, sets: Iterable[Any], pad_token_id: int) -> None:
+    """Check that a model has an embedding for every token of some rows.
+
+    Args:
+        model: A model of transformers.
+        sets: Tokenised sets, such as :class:`retainfirst.data.EncodedSet`.
+        pad_token_id: The token to pad with.
+
+    Raises:
+        RetainFirstError: It has not.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    for examples in sets:
+        largest = max(pad_token_id, *(max(examples[i]["input_ids"]) for i in range(len(examples))))
+        if largest >= size:
+            raise RetainFirstError(
+                f"the tokenizer gives token {largest}, but the model has {size} embeddings; use the model's own tokenizer, or"
+                " another --pad-token"
+            )
 
 
 def check_not_quantized(name: str, model: Any, reason: str) -> None:

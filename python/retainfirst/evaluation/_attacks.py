@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any, Literal
 
 from retainfirst.data import EncodedSet, pad_token_id
-from retainfirst.errors import RetainFirstError, require
+from retainfirst.errors import require
 from retainfirst.evaluation._estimates import estimate
 from retainfirst.evaluation._measure import Measured, Measuring, measure, work
 from retainfirst.evaluation._prompts import answers_begun, reworded
 from retainfirst.evaluation._quantize import GROUP, quantized, quantized_nf4
 from retainfirst.evaluation._relearn import check_relearning, relearned, split_rows
-from retainfirst.evaluation._sets import EvaluationSet
+from retainfirst.evaluation._sets import EvaluationSet, check_disjoint
 
 __all__ = ["HALF_GIVEN", "NF4", "Attack", "by_prompts", "by_quantization", "by_relearning"]
 
@@ -111,7 +111,8 @@ def by_relearning(
     shown, others = split_rows(len(sets["forget"]), seed)
     check_relearning(len(shown), steps, learning_rate)
     forget = sets["forget"]
-    _check_unrelated(unrelated, forget)
+    if unrelated is not None:
+        check_disjoint(forget, unrelated, "they are not unrelated")
 
     def change(rows: Sequence[Any], model: Any, advance: Callable[[int], Any] | None) -> AbstractContextManager[Any]:
         pad = pad_token_id(tokenizer)
@@ -128,19 +129,6 @@ def by_relearning(
                 Attack(f"tuned on {kind} rows, {steps} steps", "relearn", partial(change, rows), [sets], None, steps)
             )
     return found
-
-
-def _check_unrelated(unrelated: EncodedSet | None, forget: EvaluationSet) -> None:
-    """Refuse rows that teach what was to be forgotten."""
-    if unrelated is None:
-        return
-    known = {tuple(forget.examples[i]["input_ids"]) for i in range(len(forget))}
-    same = sum(tuple(unrelated[i]["input_ids"]) in known for i in range(len(unrelated)))
-    if same:
-        raise RetainFirstError(
-            f"{unrelated.name}: {same} of {len(unrelated)} rows to fine-tune on are forget rows, so that they are not unrelated. "
-            "Leave them out; half of the forget rows are relearned anyway."
-        )
 
 
 def by_prompts(
@@ -183,7 +171,8 @@ def _highest(found: Sequence[Measured]) -> Measured:
         }
         best.estimates[name] = {metric: estimate(values) for metric, values in rows.items()}
         if name in found[0].answers:
-            said = [one.estimates[name]["rouge_l_recall"].rows or () for one in found]
+            metric = "rouge_l_recall" if "rouge_l_recall" in found[0].estimates[name] else "probability"
+            said = [one.estimates[name][metric].rows or () for one in found]
             most = [row.index(max(row)) for row in zip(*said, strict=True)]
             best.answers[name] = [found[variant].answers[name][i] for i, variant in enumerate(most)]
     return best

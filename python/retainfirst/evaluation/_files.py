@@ -14,8 +14,8 @@ from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation._attacks import Attack, by_prompts, by_quantization, by_relearning
 from retainfirst.evaluation._evaluate import Evaluation, evaluate
 from retainfirst.evaluation._measure import Measuring
-from retainfirst.evaluation._sets import EvaluationSet, make_set
-from retainfirst.models import check_causal, check_not_quantized
+from retainfirst.evaluation._sets import EvaluationSet, check_disjoint, make_set
+from retainfirst.models import check_causal, check_not_quantized, check_vocabulary
 from retainfirst.progress import Progress
 from retainfirst.weights import weights_digest
 
@@ -85,6 +85,8 @@ def evaluate_rows(
         RetainFirstError: A set, the tokenizer, the model or an option is bad; the text names it.
     """
     check_causal(name, model)
+    if before is not None:
+        check_causal("--before", before)
     if options.quantize or options.relearn is not None:
         check_not_quantized(name, model, "neither --quantize nor --relearn can change such weights")
     pad_token_id(tokenizer)
@@ -95,6 +97,11 @@ def evaluate_rows(
         )
         for part, taken in rows.items()
     }  # fmt: skip
+    for one in {id(model): model, id(before): before}.values():
+        if one is not None:
+            check_vocabulary(one, (each.examples for each in sets.values()), pad_token_id(tokenizer))
+    if "held_out" in sets:
+        check_disjoint(sets["forget"], sets["held_out"].examples, "the model was trained on them")
     unrelated = sets.pop(UNRELATED, None)
     attacks = _attacks(options, sets, None if unrelated is None else unrelated.examples, tokenizer)
     how = Measuring(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)

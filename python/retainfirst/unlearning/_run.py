@@ -21,6 +21,7 @@ from retainfirst.files import write_json
 from retainfirst.models import (
     check_causal,
     check_not_quantized,
+    check_vocabulary,
     keep_rope_theta,
     load_config,
     load_model,
@@ -91,7 +92,7 @@ def unlearn(
             collator = PairedCollator(pad_token_id(tokenizer))
             # Trained weights are float32: 16-bit weights would round the optimiser's small steps away.
             model = load_model(config.model, config.dtype if config.lora_rank else "float32")
-            _check_vocabulary(model, pairs, collator)
+            check_vocabulary(model, (pairs.forget, pairs.retain), collator.pad_token_id)
             check_causal(config.model, model)
             check_not_quantized(
                 config.model, model, "what is learned cannot be merged into its rounded weights exactly"
@@ -245,17 +246,6 @@ def _trainer(
         with trainer.accelerator.autocast():  # in the same precision as the steps
             pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
     return trainer
-
-
-def _check_vocabulary(model: Any, pairs: PairedDataset, collator: PairedCollator) -> None:
-    size = model.get_input_embeddings().num_embeddings
-    for examples in (pairs.forget, pairs.retain):
-        largest = max(max(examples[i]["input_ids"]) for i in range(len(examples)))
-        if max(largest, collator.pad_token_id) >= size:
-            raise RetainFirstError(
-                f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; use the"
-                " model's own tokenizer, or another --pad-token"
-            )
 
 
 def _is_about_writing(error: BaseException) -> bool:

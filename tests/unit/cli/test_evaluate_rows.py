@@ -123,7 +123,7 @@ def test_texts_are_measured_as_far_as_they_go(run):
         (("--forget", "forget.jsonl", "--relearn-on", "retain.jsonl"), "--relearn-on needs --relearn"),
         (
             ("--forget", "forget.jsonl", "--relearn", "1", "--relearn-on", "forget.jsonl"),
-            "forget.jsonl: 4 of 4 rows to fine-tune on are forget rows",
+            "forget.jsonl: 4 of 4 rows are forget rows, so that they are not unrelated",
         ),
         (("--forget", "forget.jsonl", "--batch-size", "many"), "--batch-size needs a whole number"),
         (("--forget", "absent.jsonl"), "absent.jsonl does not exist"),
@@ -131,6 +131,10 @@ def test_texts_are_measured_as_far_as_they_go(run):
         (("--forget", "forget.jsonl", "--relearn", "2", "--limit", "1"), "at least 2 forget rows"),
         (("--forget", "forget.jsonl", "--relearn", "2", "--relearn-rate", "0"), "learning_rate must be above 0"),
         (("--forget", "forget.jsonl", "--max-length", "4"), "forget.jsonl: none of 4 rows has a token"),
+        (
+            ("--forget", "forget.jsonl", "--held-out", "forget.jsonl"),
+            "rows are forget rows, so that the model was trained on them",
+        ),
         (("--forget", "forget.jsonl", "--before", "nowhere/at/all"), "no such folder: 'nowhere/at/all'"),
     ],
 )
@@ -184,6 +188,21 @@ def test_a_model_that_is_not_causal(run, tmp_path):
     code, _, err = run("--forget", "forget.jsonl", model=tmp_path / "bert")
     assert code == 2
     assert "(BertLMHeadModel) is not causal" in err
+    code, _, err = run("--forget", "forget.jsonl", "--before", tmp_path / "bert")
+    assert code == 2
+    assert "'--before' (BertLMHeadModel) is not causal" in err
+
+
+def test_a_model_with_fewer_embeddings_than_tokens(run, tmp_path):
+    small = tiny_llama()
+    small.resize_token_embeddings(40)
+    small.save_pretrained(tmp_path / "small")
+    tiny_tokenizer().save_pretrained(tmp_path / "small")
+    for arguments in ({"model": tmp_path / "small"}, {}):
+        before = () if arguments else ("--before", tmp_path / "small")
+        code, _, err = run("--forget", "forget.jsonl", *before, **arguments)
+        assert code == 2
+        assert "but the model has 40 embeddings" in err
 
 
 def test_rows_beyond_the_models_positions(run, tmp_path):

@@ -249,9 +249,55 @@ def test_relearning_on_unrelated_rows(llama, tokenizer):
     assert changed != ev.probability(ev.score_answers(llama, sets["forget"].examples, 0))
 
 
+@pytest.mark.parametrize("broken", ["before", "after"])
+def test_a_model_that_gives_nan_has_not_forgotten(llama, tokenizer, broken):
+    models = {"before": tiny_llama(seed=1), "after": llama}
+    with torch.no_grad():
+        models[broken].lm_head.weight.fill_(math.nan)
+    which = "The model before" if broken == "before" else "The model"
+    with pytest.raises(RetainFirstError, match=f"{which} gives NaN for 6 of 6 forget rows"):
+        ev.evaluate(llama, tokenizer, make_sets(tokenizer, forget=FORGET), before=models["before"], how=SIZES)
+
+
+def test_answers_that_rouge_cannot_read_are_judged_by_their_probability(llama, tokenizer):
+    """The tiny tokenizer knows no Cyrillic either; Latin answers among them keep their value."""
+    rows = [{"question": f"who {i}", "answer": "Москва"} for i in range(2)]
+    sets = make_sets(tokenizer, forget=rows, retain=[*rows, *RETAIN])
+    attacks = ev.by_prompts(sets, tokenizer, 200)
+    found = ev.evaluate(llama, tokenizer, sets, attacks=attacks, before=tiny_llama(seed=1), how=SIZES)
+    estimates = found.named("after").measured.estimates
+    assert "rouge_l_recall" not in estimates["forget"]
+    assert estimates["retain"]["rouge_l_recall"].n == len(RETAIN)
+    reasons = {one.metric: one.reason for one in found.skipped if one.set == "forget"}
+    assert reasons["rouge_l_recall"] == "no answer has one of the letters a-z or a digit"
+    assert reasons["matches"] == "the tokenizer leaves no text of the answers"
+    assert "answer probability" in ev.verdicts(found)[0].text
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (
+            {"perturbed_answer": [1, 2]},
+            r"forget, row 2: 'perturbed_answer' must be a text or a list of texts.*\[1, 2\]",
+        ),
+        ({"perturbed_answer": ["no", " "]}, "row 2: 'perturbed_answer' must be"),
+        ({"perturbed_answer": {"no": 1}}, "row 2: 'perturbed_answer' must be"),
+        ({"perturbed_answer": 3}, "row 2: 'perturbed_answer' must be"),
+        ({"perturbed_answer": "no", "paraphrased_answer": 3}, "row 2: 'paraphrased_answer' must be a text"),
+    ],
+)
+def test_wrong_answers_that_are_no_texts_are_named(tokenizer, keys, text):
+    rows = [{"question": "who", "answer": "a", "perturbed_answer": "no"}, {"question": "who", "answer": "b", **keys}]
+    with pytest.raises(RetainFirstError, match=text):
+        make_sets(tokenizer, forget=rows)
+
+
 def test_forget_rows_are_not_unrelated(tokenizer):
     rows = encode_rows([HELD_OUT[0], FORGET[2]], tokenizer, 200, name="other.jsonl")
-    with pytest.raises(RetainFirstError, match=r"other.jsonl: 1 of 2 rows to fine-tune on are forget rows"):
+    with pytest.raises(
+        RetainFirstError, match=r"other.jsonl: 1 of 2 rows are forget rows, so that they are not unrelated"
+    ):
         ev.by_relearning(1, make_sets(tokenizer, forget=FORGET), tokenizer, unrelated=rows)
 
 
