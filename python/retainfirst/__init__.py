@@ -4,6 +4,8 @@ A step takes two gradients separately, one to forget and one to retain, and comb
 against retention.
 """
 
+from importlib.metadata import version as _version
+
 from retainfirst.combiners import (
     AGEM,
     BLUR,
@@ -35,7 +37,7 @@ from retainfirst.errors import (
 from retainfirst.geometry import Geometry
 from retainfirst.step import Guard, StepGeometry, TwoTaskStep, guard_step_
 
-__version__ = "0.1.0"
+__version__ = _version("retainfirst")
 
 __all__ = [
     "AGEM",

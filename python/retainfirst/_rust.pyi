@@ -17,12 +17,14 @@ __all__ = [
     "geometry",
     "get_num_threads",
     "guard_",
+    "instruction_set",
     "linear_",
     "moments",
     "set_num_threads",
 ]
 
 COLUMNS: tuple[str, ...]
+__version__: str
 
 class RustError(ValueError): ...
 
@@ -85,5 +87,6 @@ def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[A
 def exhaustive(
     combiner: str, dtype: str, alpha: float, gamma: float, start: int, stop: int
 ) -> tuple[int, int, tuple[int, int, int, int, str] | None]: ...
+def instruction_set() -> str: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

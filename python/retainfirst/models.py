@@ -1,8 +1,12 @@
-"""Loading Hugging Face models and tokenizers, with transformers 4.45 to 5.x (extra ``hf``)."""
+"""Loading Hugging Face models and tokenizers, with transformers 4.45 to 5.x.
+
+A model's folder is not trusted: weights come from safetensors files only, and no Python file in it is run.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,16 @@ import torch
 
 from retainfirst.errors import RetainFirstError, require
 
-__all__ = ["check_causal", "find_device", "keep_rope_theta", "load_config", "load_model", "load_tokenizer"]
+__all__ = [
+    "check_causal",
+    "check_not_quantized",
+    "check_vocabulary",
+    "find_device",
+    "keep_rope_theta",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+]
 
 
 def find_device(name: str) -> torch.device:
@@ -48,11 +61,9 @@ def load_config(model: str) -> Any:
             )
         raise RetainFirstError(f"{model!r} has no config.json, so it holds no model of transformers")
     try:
-        return transformers.AutoConfig.from_pretrained(model)
+        return transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise RetainFirstError(
-            f"no model configuration could be loaded from {model!r}: {_first_sentence(error)}"
-        ) from error
+        raise RetainFirstError(f"no model configuration could be loaded from {model!r}: {_reason(error)}") from error
 
 
 def load_tokenizer(model: str) -> Any:
@@ -64,28 +75,30 @@ def load_tokenizer(model: str) -> Any:
     transformers = require("transformers", "hf")
     _check_folder(model)
     try:
-        return transformers.AutoTokenizer.from_pretrained(model)
+        return transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain exceptions for damaged files
-        raise RetainFirstError(f"no tokenizer could be loaded from {model!r}: {_first_sentence(error)}") from error
+        raise RetainFirstError(f"no tokenizer could be loaded from {model!r}: {_reason(error)}") from error
 
 
 def load_model(model: str, dtype: str = "float32") -> Any:
     """Load a causal language model in a dtype, from a folder or the hub.
 
     Raises:
-        RetainFirstError: There is no such folder, it is empty, or transformers cannot load it; the text has its reason.
+        RetainFirstError: There is no such folder, it is empty or has no safetensors file, or transformers cannot load it; the
+            text has its reason.
     """
     transformers = require("transformers", "hf")
     _check_folder(model)
+    _check_weights(Path(model))
     # transformers 5 renamed the argument and will drop the old name.
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     name = "dtype" if version >= (4, 56) else "torch_dtype"
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(model, **{name: getattr(torch, dtype)})
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            model, use_safetensors=True, trust_remote_code=False, **{name: getattr(torch, dtype)}
+        )
     except Exception as error:  # a damaged weights file raises errors of the library that reads it
-        raise RetainFirstError(
-            f"no causal language model could be loaded from {model!r}: {_first_sentence(error)}"
-        ) from error
+        raise RetainFirstError(f"no causal language model could be loaded from {model!r}: {_reason(error)}") from error
 
 
 def check_causal(name: str, model: Any) -> None:
@@ -108,6 +121,46 @@ def check_causal(name: str, model: Any) -> None:
             f"{name!r} ({type(model).__name__}) is not causal: what it predicts for a token depends on later tokens. Give a"
             " causal language model; encoders such as BERT give no probability of an answer, and can be neither unlearned nor"
             " evaluated here"
+        )
+
+
+def check_vocabulary(model: Any, sets: Iterable[Any], pad_token_id: int) -> None:
+    """Check that a model has an embedding for every token of some rows.
+
+    Args:
+        model: A model of transformers.
+        sets: Tokenised sets, such as :class:`retainfirst.data.EncodedSet`.
+        pad_token_id: The token to pad with.
+
+    Raises:
+        RetainFirstError: It has not.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    for examples in sets:
+        largest = max(pad_token_id, *(max(examples[i]["input_ids"]) for i in range(len(examples))))
+        if largest >= size:
+            raise RetainFirstError(
+                f"the tokenizer gives token {largest}, but the model has {size} embeddings; use the model's own tokenizer, or"
+                " another --pad-token"
+            )
+
+
+def check_not_quantized(name: str, model: Any, reason: str) -> None:
+    """Check that a model holds its weights in a floating-point dtype.
+
+    Args:
+        name: The model's, for the error text.
+        model: A model of transformers.
+        reason: Why it is needed, a sentence's end.
+
+    Raises:
+        RetainFirstError: It was loaded quantised, by bitsandbytes for one.
+    """
+    if getattr(model, "is_quantized", False):
+        method = getattr(model, "quantization_method", None)
+        how = f" ({getattr(method, 'value', method)})" if method else ""
+        raise RetainFirstError(
+            f"{name!r} is quantised{how}, and {reason}. Give the model in float32, float16 or bfloat16"
         )
 
 
@@ -136,6 +189,16 @@ def _check_folder(model: str) -> None:
         raise RetainFirstError(f"no such folder: {model!r}")
 
 
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are pickled only: loading a pickle can run code."""
+    if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
+        raise RetainFirstError(
+            f"the folder {str(folder)!r} has its weights in pytorch_model.bin, a pickle, which can run code when it is loaded. If"
+            " you trust it, convert it first:"
+            " transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(CONVERTED)"
+        )
+
+
 def _looks_like_a_path(model: str) -> bool:
     """Tell a path from the name of a model on the hub, which is ``name`` or ``owner/name``."""
     parts = model.split("/")
@@ -145,6 +208,13 @@ def _looks_like_a_path(model: str) -> bool:
         or len(parts) > 2
         or (len(parts) == 2 and Path(parts[0]).is_dir())
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return transformers' reason for not loading something."""
+    if "trust_remote_code" in str(error):  # its advice to set this option cannot be followed here
+        return "it can only be loaded by Python code in its folder, and retainfirst runs no code of a model"
+    return _first_sentence(error)
 
 
 def _first_sentence(error: Exception) -> str:

@@ -5,6 +5,9 @@
 Arrays are float64, float32, float16 or bfloat16 (``ml_dtypes.bfloat16``), one-dimensional and contiguous, and are never cast.
 The rounding of each combiner is specified. Element-wise combiners compute in the arrays' dtype (16-bit formats in float32), and
 round each operation, without a fused multiply-add. PCGrad and BLUR compute in float64 and round once to the dtype.
+
+An installation without the compiled extension has no reference: every function raises
+:class:`~retainfirst.errors.MissingDependency`.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from retainfirst import _rust
 from retainfirst.errors import DtypeMismatch, RetainFirstError, ShapeMismatch, UnknownCombiner, did_you_mean
+from retainfirst.extension import require_extension, rust
 
 __all__ = ["COMBINERS", "ReferenceGeometry", "combine", "compare_cosines", "dot", "dot_sign", "geometry"]
 
@@ -88,8 +91,8 @@ def combine(
         )
     _check(forget=forget, retain=retain)
     try:
-        update, _ = _rust.combine(name, forget, retain, alpha, gamma, _ranges(groups, forget))
-    except _rust.RustError as error:
+        update, _ = rust.combine(name, forget, retain, alpha, gamma, _ranges(groups, forget))
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return update
 
@@ -128,8 +131,8 @@ def geometry(
     """
     _check(forget=forget, retain=retain, update=update)
     try:
-        table = _rust.geometry(forget, retain, update, _ranges(groups, forget))
-    except _rust.RustError as error:
+        table = rust.geometry(forget, retain, update, _ranges(groups, forget))
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     rows = [_geometry(row) for row in table.tolist()]
     return rows[0] if groups is None else rows
@@ -152,8 +155,8 @@ def dot(update: NDArray[Any], retain: NDArray[Any]) -> Fraction:
     """
     _check(update=update, retain=retain)
     try:
-        product = _rust.dot(update, retain)
-    except _rust.RustError as error:
+        product = rust.dot(update, retain)
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return Fraction(int.from_bytes(product, "little", signed=True), 1 << 2 * _DTYPES[update.dtype.name])
 
@@ -177,8 +180,8 @@ def dot_sign(update: NDArray[Any], retain: NDArray[Any]) -> int:
     """
     _check(update=update, retain=retain)
     try:
-        return _rust.dot_sign(update, retain)
-    except _rust.RustError as error:
+        return rust.dot_sign(update, retain)
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
 
 
@@ -203,13 +206,14 @@ def compare_cosines(first: NDArray[Any], second: NDArray[Any], retain: NDArray[A
     """
     _check(first=first, second=second, retain=retain)
     try:
-        return _rust.compare_cosines(first, second, retain)
-    except _rust.RustError as error:
+        return rust.compare_cosines(first, second, retain)
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
 
 
 def _check(**arrays: NDArray[Any]) -> None:
     """Check the arrays, and that dtypes and lengths are those of the first one."""
+    require_extension("retainfirst.reference")
     leader, lead = next(iter(arrays.items()))
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):

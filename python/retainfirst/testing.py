@@ -21,6 +21,7 @@ from retainfirst.errors import (
     StatementViolated,
     did_you_mean,
 )
+from retainfirst.extension import require_extension
 from retainfirst.theory import Statement, statement
 from retainfirst.theory.arrays import FORMATS, as_array, as_tensor
 from retainfirst.theory.runs import Run
@@ -82,7 +83,7 @@ def check_combiner(
         RetainFirstError: ``fn`` changes its inputs, or gives different updates for the same pair; a statement or dtype is
             unknown; none of the drawn pairs met a statement's hypothesis; ``optimizer`` makes no optimiser of the parameters, or
             one that needs a closure; or a statement is not about steps.
-        MissingDependency: hypothesis is not installed (extra ``verify``).
+        MissingDependency: hypothesis is not installed (extra ``verify``), or the compiled extension is missing.
 
     Example:
         >>> check_combiner("sago", statements=("T1", "T2", "X2"), dtype="bfloat16")
@@ -94,6 +95,7 @@ def check_combiner(
         Traceback (most recent call last):
         retainfirst.errors.StatementViolated: X3 (...) does not hold for pcgrad with Adam in float32: <d, r> = ...
     """
+    require_extension("retainfirst.testing.check_combiner")
     if isinstance(statements, str):
         raise RetainFirstError(f"check_combiner: statements must be a sequence, such as ({statements!r},)")
     if not isinstance(max_examples, int) or max_examples < 1:

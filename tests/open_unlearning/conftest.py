@@ -53,14 +53,19 @@ class Framework:
         """PATH with the folder of that Python first."""
         return f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
 
-    def call(self, *arguments: str) -> Done:
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of the framework needs beside the variables of this one."""
         paths = [ROOT / "plugin/src", ROOT / "python", HERE.parent, self.workspace / "packages"]
-        environment = os.environ | {
+        return {
             "PATH": self.programs, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1",
             "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.workspace / "cache"),
             "TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HYDRA_FULL_ERROR": "1",
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
+
+    def call(self, *arguments: str) -> Done:
+        environment = os.environ | self.environment
         return subprocess.run(
             [self.python, *arguments], cwd=self.home, env=environment, capture_output=True, text=True, timeout=1800
         )

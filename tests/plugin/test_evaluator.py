@@ -73,6 +73,7 @@ def test_a_model_before(settings, tmp_path):
         ({"quantise": [8]}, "eval.retainfirst.quantise: .*quantize"),
         ({"overwrite": False}, "eval.retainfirst.overwrite: "),
         ({"forget": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"unrelated": "forget.jsonl"}, "eval.retainfirst.unrelated: give eval.retainfirst.relearn too"),
     ],
 )
 def test_bad_options(settings, options, text):

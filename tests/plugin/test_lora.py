@@ -58,6 +58,11 @@ def trained(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
+def packed(model):
+    """The weights in 4 bit, two in a byte."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.dtype == torch.uint8}
+
+
 def test_the_frameworks_registry_has_the_entry(saved):
     module = ModuleType("model")
     module.MODEL_REGISTRY = {"AutoModelForCausalLM": transformers.AutoModelForCausalLM}
@@ -132,10 +137,20 @@ def test_a_base_in_4_bit_trains(saved, tmp_path):
     if not torch.cuda.is_available() and transformers.__version__.startswith("4.45"):
         pytest.skip("this transformers quantises on a GPU only")
     trainer = make("Referenced", tmp_path, load(saved, quantize=4))
-    before = trained(trainer.model)
+    before, codes, base = trained(trainer.model), packed(trainer.model), logits(trainer.model)
     trainer.train()
     assert isinstance(trainer.ref_model, AdaptersOff)
     assert any(not torch.equal(one, before[name]) for name, one in trained(trainer.model).items())
+    assert len(codes) == 2 * 7, "the linear layers of two blocks"
+    assert all(torch.equal(one, codes[name]) for name, one in packed(trainer.model).items())
+    # The reference is the 4-bit base, not the base that was rounded; the trained model is another one.
+    assert torch.equal(logits(trainer.ref_model), base)
+    assert not torch.equal(base, logits(tiny.tiny_llama()))
+    assert not torch.equal(logits(trainer.model), base)
+    trainer.save_model(str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    again = peft.PeftModel.from_pretrained(load(saved, quantize=4).unload(), str(tmp_path / "out"))
+    assert torch.equal(logits(again), logits(trainer.model))
 
 
 def test_the_reference_is_the_model_without_adapters(saved, tmp_path):

@@ -249,6 +249,7 @@ def test_summary_without_subjects(rwku_folder, tmp_path, chat):
         ({"answer_cue": "system"}, r"eval\.rwku\.answer_cue is 'system'"),
         ({"batch_size": 0}, r"eval\.rwku\.batch_size is 0"),
         ({"max_new_tokens": "all"}, r"eval\.rwku\.max_new_tokens is 'all'"),
+        ({"stop": ["Question:", r"\n\n"]}, r"eval\.rwku\.stop has '\\\\n\\\\n', a backslash and an n"),
         ({"subjects": ["Nobody"]}, "nothing on 'Nobody'"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import nn
 from retainfirst.errors import MissingDependency, RetainFirstError, did_you_mean
 from retainfirst.evaluation import (
     SETS,
+    UNRELATED,
     Evaluation,
     RowOptions,
     check_same_tokenizer,
@@ -35,7 +36,7 @@ __all__ = ["RowsEvaluator", "make_evaluator", "measure_everywhere"]
 _logger = logging.getLogger("evaluator")  # the framework's
 
 _HERE = "eval.retainfirst"
-_OWN = {"handler", "output_dir", "before", "report", *SETS}
+_OWN = {"handler", "output_dir", "before", "report", UNRELATED, *SETS}
 _OPTIONS = {one.name for one in fields(RowOptions)} - {"files"}
 
 
@@ -78,9 +79,11 @@ class RowsEvaluator:
         for option in given:
             if option not in _OWN | _OPTIONS:
                 raise RetainFirstError(f"{_HERE}.{option}: {did_you_mean(str(option), sorted(_OWN | _OPTIONS))}")
-        files = {name: str(given[name]) for name in SETS if given.get(name)}
+        files = {name: str(given[name]) for name in (*SETS, UNRELATED) if given.get(name)}
         if "forget" not in files:
             raise RetainFirstError(f"{_HERE}.forget: give a file of rows, as for retainfirst evaluate --forget")
+        if UNRELATED in files and given.get("relearn") is None:
+            raise RetainFirstError(f"{_HERE}.{UNRELATED}: give {_HERE}.relearn too, the number of steps on these rows")
         chosen = {name: given[name] for name in _OPTIONS if given.get(name) is not None}
         chosen["quantize"] = tuple(chosen.get("quantize", ()))
         self.report = bool(given.get("report", True))

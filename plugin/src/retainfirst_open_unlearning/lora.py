@@ -197,7 +197,7 @@ def _peft() -> Any:
 
 
 def _load(path: str, dtype: Any, quantize: int | None, options: dict[str, Any]) -> Any:
-    load = partial(transformers.AutoModelForCausalLM.from_pretrained, path, torch_dtype=dtype)
+    load = partial(transformers.AutoModelForCausalLM.from_pretrained, path, torch_dtype=dtype, use_safetensors=True)
     if quantize is None:
         return load(**options)
     if importlib.util.find_spec("bitsandbytes") is None:

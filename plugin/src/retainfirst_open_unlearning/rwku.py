@@ -102,7 +102,7 @@ class RWKUEvaluator:
         if cue not in ("assistant", "user"):
             raise RetainFirstError(f"eval.rwku.answer_cue is {cue!r}; it must be 'assistant' or 'user'")
         self.batch_size = _positive(eval_cfg, "batch_size", 16)
-        stop = tuple(text for text in eval_cfg.get("stop", ("\n",)) or () if text)
+        stop = tuple(_checked_stop(text) for text in eval_cfg.get("stop", ("\n",)) or () if text)
         self.asking = Asking(cue, _positive(eval_cfg, "max_new_tokens", 30), stop)
         self.scorer = _scorer()
         path, subjects = str(eval_cfg.get("path") or HUB), eval_cfg.get("subjects")
@@ -266,6 +266,15 @@ def _scorer() -> Any:
         raise MissingDependency("the RWKU evaluator needs rouge-score: pip install rouge-score") from error
     logging.getLogger("absl").setLevel(logging.WARNING)  # it logs its tokenizer at every use
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _checked_stop(text: str) -> str:
+    if "\\n" in text:
+        raise RetainFirstError(
+            f"eval.rwku.stop has {text!r}, a backslash and an n, which end no answer: Hydra takes the text as it is. In bash a"
+            " line break is written $'eval.rwku.stop=[\"\\n\"]'"
+        )
+    return text
 
 
 def _positive(config: Any, key: str, default: int) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
+import torch
 import typer
 from rich.console import Console
 
 from retainfirst import __version__
 from retainfirst.cli._bench import bench
+from retainfirst.cli._doctor import doctor
 from retainfirst.cli._evaluate import evaluate
 from retainfirst.cli._reproduce import reproduce
 from retainfirst.cli._run import SCRIPT_SETTINGS, run
@@ -22,8 +25,6 @@ __all__ = ["app", "main", "run_app"]
 app = typer.Typer(
     name="retainfirst",
     help="Unlearning of language models that gives retention priority: its updates do not work against retaining.",
-    no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
@@ -33,22 +34,54 @@ app.command(context_settings=SCRIPT_SETTINGS)(run)
 app.command()(reproduce)
 app.command()(verify)
 app.add_typer(bench)
+app.command()(doctor)
 
 run_app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 run_app.command("retainfirst.run", context_settings=SCRIPT_SETTINGS)(run)
 
 
+_THINGS_TO_DO = """\
+Make a language model forget something without losing what it can do.
+
+Try it on a small built-in model, in a minute:
+  retainfirst unlearn --output first
+
+Unlearn your own model, from two files of JSON lines ({"question": ..., "answer": ...}, {"text": ...}, ...):
+  retainfirst unlearn --model ./model --forget forget.jsonl --retain retain.jsonl --output ./unlearned
+
+See what is installed, what works on this machine, and what is missing for what:
+  retainfirst doctor
+
+retainfirst --help lists all commands; retainfirst COMMAND --help has options and examples."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"retainfirst {__version__}")
+        print(f"retainfirst {__version__}, torch {torch.__version__}, {_extension()}")
         raise typer.Exit
 
 
-@app.callback()
+def _extension() -> str:
+    try:
+        built = importlib.import_module("retainfirst._rust")
+    except ImportError:
+        return "no extension"
+    return f"extension {getattr(built, '__version__', 'of an earlier version')}"
+
+
+@app.callback(invoke_without_command=True)
 def _common(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    context: typer.Context,
+    version: bool = typer.Option(  # noqa: ARG001 - its callback reads it
+        False,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the versions of this, torch and the extension.",
+    ),
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(_THINGS_TO_DO)
 
 
 def main(command: typer.Typer = app) -> None:

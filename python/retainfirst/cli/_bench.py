@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from retainfirst.cli._options import numbers, set_options, words
+from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.extension import require_extension
 from retainfirst.files import json_text, refuse_unwritable, write_json, write_whole
+from retainfirst.progress import Progress
 
 __all__ = ["bench"]
 
@@ -54,6 +57,7 @@ def _benchmark(prepare: Callable[..., Work]) -> Callable[..., Work]:
 
     @functools.wraps(prepare)
     def command(**options: Any) -> None:
+        require_extension("retainfirst bench")
         work = prepare(**{name: options.pop(name) for name in own})
         _run(prepare.__name__, work, **options)
 
@@ -91,10 +95,10 @@ def _run(
         refuse_unwritable(write)
         if not write.is_file():
             raise RetainFirstError(f"Page {write} does not exist; give one with places for the tables.")
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(name, total=work.steps)
-        report = dict(work.measure(lambda stage: bars.update(bar, advance=1, description=stage)))
+    with Progress() as bar:
+        counter = itertools.count(1)
+        bar.show(f"bench {name}", 0, work.steps)
+        report = dict(work.measure(lambda case: bar.show(f"bench {name}", next(counter), work.steps, case)))
     report["targets"] = targets(report)
     if output is not None:
         write_json(output / f"{name}.json", report)
@@ -105,8 +109,19 @@ def _run(
         print(json_text(report))
     else:
         _show(report)
+        _worth_opening(name, output, write)
     if check and not all(one["met"] for one in report["targets"]):
         raise typer.Exit(1)
+
+
+def _worth_opening(name: str, output: Path | None, write: Path | None) -> None:
+    files = {} if write is None else {write: "the page, with the new tables"}
+    if output is not None:
+        files |= {
+            output / f"{name}.png": "the figure",
+            output / f"{name}.json": "all numbers, with machine and versions",
+        }
+    worth_opening(files)
 
 
 def _show(report: Report) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation import Evaluation, table_headings, table_lines, verdicts
 
-__all__ = ["report_folder", "show_rows", "show_verdicts"]
+__all__ = ["report_files", "report_folder", "show_rows", "show_verdicts"]
 
 
 def show_rows(found: Evaluation) -> None:
@@ -31,7 +31,7 @@ def show_rows(found: Evaluation) -> None:
         table.add_row("" if one.set == last else one.set.replace("_", " "), one.title, *one.cells(intervals=False))
         last = one.set
     # A table that is too wide for the terminal would be cut; it is printed whole where nobody looks at a terminal.
-    (console if console.is_terminal else Console(width=240, file=sys.stdout)).print(table)
+    (console if console.is_terminal else Console(width=2000, file=sys.stdout)).print(table)
     show_verdicts([asdict(one) for one in verdicts(found)])
 
 
@@ -41,6 +41,14 @@ def show_verdicts(found: Sequence[Mapping[str, str]]) -> None:
     for one in found:
         console.print(f"{one['question']} [bold]{one['answer']}[/]. ", end="", highlight=False)
         console.print(one["text"], markup=False, highlight=False)
+
+
+def report_files(folder: Path) -> dict[Path, str]:
+    """Return what is in each file of the report."""
+    return {
+        folder / "evaluation.html": "the evaluation: verdicts, tables, answers, figures",
+        folder / "evaluation.json": "every number and every answer",
+    }
 
 
 def report_folder(folder: Path) -> None:

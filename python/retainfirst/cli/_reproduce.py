@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from retainfirst.cli._options import words
+from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.errors import RetainFirstError, did_you_mean
 from retainfirst.files import json_text
+from retainfirst.progress import Progress
 
 if TYPE_CHECKING:
     from retainfirst_lab.reproduce import Tier
@@ -78,27 +79,16 @@ def reproduce(
     from retainfirst_lab.reproduce import reproduce as run
 
     chosen = _tier(tier, seeds, {"minutes": budget, "model": model, "data_dir": data_dir})
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    bars = Progress(TextColumn("{task.description:<17}"), *columns, console=Console(file=sys.stderr), transient=True)
-    tasks: dict[str, Any] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        if total and stage not in tasks:
-            bars.start()
-            tasks[stage] = bars.add_task(stage, total=total)
-        if total:
-            bars.update(tasks[stage], completed=done)
-
     try:
         parts = words(part) or PARTS
-        results = run(chosen, output, jobs=jobs, only=words(only), parts=parts, command=_command(), progress=progress)
+        with Progress() as bar:
+            results = run(
+                chosen, output, jobs=jobs, only=words(only), parts=parts, command=_command(), progress=bar.show
+            )
     except KeyboardInterrupt:
         kept = f"interrupted; the finished part is kept in {output}: give the same command again"
         Console(stderr=True, soft_wrap=True).print(kept, highlight=False)
         raise typer.Exit(130) from None
-    finally:
-        if tasks:  # a bar that was never started prints an empty line when it stops
-            bars.stop()
     if as_json:
         print(json_text(_summary(results)))
     else:
@@ -139,18 +129,21 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
 
 def _show(results: dict[str, Any], output: Path) -> None:
     from retainfirst_lab.report import terminal
-    from retainfirst_lab.reproduce.agreement import verdicts
+    from retainfirst_lab.reproduce.agreement import verdict_sentence
     from retainfirst_lab.reproduce.guard_tables import terminal_guard_table, verdict_line
     from retainfirst_lab.reproduce.tables import terminal_table
 
     console = Console()
     if "combiners" in results["parts"]:
         terminal.show(terminal_table(results), console, words=2)
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts(results).items()))
-        console.print(f"The paper's claims in this run: {counts or 'none could be judged'}.", highlight=False)
+        console.print(verdict_sentence(results), highlight=False)
     if "guard" in results:
         terminal.show(terminal_guard_table(results), console, words=5)
         console.print(verdict_line(results), highlight=False)
-    console.print(
-        f"Report: {output / 'report.html'} (report.md, results.json beside it)", soft_wrap=True, highlight=False
+    worth_opening(
+        {
+            output / "report.html": "the report, with figures and the paper's numbers",
+            output / "report.md": "the same without figures",
+            output / "results.json": "every run, with settings and versions",
+        }
     )

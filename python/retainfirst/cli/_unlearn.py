@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from retainfirst.cli._evaluate_rows import show_verdicts
+from retainfirst.cli._evaluate_rows import report_files, show_verdicts
 from retainfirst.cli._options import options_from
+from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.errors import RetainFirstError
 from retainfirst.files import json_text
 from retainfirst.unlearning import Interrupted, UnlearnConfig, settings_of
@@ -76,11 +77,12 @@ def unlearn(
     config = UnlearnConfig(**given)
     _show({config.combiner: _run(config)}, as_json)
     if not as_json:
-        console = Console()
+        folder = Path(config.output)
         if config.evaluate == "full":
-            show_verdicts(json.loads((Path(config.output) / "evaluation.json").read_text(encoding="utf-8"))["verdicts"])
-            console.print(f"evaluation.html and evaluation.json: {config.output}")
-        console.print(f"Model, unlearning.json, curves.png and model card: {config.output}")
+            show_verdicts(json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["verdicts"])
+        Console(soft_wrap=True).print(f"The model is in {folder}.", highlight=False, markup=False)
+        evaluation = report_files(folder) if config.evaluate == "full" else {}
+        worth_opening(dict(list(evaluation.items())[:1]) | _files_of(folder))
 
 
 def _run(config: UnlearnConfig, **options: Any) -> dict[str, Any]:
@@ -115,16 +117,32 @@ def _try_facts(given: dict[str, Any], as_json: bool) -> None:
     try:
         with whole_folder(output) if output else tempfile.TemporaryDirectory() as draft:
             for combiner, config in {chosen.combiner: chosen, plain.combiner: plain}.items():
-                target = Path(draft) / combiner.replace("/", "_").replace(":", "_")
+                target = Path(draft) / _folder_of(combiner)
                 reports[combiner] = _run(replace(config, output=str(target)), measure=_Accuracy, label=combiner)
     except Interrupted:
         raise Interrupted("interrupted; nothing was written") from None
     _show(reports, as_json)
     if not as_json:
-        console = Console()
+        console = Console(soft_wrap=True, highlight=False)
         console.print("Accuracy is over four choices: chance is 0.25. sum is plain addition of the two gradients.")
-        if output is not None:
-            console.print(f"Models, unlearning.json, curves.png and model cards: {output}")
+        if output is None:
+            console.print("Nothing was written; --output FOLDER keeps the models, their curves and their cards.")
+        else:
+            console.print(f"The models are in {output}.", markup=False)
+            worth_opening(_files_of(output / _folder_of(chosen.combiner)))
+
+
+def _folder_of(combiner: str) -> str:
+    """Return a combiner's name without the signs that a path in it would have."""
+    return combiner.replace("/", "_").replace(":", "_")
+
+
+def _files_of(folder: Path) -> dict[Path, str]:
+    return {
+        folder / "README.md": "the model card: results, warnings, settings",
+        folder / "curves.png": "losses and cosines over the steps",
+        folder / "unlearning.json": "every step, with settings and versions",
+    }
 
 
 class _Accuracy:

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from retainfirst import __version__
+from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.errors import require
+from retainfirst.extension import require_extension
 from retainfirst.files import json_text, refuse_unwritable, write_json
+from retainfirst.progress import Progress
 
 if TYPE_CHECKING:
     from retainfirst.theory.checks import RealGradients
-    from retainfirst.theory.verify import Result
+    from retainfirst.theory.verify import Job, Result
 
 __all__ = ["verify"]
 
@@ -67,6 +69,7 @@ def verify(
 
         retainfirst verify --exhaustive --output everything.json
     """  # noqa: D412 - the command's help text, not Google sections
+    require_extension("retainfirst verify")
     from retainfirst.theory import STATEMENTS
     from retainfirst.theory import statement as by_number
     from retainfirst.theory.verify import plan, run
@@ -80,15 +83,18 @@ def verify(
         real_steps = 0
         notes.append("Real gradients were left out: they need transformers (pip install 'retainfirst[hf]').")
     start = time.perf_counter()
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
-    with Progress(TextColumn("{task.description:<16}"), *columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress() as bar:
         needed = real_steps and any(one.promised_by for one in chosen)
-        real = _real_gradients(real_steps, seed, bars) if needed else None
+        real = _real_gradients(real_steps, seed, bar) if needed else None
         jobs = plan(chosen, examples=examples, exhaustive=exhaustive, real=real, seed=seed)
-        bar = bars.add_task("", total=sum(job.total for job in jobs))
-        results = run(
-            jobs, lambda job, units: bars.update(bar, advance=units, description=f"{job.statement.id} {job.how}")
-        )
+        total, done = sum(job.total for job in jobs), 0
+
+        def tick(job: Job, units: int) -> None:
+            nonlocal done
+            done += units
+            bar.show("checking", done, total, f"{job.statement.id} {job.how}")
+
+        results = run(jobs, tick)
     options = {"examples": examples, "exhaustive": exhaustive, "real_steps": real_steps, "seed": seed}
     report = _report(results, options, notes)
     write_json(output, report)
@@ -96,7 +102,8 @@ def verify(
         print(json_text(report))
     else:
         _show(results, time.perf_counter() - start)
-        print(*notes, f"All results, with the counterexamples: {output}", sep="\n")
+        print(*notes, sep="\n", end="\n" if notes else "")
+        worth_opening({output: "all checks, with the counterexamples and the versions"})
     if not all(result.as_expected for result in results):
         raise typer.Exit(1)
 
@@ -107,14 +114,18 @@ def _free_name(path: Path) -> Path:
     return next(one for one in itertools.chain([path], numbered) if not os.path.lexists(one))
 
 
-def _real_gradients(steps: int, seed: int, bars: Progress) -> RealGradients:
+def _real_gradients(steps: int, seed: int, bar: Progress) -> RealGradients:
     """Return the gradients of some steps of unlearning the built-in facts."""
     from retainfirst.theory.checks import RealGradients
     from retainfirst_lab.real_gradients import FORGET_WEIGHT, facts_gradients
 
     require("transformers", "hf").utils.logging.disable_progress_bar()  # its bars would interleave with ours
-    gradients = bars.track(facts_gradients(steps, seed), total=steps, description="facts model")
-    return RealGradients("facts model", FORGET_WEIGHT, list(gradients))
+    stage, gradients = "gradients of the facts model", []
+    bar.show(stage, 0, steps)
+    for one in facts_gradients(steps, seed):
+        gradients.append(one)
+        bar.show(stage, len(gradients), steps)
+    return RealGradients("facts model", FORGET_WEIGHT, gradients)
 
 
 def _report(results: list[Result], options: dict[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -6,16 +6,17 @@
   metrics are functions of what the two return: :func:`probability`, :func:`exact_memorization`, :func:`extraction_strength`,
   :func:`perplexity`, :func:`truth_ratio`, :func:`membership_auc`, and :func:`rouge_l_recall`, :func:`matches`,
   :func:`distinct_share`, :func:`repetition`, :func:`implausibility`. :func:`measure` computes them all.
-- :func:`quantized` and :func:`relearned`: attacks that may bring forgotten answers back.
+- :func:`quantized`, :func:`quantized_nf4` and :func:`relearned`: attacks that may bring forgotten answers back.
 - :func:`make_set` and :func:`evaluate`: the metrics before and after unlearning and under attack; :func:`verdicts` and
   :func:`write_report` put them into words and on a page.
 """
 
 from retainfirst.evaluation._answers import Answer, generate_answers
-from retainfirst.evaluation._attacks import Attack, by_prompts, by_quantization, by_relearning
+from retainfirst.evaluation._attacks import NF4, Attack, by_prompts, by_quantization, by_relearning
 from retainfirst.evaluation._estimates import Estimate
 from retainfirst.evaluation._evaluate import Condition, Evaluation, evaluate
 from retainfirst.evaluation._files import (
+    UNRELATED,
     RowOptions,
     check_same_tokenizer,
     evaluate_rows,
@@ -30,7 +31,7 @@ from retainfirst.evaluation._memorisation import exact_memorization, extraction_
 from retainfirst.evaluation._multiple_choice import Score, answered_right, multiple_choice
 from retainfirst.evaluation._probability import AnswerProbability, Measure, answer_probability
 from retainfirst.evaluation._prompts import TEMPLATES, answers_begun, reworded
-from retainfirst.evaluation._quantize import GROUP, quantizable, quantized, round_to_nearest
+from retainfirst.evaluation._quantize import GROUP, nf4, quantizable, quantized, quantized_nf4, round_to_nearest
 from retainfirst.evaluation._relearn import relearned, split_rows
 from retainfirst.evaluation._report import evaluation_page, report_data, write_report
 from retainfirst.evaluation._said import distinct_share, implausibility, matches, repetition, rouge_l_recall
@@ -43,9 +44,11 @@ from retainfirst.evaluation._verdicts import Verdict, recovered, verdicts
 __all__ = [
     "GROUP",
     "METRICS",
+    "NF4",
     "SETS",
     "TASKS",
     "TEMPLATES",
+    "UNRELATED",
     "YAML_FOLDER",
     "Answer",
     "AnswerProbability",
@@ -85,10 +88,12 @@ __all__ = [
     "membership_auc",
     "min_k_scores",
     "multiple_choice",
+    "nf4",
     "perplexity",
     "probability",
     "quantizable",
     "quantized",
+    "quantized_nf4",
     "read_files",
     "recovered",
     "relearned",

@@ -6,19 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from retainfirst.data import pad_token_id
+from retainfirst.data import EncodedSet, pad_token_id
+from retainfirst.errors import require
 from retainfirst.evaluation._estimates import estimate
 from retainfirst.evaluation._measure import Measured, Measuring, measure, work
 from retainfirst.evaluation._prompts import answers_begun, reworded
-from retainfirst.evaluation._quantize import GROUP, quantized
+from retainfirst.evaluation._quantize import GROUP, quantized, quantized_nf4
 from retainfirst.evaluation._relearn import check_relearning, relearned, split_rows
-from retainfirst.evaluation._sets import EvaluationSet
+from retainfirst.evaluation._sets import EvaluationSet, check_disjoint
 
-__all__ = ["HALF_GIVEN", "Attack", "by_prompts", "by_quantization", "by_relearning"]
+__all__ = ["HALF_GIVEN", "NF4", "Attack", "by_prompts", "by_quantization", "by_relearning"]
 
 HALF_GIVEN = "half of the answer given"
+
+NF4: Literal["nf4"] = "nf4"
+"""The quantiser of bitsandbytes, beside numbers of bits."""
 
 _SAID = ("probability", "rouge_l_recall", "matches", "exact_memorization", "extraction_strength")
 """Metrics of single rows of which the highest value over several prompts is the attacker's."""
@@ -57,13 +61,20 @@ class Attack:
         return found[0] if len(found) == 1 else _highest(found)
 
 
-def by_quantization(bits: int, sets: Mapping[str, EvaluationSet]) -> list[Attack]:
-    """Return the attacks that quantise the linear layers: with one scale for each output channel, and for each group of 64.
+def by_quantization(bits: int | Literal["nf4"], sets: Mapping[str, EvaluationSet]) -> list[Attack]:
+    """Return the attacks that quantise the linear layers.
 
     Args:
-        bits: From 2 to 8.
+        bits: From 2 to 8: round to nearest, with one scale for each output channel, and for each group of 64. ``"nf4"``: by
+            bitsandbytes.
         sets: The sets to measure.
+
+    Raises:
+        MissingDependency: bitsandbytes is not installed (extra ``quantize``).
     """
+    if bits == NF4:
+        require("bitsandbytes", "quantize")
+        return [Attack("nf4, blocks of 64", "quantise", lambda model, _advance: quantized_nf4(model), [sets])]
 
     def change(group: int | None, model: Any, _advance: Callable[[int], Any] | None) -> AbstractContextManager[Any]:
         return quantized(model, bits, group)
@@ -73,25 +84,35 @@ def by_quantization(bits: int, sets: Mapping[str, EvaluationSet]) -> list[Attack
 
 
 def by_relearning(
-    steps: int, sets: Mapping[str, EvaluationSet], tokenizer: Any, *, learning_rate: float = 2e-5, seed: int = 0
+    steps: int,
+    sets: Mapping[str, EvaluationSet],
+    tokenizer: Any,
+    *,
+    unrelated: EncodedSet | None = None,
+    learning_rate: float = 2e-5,
+    seed: int = 0,
 ) -> list[Attack]:
-    """Return the attacks that fine-tune: on half of the forget rows, measured on the others, and on the retain rows.
+    """Return the attacks that fine-tune: on half of the forget rows, measured on the others; on the retain rows; on other rows.
 
-    The retain rows are unrelated to what was forgotten: what comes back by them was hidden rather than gone.
+    What comes back by rows that do not have it was hidden rather than gone.
 
     Args:
         steps: Optimiser steps, four rows each.
         sets: The sets to measure.
         tokenizer: Of the model.
+        unrelated: Tokenised rows that have nothing to do with the forget rows; None: the attack with them is left out.
         learning_rate: Of AdamW.
         seed: Of the draw of the half, and of the order.
 
     Raises:
-        RetainFirstError: There are fewer than two forget rows, or ``steps`` or ``learning_rate`` is out of its range.
+        RetainFirstError: There are fewer than two forget rows, ``steps`` or ``learning_rate`` is out of its range, or a row of
+            ``unrelated`` is a forget row.
     """
     shown, others = split_rows(len(sets["forget"]), seed)
     check_relearning(len(shown), steps, learning_rate)
     forget = sets["forget"]
+    if unrelated is not None:
+        check_disjoint(forget, unrelated, "they are not unrelated")
 
     def change(rows: Sequence[Any], model: Any, advance: Callable[[int], Any] | None) -> AbstractContextManager[Any]:
         pad = pad_token_id(tokenizer)
@@ -100,10 +121,13 @@ def by_relearning(
     taught = [forget.examples[i] for i in shown]
     measured = {**sets, "forget": forget.only(others)}
     found = [Attack(f"relearned, {steps} steps", "relearn", partial(change, taught), [measured], tuple(others), steps)]
-    if "retain" in sets:
-        rows = [sets["retain"].examples[i] for i in range(len(sets["retain"]))]
-        name = f"tuned on retain rows, {steps} steps"
-        found.append(Attack(name, "relearn", partial(change, rows), [sets], None, steps))
+    further = {"retain": sets["retain"].examples if "retain" in sets else None, "unrelated": unrelated}
+    for kind, examples in further.items():
+        if examples is not None:
+            rows = [examples[i] for i in range(len(examples))]
+            found.append(
+                Attack(f"tuned on {kind} rows, {steps} steps", "relearn", partial(change, rows), [sets], None, steps)
+            )
     return found
 
 
@@ -147,7 +171,8 @@ def _highest(found: Sequence[Measured]) -> Measured:
         }
         best.estimates[name] = {metric: estimate(values) for metric, values in rows.items()}
         if name in found[0].answers:
-            said = [one.estimates[name]["rouge_l_recall"].rows or () for one in found]
+            metric = "rouge_l_recall" if "rouge_l_recall" in found[0].estimates[name] else "probability"
+            said = [one.estimates[name][metric].rows or () for one in found]
             most = [row.index(max(row)) for row in zip(*said, strict=True)]
             best.answers[name] = [found[variant].answers[name][i] for i, variant in enumerate(most)]
     return best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -93,7 +94,8 @@ def evaluate(
         The conditions in the order ``before``, ``after``, attacks.
 
     Raises:
-        RetainFirstError: There is no forget set, the tokenizer has no pad token, or a prompt leaves no position for an answer.
+        RetainFirstError: There is no forget set, the tokenizer has no pad token, a prompt leaves no position for an answer, or a
+            model gives NaN.
         MissingDependency: scipy or rouge-score is not installed (extra ``eval``).
     """
     if "forget" not in sets:
@@ -115,11 +117,25 @@ def evaluate(
         return count
 
     for name, one in models.items():
-        found.conditions.append(Condition(name, name, measure(one, tokenizer, sets, how, advance(name))))
+        measured = measure(one, tokenizer, sets, how, advance(name))
+        _refuse_broken(name, measured)
+        found.conditions.append(Condition(name, name, measured))
     for attack in attacks:
         measured = attack.measure(model, tokenizer, how, advance(attack.name))
         found.conditions.append(Condition(attack.name, attack.kind, measured, attack.forget_rows))
     return found
+
+
+def _refuse_broken(name: str, measured: Measured) -> None:
+    """Refuse a model that gives NaN: its answers are empty, and it would pass as one that has forgotten."""
+    for part, metrics in measured.estimates.items():
+        rows = metrics["probability"].rows or ()
+        broken = sum(map(math.isnan, rows))
+        if broken:
+            which = "The model before" if name == "before" else "The model"
+            raise RetainFirstError(
+                f"{which} gives NaN for {broken} of {len(rows)} {part} rows: its weights are broken."
+            )
 
 
 def _as_dict(one: Condition) -> dict[str, Any]:

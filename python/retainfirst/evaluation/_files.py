@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from retainfirst import __version__
-from retainfirst.data import pad_token_id, read_rows
+from retainfirst.data import EncodedSet, pad_token_id, read_rows
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation._attacks import Attack, by_prompts, by_quantization, by_relearning
 from retainfirst.evaluation._evaluate import Evaluation, evaluate
 from retainfirst.evaluation._measure import Measuring
-from retainfirst.evaluation._progress import progress
-from retainfirst.evaluation._sets import EvaluationSet, make_set
-from retainfirst.models import check_causal
+from retainfirst.evaluation._sets import EvaluationSet, check_disjoint, make_set
+from retainfirst.models import check_causal, check_not_quantized, check_vocabulary
+from retainfirst.progress import Progress
 from retainfirst.weights import weights_digest
 
-__all__ = ["RowOptions", "check_same_tokenizer", "evaluate_rows", "read_files", "run_facts", "software"]
+__all__ = ["UNRELATED", "RowOptions", "check_same_tokenizer", "evaluate_rows", "read_files", "run_facts", "software"]
+
+UNRELATED = "unrelated"
+"""The name of the rows to fine-tune on that have nothing to do with the forget rows."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,13 @@ class RowOptions:
     """How to measure rows.
 
     Attributes:
-        files: The source of each set, by its name.
+        files: The source of each set, by its name, and under :data:`UNRELATED` that of further rows to fine-tune on.
         limit: Take the first rows of each set only; None: all.
         batch_size: Rows in a forward pass.
         max_length: Rows are cut at so many tokens.
         max_new_tokens: The longest answer.
         chat_template: As in :func:`retainfirst.data.encode_rows`.
-        quantize: Bits to quantise to.
+        quantize: Bits to quantise to, and ``"nf4"`` for bitsandbytes.
         relearn: Steps of fine-tuning; None: none.
         relearn_rate: Its learning rate.
         prompt_attacks: Ask in other words too.
@@ -45,7 +48,7 @@ class RowOptions:
     max_length: int = 512
     max_new_tokens: int = 200
     chat_template: str = "auto"
-    quantize: tuple[int, ...] = ()
+    quantize: tuple[int | Literal["nf4"], ...] = ()
     relearn: int | None = None
     relearn_rate: float = 2e-5
     prompt_attacks: bool = False
@@ -82,6 +85,10 @@ def evaluate_rows(
         RetainFirstError: A set, the tokenizer, the model or an option is bad; the text names it.
     """
     check_causal(name, model)
+    if before is not None:
+        check_causal("--before", before)
+    if options.quantize or options.relearn is not None:
+        check_not_quantized(name, model, "neither --quantize nor --relearn can change such weights")
     pad_token_id(tokenizer)
     sets = {
         part: make_set(
@@ -90,17 +97,30 @@ def evaluate_rows(
         )
         for part, taken in rows.items()
     }  # fmt: skip
+    for one in {id(model): model, id(before): before}.values():
+        if one is not None:
+            check_vocabulary(one, (each.examples for each in sets.values()), pad_token_id(tokenizer))
+    if "held_out" in sets:
+        check_disjoint(sets["forget"], sets["held_out"].examples, "the model was trained on them")
+    unrelated = sets.pop(UNRELATED, None)
+    attacks = _attacks(options, sets, None if unrelated is None else unrelated.examples, tokenizer)
     how = Measuring(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
-    with progress() as show:
-        return evaluate(
-            model, tokenizer, sets, before=before, attacks=_attacks(options, sets, tokenizer), how=how, progress=show
-        )
+    with Progress() as bar:
+
+        def show(condition: str, done: int, total: int) -> None:
+            bar.show("evaluating", done, total, condition)
+
+        return evaluate(model, tokenizer, sets, before=before, attacks=attacks, how=how, progress=show)
 
 
-def _attacks(options: RowOptions, sets: Mapping[str, EvaluationSet], tokenizer: Any) -> list[Attack]:
+def _attacks(
+    options: RowOptions, sets: Mapping[str, EvaluationSet], unrelated: EncodedSet | None, tokenizer: Any
+) -> list[Attack]:
     found = [attack for bits in dict.fromkeys(options.quantize) for attack in by_quantization(bits, sets)]
     if options.relearn is not None:
-        found += by_relearning(options.relearn, sets, tokenizer, learning_rate=options.relearn_rate)
+        found += by_relearning(
+            options.relearn, sets, tokenizer, unrelated=unrelated, learning_rate=options.relearn_rate
+        )
     if options.prompt_attacks:
         found += by_prompts(sets, tokenizer, options.max_length, chat_template=options.chat_template)
     return found
@@ -121,7 +141,7 @@ def check_same_tokenizer(one: Any, other: Any, before: str) -> None:
 
 def software() -> dict[str, str]:
     """Return the versions of the libraries that compute the numbers."""
-    names = ("torch", "transformers", "lm_eval", "rouge_score", "scipy")
+    names = ("torch", "transformers", "lm_eval", "rouge_score", "scipy", "bitsandbytes")
     return {"retainfirst": __version__} | {name: version(name) for name in names if find_spec(name) is not None}
 
 

@@ -52,6 +52,7 @@ def run(
     batch_size: int | Literal["auto"] = 16,
     chat_template: bool = False,
     own_tasks: Mapping[str, TaskFile] | None = None,
+    include_path: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return lm-eval's results; :func:`retainfirst.evaluation.multiple_choice` has the arguments and errors."""
     require("lm_eval", "eval")
@@ -70,11 +71,14 @@ def run(
     with tempfile.TemporaryDirectory(prefix="retainfirst-evaluate-") as scratch:
         files = {name: _task_file(name, own_tasks or {}, data_dir) for name in tasks if name in known}
         include = _write_tasks(files, Path(scratch), chat_template)
-        manager = TaskManager(include_path=str(include), include_defaults=len(files) < len(tasks))
+        folders = [str(include), *([] if include_path is None else [str(include_path)])]
+        manager = TaskManager(include_path=folders, include_defaults=False)
+        if not set(tasks) <= set(manager.all_tasks):
+            manager = TaskManager(include_path=folders)
         _refuse_unknown(tasks, known, manager.all_tasks)
         device = str(next(model.parameters()).device)
         # lm-eval prints what it finds for a batch size of "auto" where results belong.
-        with _hub_errors(tasks, data_dir), _without_git(evaluator), redirect_stdout(sys.stderr):
+        with _task_errors(tasks, data_dir), _without_git(evaluator), redirect_stdout(sys.stderr):
             found: dict[str, Any] = evaluator.simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device),
                 tasks=list(tasks),
@@ -144,8 +148,8 @@ def _without_git(evaluator: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _hub_errors(tasks: Sequence[str], data_dir: str | Path | None) -> Iterator[None]:
-    """Turn an unreachable hub into an error that says what to do."""
+def _task_errors(tasks: Sequence[str], data_dir: str | Path | None) -> Iterator[None]:
+    """Turn an unreachable hub, and tasks that lm-eval does not take together, into errors that say what to do."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -154,3 +158,10 @@ def _hub_errors(tasks: Sequence[str], data_dir: str | Path | None) -> Iterator[N
         advice = "" if data_dir else " Give the folder of the local files as data_dir (--data-dir)."
         reason = str(error).splitlines()[0]
         raise RetainFirstError(f"The data of {', '.join(tasks)} cannot be read: {reason}{advice}") from error
+    except ValueError as error:
+        if not str(error).startswith(("Duplicate task", "Found")):
+            raise
+        reason = str(error).splitlines()[0]
+        raise RetainFirstError(
+            f"The tasks {', '.join(tasks)} overlap: {reason}. A group is measured with its subtasks; leave these out."
+        ) from error

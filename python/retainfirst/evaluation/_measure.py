@@ -173,8 +173,10 @@ def _add_answers(
         model, tokenizer, one.examples, max_new_tokens=how.max_new_tokens, batch_size=how.batch_size, advance=advance
     )
     found.answers[one.name] = answers
-    estimates["rouge_l_recall"] = estimate(rouge_l_recall(answers))
-    estimates["matches"] = estimate(matches(answers))
+    _add_rows(
+        found, one.name, "rouge_l_recall", rouge_l_recall(answers), "no answer has one of the letters a-z or a digit"
+    )
+    _add_rows(found, one.name, "matches", matches(answers), "the tokenizer leaves no text of the answers")
     estimates["distinct_share"] = Estimate(distinct_share(answers), None, None, len(answers))
     estimates["repetition"] = estimate(repetition(answers))
     if how.judge is None:
@@ -184,10 +186,15 @@ def _add_answers(
     judged = implausibility(
         how.judge, rows, answers, pad_token_id(tokenizer), batch_size=how.batch_size, advance=advance
     )
-    if not all(map(math.isnan, judged)):
-        estimates["implausibility"] = estimate(judged)
+    _add_rows(found, one.name, "implausibility", judged, "all answers are empty")
+
+
+def _add_rows(found: Measured, name: str, metric: str, rows: Sequence[float], reason: str) -> None:
+    """Add a metric of which some rows may have no value; if none has, say why."""
+    if all(map(math.isnan, rows)):
+        found.skipped.append(Skipped(metric, name, reason))
     else:
-        found.skipped.append(Skipped("implausibility", one.name, "all answers are empty"))
+        found.estimates[name][metric] = estimate(rows)
 
 
 def _add_membership(

@@ -1,17 +1,19 @@
-"""Round-to-nearest quantisation of a model's weights, in torch alone."""
+"""Quantisation of a model's weights: round to nearest, in torch alone, and NF4 by bitsandbytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from retainfirst.errors import RetainFirstError
+from retainfirst.errors import RetainFirstError, require
+from retainfirst.models import check_not_quantized
 
-__all__ = ["GROUP", "quantizable", "quantized", "round_to_nearest"]
+__all__ = ["GROUP", "nf4", "quantizable", "quantized", "quantized_nf4", "round_to_nearest"]
 
 GROUP = 64
 """The group size that quantisers use most often."""
@@ -65,9 +67,37 @@ def quantizable(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-@contextmanager
-def quantized(model: nn.Module, bits: int, group: int | None = None) -> Iterator[nn.Module]:
-    """Quantise a model's linear layers inside the block, by :func:`round_to_nearest`; afterwards it has its own weights again.
+def nf4(weight: Tensor) -> Tensor:
+    """Quantise a matrix to 4-bit NormalFloat by bitsandbytes, and return the weights that the quantised numbers stand for.
+
+    Blocks of 64 weights, one after the other in memory, have one scale in float32 each: the defaults of transformers'
+    ``BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")``. Source: Dettmers et al. (2023, arXiv 2305.14314).
+
+    Args:
+        weight: ``[out, in]``, in float32, float16 or bfloat16, on a device for which bitsandbytes has the kernels.
+
+    Returns:
+        A new tensor of the same shape and dtype.
+
+    Raises:
+        MissingDependency: bitsandbytes is not installed (extra ``quantize``).
+        RetainFirstError: It has no kernels for this dtype or device; the text has its reason.
+    """
+    functional = require("bitsandbytes.functional", "quantize")
+    try:
+        codes, state = functional.quantize_4bit(weight.detach().contiguous(), blocksize=GROUP, quant_type="nf4")
+        found: Tensor = functional.dequantize_4bit(codes, state)
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RetainFirstError(
+            f"bitsandbytes cannot quantise {weight.dtype} weights on the device {weight.device.type} to nf4 ({reason}). Use "
+            "another device or a newer bitsandbytes (on a CPU at least 0.46), or round to 4 bits without it."
+        ) from error
+    return found.to(weight.dtype)
+
+
+def quantized(model: nn.Module, bits: int, group: int | None = None) -> AbstractContextManager[nn.Module]:
+    """Quantise a model's linear layers inside a block, by :func:`round_to_nearest`; afterwards it has its own weights again.
 
     The weights are changed in place, and a copy of them waits in host memory. Arithmetic keeps the model's dtype, so the block
     shows what quantisation does to the answers, not to speed or memory.
@@ -77,23 +107,32 @@ def quantized(model: nn.Module, bits: int, group: int | None = None) -> Iterator
         bits: From 2 to 8.
         group: Weights that share a scale; None: each output channel has one.
 
-    Yields:
-        The same model.
+    Returns:
+        A context manager that yields the same model.
 
     Raises:
-        RetainFirstError: ``bits`` or ``group`` is out of its range, or the model has no linear layer.
+        RetainFirstError: On entry: ``bits`` or ``group`` is out of its range, the model has no linear layer, or it is quantised
+            already.
     """
+    return _changed(model, partial(round_to_nearest, bits=bits, group=group))
+
+
+def quantized_nf4(model: nn.Module) -> AbstractContextManager[nn.Module]:
+    """Quantise a model's linear layers inside a block, by :func:`nf4`; otherwise as :func:`quantized`."""
+    return _changed(model, nf4)
+
+
+@contextmanager
+def _changed(model: nn.Module, quantise: Callable[[Tensor], Tensor]) -> Iterator[nn.Module]:
     weights = quantizable(model)
     if not weights:
         raise RetainFirstError(f"{type(model).__name__} has no linear layer to quantise.")
+    check_not_quantized(type(model).__name__, model, "its weights cannot be quantised again")
     transposed = {f"{name}.weight" for name, module in model.named_modules() if _is_conv1d(module)}
     with restored(weights):
         with torch.no_grad():
             for name, weight in weights.items():
-                if name in transposed:
-                    weight.copy_(round_to_nearest(weight.T, bits, group).T)
-                else:
-                    weight.copy_(round_to_nearest(weight, bits, group))
+                weight.copy_(quantise(weight.T).T if name in transposed else quantise(weight))
         yield model
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from retainfirst.data import Example, collate
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation._quantize import restored
+from retainfirst.models import check_not_quantized
 from retainfirst.objectives import nll
 
 __all__ = ["check_relearning", "relearned", "split_rows"]
@@ -74,9 +75,11 @@ def relearned(
         The same model, fine-tuned.
 
     Raises:
-        RetainFirstError: There is no row, or ``steps``, ``learning_rate`` or ``batch_size`` is out of its range.
+        RetainFirstError: There is no row, the model is quantised, or ``steps``, ``learning_rate`` or ``batch_size`` is out of
+            its range.
     """
     check_relearning(len(rows), steps, learning_rate, batch_size)
+    check_not_quantized(type(model).__name__, model, "fine-tuning would leave its linear layers as they are")
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     device = next(model.parameters()).device
     with restored(trained):

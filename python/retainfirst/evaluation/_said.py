@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,14 +21,17 @@ __all__ = ["distinct_share", "implausibility", "matches", "repetition", "rouge_l
 
 _NGRAM = 3
 
+_COUNTED = re.compile("[A-Za-z0-9]")
+"""What words are made of for ROUGE-L."""
+
 
 def rouge_l_recall(answers: Sequence[Answer]) -> list[float]:
     """Return each row's ROUGE-L recall: how much of the reference, in its order, the answer says.
 
     Definition: the length of the longest common subsequence of words, over the number of words of the reference; words are in
     lower case and stemmed, and only ASCII letters and digits count. Source: Lin (2004, W04-1013) by the library rouge-score;
-    open-unlearning's ``rougeL_recall``, TOFU's "ROUGE". Range: 0 to 1; 1: all of it, in order. The metric is the mean over
-    rows.
+    open-unlearning's ``rougeL_recall``, TOFU's "ROUGE". Range: 0 to 1; 1: all of it, in order; NaN for a reference without such
+    letters and digits, such as one in Cyrillic, where open-unlearning has 0. The metric is the mean over the other rows.
 
     Args:
         answers: Of :func:`generate_answers`.
@@ -37,20 +41,23 @@ def rouge_l_recall(answers: Sequence[Answer]) -> list[float]:
     """
     logging.getLogger("absl").setLevel(logging.WARNING)  # it logs its tokenizer at every use
     scorer = require("rouge_score.rouge_scorer", "eval").RougeScorer(["rougeL"], use_stemmer=True)
-    return [float(scorer.score(one.reference, one.text)["rougeL"].recall) for one in answers]
+    return [
+        float(scorer.score(one.reference, one.text)["rougeL"].recall) if _COUNTED.search(one.reference) else math.nan
+        for one in answers
+    ]
 
 
 def matches(answers: Sequence[Answer]) -> list[float]:
     """Return for each row 1 if the answer says the whole reference, else 0.
 
     Definition: the reference's words stand in the answer one after the other, whatever their case, punctuation and white
-    space. Source: the usual "contains the answer" check of question answering. Range: 0 or 1. The metric is the share of such
-    rows.
+    space. Source: the usual "contains the answer" check of question answering. Range: 0 or 1; NaN for a reference of which the
+    tokenizer left no text. The metric is the share of such rows.
 
     Args:
         answers: Of :func:`generate_answers`.
     """
-    return [float(_says(one)) for one in answers]
+    return [float(_says(one)) if one.reference else math.nan for one in answers]
 
 
 def distinct_share(answers: Sequence[Answer]) -> float:

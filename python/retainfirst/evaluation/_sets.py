@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from retainfirst.data import EncodedSet, encode_rows, row_form
+from retainfirst.data._sources import Row
 from retainfirst.errors import RetainFirstError
 
-__all__ = ["SETS", "EvaluationSet", "make_set"]
+__all__ = ["SETS", "EvaluationSet", "check_disjoint", "make_set"]
 
 SETS = ("forget", "retain", "held_out", "paraphrased")
 """The sets of an evaluation, in their order."""
@@ -93,6 +94,8 @@ def make_set(
 
     examples = encoded(taken)
     kept = [taken[i] for i in examples.kept]
+    for number, row in zip(examples.kept, kept, strict=True):
+        _check_wrong(row, row.place if isinstance(row, Row) else f"{place}, row {number + 1}")
     forms = frozenset(row_form(row, place) for row in kept)
     made = EvaluationSet(name, place, kept, examples, "text" not in forms, forms)
     if forms != {"answer"} or not all(row.get(WRONG) for row in kept):
@@ -100,6 +103,36 @@ def make_set(
     right = encoded([{**_question(row), "answer": row.get(REWORDED) or row["answer"]} for row in kept])
     wrong = [encoded([{**_question(row), "answer": one} for one in _listed(row[WRONG])]) for row in kept]
     return replace(made, right=_rows(right), wrong=[_rows(one) for one in wrong])
+
+
+def check_disjoint(forget: EvaluationSet, others: EncodedSet, so: str) -> None:
+    """Refuse a set that is to have nothing of the forget set and has.
+
+    Args:
+        forget: The forget set.
+        others: The tokenised rows of the other set.
+        so: What that means, for the error text.
+
+    Raises:
+        RetainFirstError: A row is a forget row; the text says how many are.
+    """
+    known = {tuple(forget.examples[i]["input_ids"]) for i in range(len(forget))}
+    same = sum(tuple(others[i]["input_ids"]) in known for i in range(len(others)))
+    if same:
+        raise RetainFirstError(
+            f"{others.name}: {same} of {len(others)} rows are forget rows, so that {so}. Leave them out."
+        )
+
+
+def _check_wrong(row: Mapping[str, Any], place: str) -> None:
+    """Refuse wrong and reworded answers that are no texts; the errors of the encoding would name another key."""
+    value = row.get(WRONG)
+    listed = value if isinstance(value, list) else [value]
+    texts = {WRONG: listed if value else [], REWORDED: [row[REWORDED]] if row.get(REWORDED) else []}
+    for key, values in texts.items():
+        if not all(isinstance(text, str) and text.strip() for text in values):
+            kind = "a text or a list of texts" if key == WRONG else "a text"
+            raise RetainFirstError(f"{place}: {key!r} must be {kind}, none of them empty; found {row[key]!r}.")
 
 
 def _question(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def _retain_batches(trainer: Any, source: str, max_length: int) -> Iterable[Batc
     tokenizer = tokenizer_of(trainer)
     if tokenizer is None:
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(trainer.model.config._name_or_path)
+            name = trainer.model.config._name_or_path
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except Exception as error:
             raise RetainFirstError(
                 f"--retain: {type(trainer).__name__} has no tokenizer, and none was found beside its model ({error}); give it"

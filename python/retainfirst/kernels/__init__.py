@@ -4,7 +4,7 @@
 """
 
 from retainfirst.kernels._backend import BACKENDS, current_backend, use_backend
-from retainfirst.kernels._dispatch import FAST, Formula, elementwise_, linear_, moments
+from retainfirst.kernels._dispatch import FAST, Formula, backend_for, elementwise_, linear_, moments
 from retainfirst.kernels._guard import guard_
 from retainfirst.kernels._tensors import Tensors
 
@@ -13,6 +13,7 @@ __all__ = [
     "FAST",
     "Formula",
     "Tensors",
+    "backend_for",
     "current_backend",
     "elementwise_",
     "guard_",

@@ -17,7 +17,7 @@ from retainfirst.kernels._eager import Formula
 from retainfirst.kernels._tensors import Tensors
 from retainfirst.transfer import send
 
-__all__ = ["BROUGHT_OVER", "FAST", "Formula", "elementwise_", "kernels_for", "linear_", "moments"]
+__all__ = ["BROUGHT_OVER", "FAST", "Formula", "backend_for", "elementwise_", "kernels_for", "linear_", "moments"]
 
 FAST = ("sum", "sago", "sago_keep_retain")
 """Element-wise formulas that have a Rust and a Triton kernel."""
@@ -156,6 +156,18 @@ def kernels_for(backend: str, *tensors: Tensor) -> ModuleType:
         if triton is not None and triton.takes(*tensors):
             return triton
     return _eager
+
+
+def backend_for(*tensors: Tensor) -> str:
+    """Return the name of the backend that combines tensors of one shape: ``"rust"``, ``"triton"`` or ``"eager"``.
+
+    It is that of the formulas in :data:`FAST` and of the projections; any other formula runs in eager torch.
+
+    Raises:
+        RetainFirstError: ``RETAINFIRST_BACKEND`` names an unknown one.
+        MissingDependency: It is ``"triton"``, and Triton is not installed.
+    """
+    return kernels_for(current_backend(), *tensors).__name__.rpartition("._")[2]
 
 
 @cache

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retainfirst import _rust
 from retainfirst.errors import RetainFirstError
+from retainfirst.extension import AVAILABLE, rust
 from retainfirst.kernels._layout import dense
 from retainfirst.kernels._tensors import Tensors
 
@@ -23,14 +23,15 @@ _NAMES = {
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether this backend can work on tensors of one shape: the last on the CPU, of one dtype, all dense in one order."""
-    return tensors[-1].is_cpu and dense(*tensors)
+    """Whether this backend is there and works on tensors of one shape: the last on the CPU, of one dtype, dense in one order."""
+    return AVAILABLE and tensors[-1].is_cpu and dense(*tensors)
 
 
 def takes_all(forget: Tensors, retain: Tensors) -> bool:
     """Whether one call certainly works on all pairs; quicker than to ask :func:`takes` of each."""
     return (
-        retain.plain
+        AVAILABLE
+        and retain.plain
         and forget.plain
         and retain.on_cpu
         and forget.on_cpu
@@ -42,7 +43,7 @@ def takes_all(forget: Tensors, retain: Tensors) -> bool:
 
 def moments(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
     """Return the table of moments without an update; see :func:`retainfirst.kernels.moments`."""
-    return torch.from_numpy(_rust.moments(*_addresses(forget, retain)))
+    return torch.from_numpy(rust.moments(*_addresses(forget, retain)))
 
 
 def elementwise_(
@@ -50,8 +51,8 @@ def elementwise_(
 ) -> Tensor:
     """Write an element-wise update into ``retain``; see :func:`retainfirst.kernels.elementwise_`."""
     try:
-        table = _rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma, measure)
-    except _rust.RustError as error:
+        table = rust.elementwise_(fast, *_addresses(forget, retain), alpha, gamma, measure)
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)
 
@@ -67,8 +68,8 @@ def linear_(
     """Write ``c_retain * r + c_forget * f`` into ``retain``; see :func:`retainfirst.kernels.linear_`."""
     try:
         coefficients = c_retain.tolist(), c_forget.tolist()
-        table = _rust.linear_(*_addresses(forget, retain), *coefficients, toward_retain, measure)
-    except _rust.RustError as error:
+        table = rust.linear_(*_addresses(forget, retain), *coefficients, toward_retain, measure)
+    except rust.RustError as error:
         raise RetainFirstError(str(error)) from error
     return torch.from_numpy(table)
 
@@ -82,7 +83,7 @@ def guard_(
 ) -> tuple[Tensor | None, Tensor]:
     """Put back coordinates of a step; see :func:`retainfirst.kernels.guard_`."""
     judged, forget, retain = (Tensors.of(xs or ()).addresses for xs in (signs, *(gradients or ((), ()))))
-    table, counts = _rust.guard_(*_addresses(before, after), judged, zeros, forget, retain)
+    table, counts = rust.guard_(*_addresses(before, after), judged, zeros, forget, retain)
     return torch.from_numpy(table) if gradients is not None else None, torch.tensor(counts)
 
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retainfirst import _rust
 from retainfirst.combiners import combine
+from retainfirst.extension import rust
 from retainfirst.theory import solver
 from retainfirst.theory.arrays import as_array, as_tensor
 from retainfirst.theory.cases import StepCase, StoredCase
@@ -138,7 +138,7 @@ def by_exhaustion(tick: Tick) -> Check:
     for dtype in _SIXTEEN_BIT:
         for combiner in ("sago", "sago_keep_retain"):
             for first in range(0, _ALL, _SLICE):
-                good, rest, violation = _rust.exhaustive(combiner, dtype, 1.0, 1.0, first, first + _SLICE)
+                good, rest, violation = rust.exhaustive(combiner, dtype, 1.0, 1.0, first, first + _SLICE)
                 finite, other = finite + good, other + rest
                 tick(1)
                 if violation is not None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from retainfirst.errors import require
+from retainfirst.extension import require_extension
 from retainfirst.theory import checks
 from retainfirst.theory.checks import Check, RealGradients, Tick
 from retainfirst.theory.statements import STATEMENTS, Statement
@@ -89,8 +90,9 @@ def plan(
         seed: The same seed gives the same pairs.
 
     Raises:
-        MissingDependency: hypothesis or z3-solver is not installed (extra ``verify``).
+        MissingDependency: hypothesis or z3-solver is not installed (extra ``verify``), or the compiled extension is missing.
     """
+    require_extension("retainfirst verify")
     for module in ("hypothesis", "z3"):
         require(module, "verify")
     jobs: list[Job] = []

@@ -138,7 +138,7 @@ def is_whole(checkpoint: Path) -> bool:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return the content of a JSON file; None if it is absent or damaged."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found

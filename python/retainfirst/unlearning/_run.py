@@ -18,7 +18,15 @@ from retainfirst.data import PairedCollator, PairedDataset, collate, load_pairs,
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.evaluation import AnswerProbability, Measure
 from retainfirst.files import write_json
-from retainfirst.models import check_causal, keep_rope_theta, load_config, load_model, load_tokenizer
+from retainfirst.models import (
+    check_causal,
+    check_not_quantized,
+    check_vocabulary,
+    keep_rope_theta,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from retainfirst.objectives import adapters_off, reference_log_probs
 from retainfirst.unlearning._config import UnlearnConfig
 from retainfirst.unlearning._folder import OutputFolder, is_whole
@@ -49,7 +57,7 @@ def unlearn(
         config: The settings.
         measure: Takes the tokenizer and returns the metric to measure before and after training, and for
             ``stop_at_forget_probability``; None: the mean probability of the labelled answers.
-        label: The progress bar's title.
+        label: Name of the run in the lines of progress.
 
     Returns:
         The content of ``unlearning.json``.
@@ -66,9 +74,13 @@ def unlearn(
     if config.evaluate == "full":
         require("rouge_score", "eval")
         require("scipy", "eval")
+    from retainfirst.unlearning._callbacks import ShowProgress
+
     with on_interrupt(signal.default_int_handler):
+        bar = ShowProgress(label)
         try:
             folder.start()
+            bar.stage("loading the rows and the model")
             model_config = load_config(config.model)
             tokenizer = load_tokenizer(config.model)
             if config.pad_token is not None:
@@ -80,10 +92,13 @@ def unlearn(
             collator = PairedCollator(pad_token_id(tokenizer))
             # Trained weights are float32: 16-bit weights would round the optimiser's small steps away.
             model = load_model(config.model, config.dtype if config.lora_rank else "float32")
-            _check_vocabulary(model, pairs, collator)
+            check_vocabulary(model, (pairs.forget, pairs.retain), collator.pad_token_id)
             check_causal(config.model, model)
+            check_not_quantized(
+                config.model, model, "what is learned cannot be merged into its rounded weights exactly"
+            )
             model.config.pad_token_id = collator.pad_token_id
-            report = _run(config, folder, model, tokenizer, pairs, collator, measure, label)
+            report = _run(config, folder, model, tokenizer, pairs, collator, measure, bar)
             del model
         except BaseException as error:
             kept = folder.abandon()
@@ -93,6 +108,8 @@ def unlearn(
             if kept and _is_about_writing(error):
                 raise RetainFirstError(f"{error}. When that is mended, {resume}") from error
             raise
+        finally:
+            bar.stop()
         if config.evaluate == "full":
             _evaluate(config, report["config"]["device"])
         return report
@@ -117,16 +134,17 @@ def _run(
     pairs: PairedDataset,
     collator: PairedCollator,
     make_measure: Callable[[Any], Measure] | None,
-    label: str,
+    bar: Any,
 ) -> Report:
     from retainfirst.hf import StopAtForget
-    from retainfirst.unlearning._callbacks import ProgressBar, SaveAtEnd, StopIfBroken, StopOnInterrupt
+    from retainfirst.unlearning._callbacks import SaveAtEnd, StopIfBroken, StopOnInterrupt
 
     warnings = about_data(config, pairs)
-    interrupt, bar = StopOnInterrupt(), ProgressBar(label)
+    interrupt = StopOnInterrupt()
     with interrupt.watching():
         if config.lora_rank:
             model = _with_lora(model, config)
+        bar.stage("preparing the training")
         trainer = _trainer(config, folder, model, pairs, collator, [bar, interrupt, StopIfBroken()])
         model = trainer.model
         guess = 0.0
@@ -139,20 +157,20 @@ def _run(
             trainer.add_callback(StopAtForget(measure, config.stop_at_forget_probability, config.evaluate_every))
         if config.save_every:
             trainer.add_callback(SaveAtEnd())
+        bar.stage("measuring before")
         before = _measured(measure, model)
         warnings += about_start(config, before, guess)
-        try:
-            _train(config, trainer, folder)
-        finally:
-            bar.stop()
+        _train(config, trainer, folder)
         if interrupt.interrupted:
             raise KeyboardInterrupt
+        bar.stage("measuring after")
         after = _measured(measure, model)
         if not all(math.isfinite(value) for value in after.values()):
             raise RetainFirstError(f"the model broke in the last step ({after}); try a lower learning rate or gamma")
         warnings += about_results(config, before, after)
         settings = _used(config, trainer, tokenizer, collator)
         report = make_report(settings, trainer.state.log_history, before, after, _counts(pairs), warnings)
+        bar.stage("writing the results")
         folder.finish(lambda results: _write(results, report, model, tokenizer))
     return report
 
@@ -228,17 +246,6 @@ def _trainer(
         with trainer.accelerator.autocast():  # in the same precision as the steps
             pairs.forget.set_reference_log_probs(reference_log_probs(trainer.model, loader))
     return trainer
-
-
-def _check_vocabulary(model: Any, pairs: PairedDataset, collator: PairedCollator) -> None:
-    size = model.get_input_embeddings().num_embeddings
-    for examples in (pairs.forget, pairs.retain):
-        largest = max(max(examples[i]["input_ids"]) for i in range(len(examples)))
-        if max(largest, collator.pad_token_id) >= size:
-            raise RetainFirstError(
-                f"the tokenizer gives token {max(largest, collator.pad_token_id)}, but the model has {size} embeddings; use the"
-                " model's own tokenizer, or another --pad-token"
-            )
 
 
 def _is_about_writing(error: BaseException) -> bool:

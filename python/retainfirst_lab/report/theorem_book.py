@@ -22,7 +22,7 @@ def _section(one: Statement) -> str:
     lines = [
         f"### {one.id}: {one.title}",
         "",
-        textwrap.fill(one.words, 140),
+        textwrap.fill(_text(one.words), 140),
         "",
         f"`{one.formula}`",
         "",
@@ -34,7 +34,7 @@ def _section(one: Statement) -> str:
             lines.append("- The solver refutes, with a counterexample that is replayed as vectors:")
         else:
             lines.append("- The solver proves, for real numbers and so in every dimension:")
-        lines += [f"  - {claim.words}" for claim in one.claims]
+        lines += [f"    - {_text(claim.words)}" for claim in one.claims]
     if one.runs:
         lines.append(f"- Judged on steps of: {', '.join(dict.fromkeys(run.family for run in one.runs))}.")
     if one.id == "T1":
@@ -49,6 +49,11 @@ def _who(one: Statement) -> str:
     exact = f"; in exact arithmetic only: {_listed(one.exact_only)}" if one.exact_only else ""
     broken = f"; broken by: `{one.combiner}`" if one.status == "refuted" else ""
     return f"Kept by: {names}{exact}{broken}."
+
+
+def _text(words: str) -> str:
+    """Return words in which no ``<u, r>`` can be read as a tag."""
+    return words.replace("<", "&lt;")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -9,7 +9,15 @@ from retainfirst_lab.paper import CLAIMS, Claim
 from retainfirst_lab.report import Table
 from retainfirst_lab.reproduce.table_parts import NAMES, Results, difference_cell, in_order
 
-__all__ = ["agreement_table", "differences_table", "verdicts"]
+__all__ = ["agreement_table", "differences_table", "verdict_sentence", "verdicts"]
+
+
+_WORDS = {
+    "agrees": ("claim agrees", "claims agree"),
+    "does not agree": ("claim does not agree", "claims do not agree"),
+    "no difference seen": ("claim shows no difference", "claims show no difference"),
+}
+"""Verdicts in a sentence, about one claim and about several."""
 
 
 def agreement_table(results: Results) -> Table:
@@ -36,6 +44,18 @@ def verdicts(results: Results) -> dict[str, int]:
     for row in agreement_table(results).rows:
         counts[row[-1]] = counts.get(row[-1], 0) + 1
     return counts
+
+
+def verdict_sentence(results: Results) -> str:
+    """Return how many claims of the paper agree with a run, in words."""
+    counts = verdicts(results)
+    if not counts:
+        return "None of the paper's claims could be judged in this run."
+    parts = []
+    for verdict, count in sorted(counts.items()):
+        word, bracket, seeds = verdict.partition(" (")
+        parts.append(f"{count} {_WORDS[word][count != 1]}{bracket}{seeds}")
+    return f"The paper's claims in this run: {', '.join(parts)}."
 
 
 def _comparison(results: Results, claim: Claim, objective: str) -> Mapping[str, Any] | None:

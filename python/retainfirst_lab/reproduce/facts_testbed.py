@@ -65,9 +65,11 @@ class FactsTestbed:
 
     def accuracies(self, model: Any) -> dict[str, float]:
         """Return the share of right answers over four choices, by name."""
-        return {
-            _NAMES.get(part, part): facts.accuracy(model, self.tokenizer, rows) for part, rows in self._parts.items()
-        }
+        return {_NAMES.get(part, part): self.accuracy(model, part) for part in self._parts}
+
+    def accuracy(self, model: Any, part: str) -> float:
+        """Return the share of right answers over four choices on one part of the facts."""
+        return facts.accuracy(model, self.tokenizer, self._parts[part])
 
     def remaining(self, model: Any) -> float:
         """Return the accuracy on the forget facts that are not in ``relearn``."""

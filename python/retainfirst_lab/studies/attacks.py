@@ -21,7 +21,7 @@ measures the others.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch.optim import Optimizer
 
 from retainfirst.evaluation import quantizable, quantized, round_to_nearest
 from retainfirst.files import write_json
@@ -43,12 +44,14 @@ from retainfirst_lab.reproduce.path import Batches, train_step
 from retainfirst_lab.reproduce.relearning import relearn
 from retainfirst_lab.reproduce.statistics import mean_and_spread, paired_difference
 
-__all__ = ["QUANTISERS", "attacked", "cells", "recovered", "tables"]
+__all__ = ["QUANTISERS", "Row", "Unlearn", "attacked", "cells", "recovered", "tables", "unlearn"]
 
 QUANTISERS = {"8 bits": (8, None), "8 bits, groups": (8, 64), "4 bits": (4, None), "4 bits, groups": (4, 64)}
 """Bits and group size; without one, each output channel has a scale."""
 
 Row = dict[str, Any]
+
+Unlearn = Callable[[Any, GuardCell, FactsTestbed, Sizes], int]
 
 
 def cells(
@@ -65,13 +68,14 @@ def cells(
     ]
 
 
-def attacked(cell: GuardCell, testbed: FactsTestbed, sizes: Sizes) -> Row:
+def attacked(cell: GuardCell, testbed: FactsTestbed, sizes: Sizes, method: Unlearn | None = None) -> Row:
     """Unlearn in one cell, and attack the model.
 
     Args:
         cell: Its settings.
         testbed: The facts of its seed.
         sizes: Of the run.
+        method: Unlearns in place and returns the number of steps; None: :func:`unlearn`.
 
     Returns:
         The cell's settings; ``steps``; accuracies ``before``, ``after`` and after each quantiser (``quantised``); the share of
@@ -80,7 +84,7 @@ def attacked(cell: GuardCell, testbed: FactsTestbed, sizes: Sizes) -> Row:
     model = testbed.model()
     before, known = testbed.accuracies(model), testbed.remaining(model)
     original = {name: weight.detach().clone() for name, weight in quantizable(model).items()}
-    steps = _unlearn(model, cell, testbed, sizes)
+    steps = (method or unlearn)(model, cell, testbed, sizes)
     row: Row = {"cell": asdict(cell), "steps": steps, "before": before, "after": testbed.accuracies(model)}
     row["quantised"] = {name: _quantised(model, testbed, *setting) for name, setting in QUANTISERS.items()}
     row["moved_codes"] = _moved_codes(model, original, 4)
@@ -88,7 +92,22 @@ def attacked(cell: GuardCell, testbed: FactsTestbed, sizes: Sizes) -> Row:
     return row
 
 
-def _unlearn(model: Any, cell: GuardCell, testbed: FactsTestbed, sizes: Sizes) -> int:
+def unlearn(
+    model: Any,
+    cell: GuardCell,
+    testbed: FactsTestbed,
+    sizes: Sizes,
+    look: Callable[[Optimizer, float], Any] = lambda *_: None,
+) -> int:
+    """Unlearn in place until the forget accuracy is at most the target, and return the number of steps.
+
+    Args:
+        model: Its frozen parameters are left alone.
+        cell: The settings.
+        testbed: The facts.
+        sizes: Of the run.
+        look: Called with the optimiser and the forget accuracy after each measurement.
+    """
     losses = make_losses(cell.objective, model, testbed.forget, testbed.pad_token_id, cell.seed)
     forget, retain = (
         Batches(rows, sizes.batch_size, testbed.pad_token_id, cell.seed) for rows in (testbed.forget, testbed.retain)
@@ -100,8 +119,11 @@ def _unlearn(model: Any, cell: GuardCell, testbed: FactsTestbed, sizes: Sizes) -
     while number < sizes.max_steps:
         train_step(model, step, optimizer, losses, (forget[number], retain[number]), guard)
         number += 1
-        if number % sizes.evaluate_every == 0 and testbed.accuracies(model)["forget"] <= sizes.target:
-            break
+        if number % sizes.evaluate_every == 0:
+            accuracy = testbed.accuracy(model, "forget")
+            if accuracy <= sizes.target:
+                break
+            look(optimizer, accuracy)
     guard.remove()
     return number
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retainfirst.errors import RetainFirstError, require
+from retainfirst.progress import Progress
 from retainfirst_lab.tasks._facts_rows import FactRow, FactsConfig, taught_rows
 from retainfirst_lab.tasks._facts_words import FACTS_CONFIG_KEY, vocabulary
 
@@ -28,17 +29,16 @@ MAX_STEPS = 2000
 def train(config: FactsConfig, *, progress: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Train a new model until it knows every fact; see :func:`retainfirst_lab.tasks.facts.implant`."""
     require("transformers", "hf")
-    from rich.console import Console
-    from rich.progress import Progress
-
     tokenizer = build_tokenizer(config)
     model = _fresh_model(config, tokenizer)
     rows = taught_rows(config)
     tokens = _encode(rows, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     order = torch.Generator().manual_seed(config.seed)
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task("implanting facts", total=1.0)
+    stage = "building the facts model: facts known"
+    with Progress() as bar:
+        if progress:
+            bar.show(stage, 0, len(rows))
         for step in range(1, MAX_STEPS + 1):
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, step / WARMUP_STEPS)
@@ -49,7 +49,8 @@ def train(config: FactsConfig, *, progress: bool) -> tuple[PreTrainedModel, PreT
             optimizer.zero_grad()
             if step % CHECK_EVERY == 0:
                 known = accuracy(model, tokenizer, rows)
-                bar.update(task, completed=known, description=f"implanting facts, step {step}")
+                if progress:
+                    bar.show(stage, round(known * len(rows)), len(rows), f"step {step}")
                 if known == 1.0:
                     return model.eval(), tokenizer
     raise RetainFirstError(
@@ -81,7 +82,7 @@ def read(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load model and tokenizer from ``folder``, without network access."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

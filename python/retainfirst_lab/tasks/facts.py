@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retainfirst_lab.tasks._facts_cache import ensure
+from retainfirst_lab.tasks._facts_cache import cache_root, ensure
 from retainfirst_lab.tasks._facts_model import accuracy, read, train
 from retainfirst_lab.tasks._facts_rows import FactRow, FactsConfig, facts_data, facts_parts, taught_rows, write_files
 
@@ -23,6 +23,7 @@ __all__ = [
     "FactRow",
     "FactsConfig",
     "accuracy",
+    "cache_root",
     "cached_folder",
     "facts_data",
     "facts_parts",

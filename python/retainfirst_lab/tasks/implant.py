@@ -25,6 +25,7 @@ from retainfirst.data import Example, collate
 from retainfirst.errors import RetainFirstError
 from retainfirst.files import refuse_existing, whole_folder
 from retainfirst.objectives import nll
+from retainfirst.progress import Progress
 from retainfirst.unlearning import on_interrupt
 from retainfirst.weights import weights_digest
 from retainfirst_lab.checkpoint import load_checkpoint, save_checkpoint
@@ -65,7 +66,7 @@ def implant_rows(
         chat_template: For questions and messages: ``"auto"``, ``"always"`` or ``"never"``.
         checkpoint: A file that the state is saved to at the end of every epoch, and on Ctrl-C and SIGTERM after the current step;
             a call that finds it goes on from there. It is removed once the model is written.
-        progress: Show a progress bar on standard error.
+        progress: Show the progress on standard error.
 
     Returns:
         The mean loss of each epoch, in nats per labelled token.
@@ -88,9 +89,6 @@ def implant_rows(
     if not data:
         raise RetainFirstError("There is nothing to implant: give at least one source of rows.")
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from retainfirst.data import encode_rows, pad_token_id, read_rows
     from retainfirst.models import keep_rope_theta, load_model, load_tokenizer
 
@@ -107,9 +105,15 @@ def implant_rows(
     )
     if checkpoint is not None and checkpoint.exists():
         teaching.load(checkpoint)
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("implanting", total=teaching.steps, completed=teaching.finished)
-        teaching.run(checkpoint, lambda loss: bar.update(task, advance=1, description=f"implanting, loss {loss:.3f}"))
+    with Progress() as bar:
+
+        def show(loss: float | None) -> None:
+            if progress:
+                note = "" if loss is None else f"loss {loss:.3f}"
+                bar.show("teaching, step", teaching.finished, teaching.steps, note)
+
+        show(None)
+        teaching.run(checkpoint, show)
     try:
         with whole_folder(target) as draft:
             network.eval().save_pretrained(draft)

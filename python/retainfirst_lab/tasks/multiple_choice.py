@@ -56,20 +56,22 @@ def score(
     limit: int | None = None,
     batch_size: int | Literal["auto"] = 16,
     chat_template: bool = False,
+    include_path: str | Path | None = None,
 ) -> list[Score]:
     """Return a model's accuracy on tasks, the facts tasks included.
 
     Args:
         model: As in :func:`retainfirst.evaluation.multiple_choice`, like the other arguments.
         tokenizer: Its tokenizer.
-        tasks: Names out of :data:`TASKS`, or of lm-eval.
+        tasks: Names out of :data:`TASKS`, of ``include_path`` or of lm-eval.
         data_dir: The folder of TOFU's and ARC's questions; None: from the hub.
         limit: Ask the first questions of each task only; None: all.
         batch_size: Sequences in a forward pass; ``"auto"``: the most that lm-eval finds room for.
         chat_template: Ask through the tokenizer's chat template.
+        include_path: A folder with task files of your own.
 
     Returns:
-        The scores, in the order of ``tasks``.
+        The scores, in the order of ``tasks``; those of a group are followed by those of its subtasks.
 
     Raises:
         RetainFirstError: A task needs other facts than the model has, or see :func:`retainfirst.evaluation.multiple_choice`.
@@ -78,7 +80,7 @@ def score(
     with _facts_tasks(model, tasks) as own_tasks:
         return evaluation.multiple_choice(
             model, tokenizer, tasks, data_dir=data_dir, limit=limit, batch_size=batch_size, chat_template=chat_template,
-            own_tasks=own_tasks,
+            own_tasks=own_tasks, include_path=include_path,
         )  # fmt: skip
 
 

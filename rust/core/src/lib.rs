@@ -48,5 +48,6 @@ pub use error::Error;
 pub use geometry::geometry;
 pub use guard::{Guarded, PutBack, Step, guard};
 pub use moments::Moments;
+pub use simd::instruction_set;
 pub use sweep::PARALLEL_MIN_ELEMENTS;
 pub use tensors::{apply_elementwise, apply_linear, moments};

@@ -34,6 +34,25 @@ pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
     fearless_simd::dispatch!(Level::new(), simd => work.run(simd))
 }
 
+/// Returns the name of the instruction set that [`dispatch`] chooses on this machine.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    match Level::new() {
+        Level::Avx512(_) => "AVX-512",
+        Level::Avx2(_) => "AVX2",
+        _ => "SSE2",
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    if Level::new().is_fallback() {
+        "none"
+    } else if cfg!(target_arch = "aarch64") {
+        "NEON"
+    } else {
+        "baseline of the target"
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 fn run<S: Simd, W: Work>(simd: S, work: W) -> W::Output {
     simd.vectorize(

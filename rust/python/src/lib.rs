@@ -38,8 +38,15 @@ mod _rust {
     use pyo3::types::PyTuple;
     use retainfirst_core::Moments;
 
+    /// Returns the name of the vector instructions that the kernels use on this machine, such as "AVX2".
+    #[pyfunction]
+    fn instruction_set() -> &'static str {
+        retainfirst_core::instruction_set()
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("COLUMNS", PyTuple::new(module.py(), Moments::COLUMNS)?)
     }
 }

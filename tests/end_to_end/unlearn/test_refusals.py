@@ -89,6 +89,12 @@ def test_an_encoder_is_refused(config, tmp_path):
         unlearn(config(model=saved_model(encoder, tmp_path / "bert")))
 
 
+def test_a_quantised_model_is_refused_before_it_is_trained(config, monkeypatch):
+    monkeypatch.setattr("transformers.PreTrainedModel.is_quantized", True, raising=False)
+    with pytest.raises(rf.RetainFirstError, match="is quantised, and what is learned cannot be merged"):
+        unlearn(config(lora_rank=2))
+
+
 def test_a_tokenizer_that_does_not_belong_to_the_model(config, tmp_path):
     import shutil
 

@@ -169,7 +169,18 @@ def test_a_run_says_whether_it_worked(config, tmp_path, values, target, text):
 
 def test_progress_is_printed_where_there_is_no_terminal(config, capfd):
     unlearn(config())
-    lines = [line for line in capfd.readouterr().err.splitlines() if "step" in line]
+    written = capfd.readouterr().err.splitlines()
+    stages = (
+        "loading the rows and the model",
+        "preparing the training",
+        "measuring before",
+        "measuring after",
+        "writing the results",
+    )
+    assert [line for line in written if line.removeprefix("unlearning: ") in stages] == [
+        f"unlearning: {one}" for one in stages
+    ]
+    lines = [line for line in written if "step" in line]
     assert lines[-1].startswith("unlearning: step 6/6, forget ")
     assert lines[-1].endswith("0:00:00 left")
 

@@ -275,3 +275,19 @@ def test_importing_the_library_is_light():
     code = f"import sys, retainfirst; print(*[name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+def test_the_end_of_a_run_names_the_files_worth_opening(run, tmp_path):
+    for name in ("unlearning.json", "README.md", "curves.png", "model.safetensors"):
+        (tmp_path / name).touch()
+    given = ("--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--output", str(tmp_path))
+    lines = run(*given)[0].output.splitlines()
+    assert f"The model is in {tmp_path}." in lines
+    shown = [line.split()[0] for line in lines[lines.index("Worth opening:") + 1 :]]
+    assert shown == [str(tmp_path / name) for name in ("README.md", "curves.png", "unlearning.json")]
+    assert "Worth opening" not in run(*given, "--json")[0].output
+
+
+def test_without_a_model_and_an_output_it_says_how_to_keep_something(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("retainfirst_lab.tasks.facts.cached_folder", lambda progress: tmp_path / "facts")
+    assert "--output FOLDER keeps the models" in run()[0].output

@@ -45,8 +45,8 @@ ALL = ("--before", "before", "--forget", "forget.jsonl", "--retain", "retain.jso
 
 def test_a_table_verdicts_and_a_report(run, tmp_path):
     code, out, _ = run(
-        *ALL, "--paraphrased", "reworded.jsonl", "--quantize", 4, "--quantize", 8, "--relearn", 2, "--prompt-attacks",
-        "--report", tmp_path / "new" / "report", "--max-length", 128,
+        *ALL, "--paraphrased", "reworded.jsonl", "--quantize", 4, "--quantize", 8, "--relearn", 2, "--relearn-on",
+        "held_out.jsonl", "--prompt-attacks", "--report", tmp_path / "new" / "report", "--max-length", 128,
     )  # fmt: skip
     assert code == 0
     for text in (
@@ -55,6 +55,7 @@ def test_a_table_verdicts_and_a_report(run, tmp_path):
         "4 bits, groups of 64",
         "8 bits, channels",
         "relearned, 2 steps",
+        "tuned on unrelated rows, 2 steps",
         "prompt templates",
     ):
         assert text in out
@@ -71,6 +72,7 @@ def test_a_table_verdicts_and_a_report(run, tmp_path):
     assert len(data["run"]["model sha256"]) == 64
     assert data["run"]["model sha256"] != data["run"]["before sha256"]
     assert data["run"]["settings"]["relearn"] == 2
+    assert set(data["sets"]) == {"forget", "retain", "held_out", "paraphrased"}
     assert "torch" in data["run"]["versions"]
     assert (tmp_path / "new" / "report" / "evaluation.html").read_text().startswith("<!doctype html>")
 
@@ -116,12 +118,23 @@ def test_texts_are_measured_as_far_as_they_go(run):
     [
         (("--quantize", "4"), "--quantize needs --forget"),
         (("--report", "r"), "--report needs --forget"),
+        (("--forget", "forget.jsonl", "--quantize", "1"), "from 2 to 8, or nf4; found '1'"),
+        (("--forget", "forget.jsonl", "--quantize", "fp4"), "from 2 to 8, or nf4; found 'fp4'"),
+        (("--forget", "forget.jsonl", "--relearn-on", "retain.jsonl"), "--relearn-on needs --relearn"),
+        (
+            ("--forget", "forget.jsonl", "--relearn", "1", "--relearn-on", "forget.jsonl"),
+            "forget.jsonl: 4 of 4 rows are forget rows, so that they are not unrelated",
+        ),
         (("--forget", "forget.jsonl", "--batch-size", "many"), "--batch-size needs a whole number"),
         (("--forget", "absent.jsonl"), "absent.jsonl does not exist"),
         (("--forget", "forget.jsonl", "--report", "forget.jsonl"), "--report forget.jsonl cannot be written"),
         (("--forget", "forget.jsonl", "--relearn", "2", "--limit", "1"), "at least 2 forget rows"),
         (("--forget", "forget.jsonl", "--relearn", "2", "--relearn-rate", "0"), "learning_rate must be above 0"),
         (("--forget", "forget.jsonl", "--max-length", "4"), "forget.jsonl: none of 4 rows has a token"),
+        (
+            ("--forget", "forget.jsonl", "--held-out", "forget.jsonl"),
+            "rows are forget rows, so that the model was trained on them",
+        ),
         (("--forget", "forget.jsonl", "--before", "nowhere/at/all"), "no such folder: 'nowhere/at/all'"),
     ],
 )
@@ -131,10 +144,28 @@ def test_bad_use(run, arguments, text):
     assert text in err
 
 
-def test_bits_out_of_range(run):
-    code, _, err = run("--forget", "forget.jsonl", "--quantize", "1")
+def test_a_quantised_model_is_refused_before_it_is_measured(run, monkeypatch):
+    monkeypatch.setattr("transformers.PreTrainedModel.is_quantized", True, raising=False)
+    monkeypatch.setattr("retainfirst.evaluation._files.evaluate", None)
+    for attack in (("--quantize", 4), ("--relearn", 2)):
+        code, _, err = run("--forget", "forget.jsonl", *attack)
+        assert code == 2
+        assert "'after' is quantised, and neither --quantize nor --relearn can change such weights" in err
+
+
+def test_nf4_is_refused_before_the_model_is_loaded(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr("retainfirst.cli._evaluate.load_model", None)
+    code, _, err = run("--forget", "forget.jsonl", "--quantize", "nf4")
     assert code == 2
-    assert "--quantize" in err
+    assert "pip install 'retainfirst[quantize]'" in err
+
+
+def test_nf4(run):
+    pytest.importorskip("bitsandbytes")
+    code, out, _ = run("--forget", "forget.jsonl", "--quantize", "nf4", "--json")
+    assert code == 0
+    assert json.loads(out)["conditions"][1]["name"] == "nf4, blocks of 64"
 
 
 def test_another_tokenizer(run, tmp_path):
@@ -157,6 +188,21 @@ def test_a_model_that_is_not_causal(run, tmp_path):
     code, _, err = run("--forget", "forget.jsonl", model=tmp_path / "bert")
     assert code == 2
     assert "(BertLMHeadModel) is not causal" in err
+    code, _, err = run("--forget", "forget.jsonl", "--before", tmp_path / "bert")
+    assert code == 2
+    assert "'--before' (BertLMHeadModel) is not causal" in err
+
+
+def test_a_model_with_fewer_embeddings_than_tokens(run, tmp_path):
+    small = tiny_llama()
+    small.resize_token_embeddings(40)
+    small.save_pretrained(tmp_path / "small")
+    tiny_tokenizer().save_pretrained(tmp_path / "small")
+    for arguments in ({"model": tmp_path / "small"}, {}):
+        before = () if arguments else ("--before", tmp_path / "small")
+        code, _, err = run("--forget", "forget.jsonl", *before, **arguments)
+        assert code == 2
+        assert "but the model has 40 embeddings" in err
 
 
 def test_rows_beyond_the_models_positions(run, tmp_path):

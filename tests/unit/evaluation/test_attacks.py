@@ -1,13 +1,17 @@
 """Quantisation and relearning: what they compute, and that the model is itself again afterwards."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from retainfirst import evaluation as ev
 from retainfirst.data import collate, encode_rows
-from retainfirst.errors import RetainFirstError
+from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst.objectives import nll
+from tiny import tiny_batch
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -76,6 +80,60 @@ def test_gpt2s_layers_are_quantised_along_their_input():
     with ev.quantized(model, 4):
         assert torch.equal(weight, ev.round_to_nearest(before.T.contiguous(), 4).T)
     assert "lm_head.weight" not in ev.quantizable(model)
+
+
+def test_nf4_is_what_transformers_loads(llama, tmp_path):
+    """The model that ``BitsAndBytesConfig`` loads gives the same logits to the last bit."""
+    pytest.importorskip("bitsandbytes")
+    transformers = pytest.importorskip("transformers")
+    if not torch.cuda.is_available() and transformers.__version__.startswith("4.45"):
+        pytest.skip("this transformers quantises on a GPU only")
+    llama.save_pretrained(tmp_path)
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
+    ids = tiny_batch()["input_ids"].to(loaded.device)
+    before = llama.model.layers[0].mlp.up_proj.weight.detach().clone()
+    with torch.no_grad(), ev.quantized_nf4(llama):
+        assert torch.equal(llama(ids.cpu()).logits, loaded(ids).logits.cpu())
+        assert not torch.equal(llama.model.layers[0].mlp.up_proj.weight, before)
+    assert torch.equal(llama.model.layers[0].mlp.up_proj.weight, before)
+    with pytest.raises(
+        RetainFirstError, match=r"quantised \(bitsandbytes\), and its weights cannot be quantised again"
+    ):
+        ev.quantized_nf4(loaded).__enter__()
+
+
+def test_nf4_without_bitsandbytes_names_the_extra(llama, monkeypatch):
+    for name in ("bitsandbytes", "bitsandbytes.functional"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependency, match=r"pip install 'retainfirst\[quantize\]'"):
+        ev.by_quantization("nf4", {})
+    with pytest.raises(MissingDependency, match=r"retainfirst\[quantize\]"), ev.quantized_nf4(llama):
+        pass
+
+
+def test_nf4_without_kernels_for_the_device_says_what_to_do(llama, monkeypatch):
+    def none(*_, **__):
+        raise NotImplementedError("no kernel for cpu")
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", SimpleNamespace(quantize_4bit=none))
+    before = llama.model.layers[0].mlp.up_proj.weight.detach().clone()
+    text = r"float32 weights on the device cpu to nf4 \(no kernel for cpu\).*at least 0.46"
+    with pytest.raises(RetainFirstError, match=text), ev.quantized_nf4(llama):
+        pass
+    assert torch.equal(llama.model.layers[0].mlp.up_proj.weight, before)
+
+
+def test_a_quantised_model_is_neither_quantised_nor_relearned(llama, rows):
+    llama.is_quantized = True  # as transformers marks it
+    with pytest.raises(RetainFirstError, match="is quantised, and its weights cannot be"), ev.quantized(llama, 4):
+        pass
+    text = "is quantised, and fine-tuning would leave its linear layers as they are"
+    with pytest.raises(RetainFirstError, match=text), ev.relearned(llama, rows, 0, steps=1):
+        pass
 
 
 def test_a_model_without_linear_layers_is_refused():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retainfirst import evaluation as ev
-from retainfirst.data import collate
+from retainfirst.data import collate, encode_rows
 from retainfirst.errors import RetainFirstError
 from retainfirst.evaluation import table_headings, table_lines, table_markdown
 from retainfirst.objectives import nll
@@ -233,6 +233,72 @@ def test_bad_sets_are_refused(tokenizer, rows, text):
 def test_an_evaluation_needs_forget_rows(llama, tokenizer):
     with pytest.raises(RetainFirstError, match="needs the forget set"):
         ev.evaluate(llama, tokenizer, make_sets(tokenizer, retain=RETAIN))
+
+
+def test_relearning_on_unrelated_rows(llama, tokenizer):
+    sets = make_sets(tokenizer, forget=FORGET)
+    unrelated = encode_rows([{"question": "one and one", "answer": "two"}], tokenizer, 200)
+    half, other = ev.by_relearning(3, sets, tokenizer, unrelated=unrelated, learning_rate=1e-2)
+    assert (half.name, other.name) == ("relearned, 3 steps", "tuned on unrelated rows, 3 steps")
+    with other.change(llama, None) as model:
+        changed = ev.probability(ev.score_answers(model, sets["forget"].examples, 0))
+    with ev.relearned(llama, [unrelated[0]], 0, steps=3, learning_rate=1e-2) as model:
+        assert ev.probability(ev.score_answers(model, sets["forget"].examples, 0)) == changed
+    found = other.measure(llama, tokenizer, SIZES)
+    assert found.estimates["forget"]["probability"].rows == pytest.approx(changed, rel=1e-4)
+    assert changed != ev.probability(ev.score_answers(llama, sets["forget"].examples, 0))
+
+
+@pytest.mark.parametrize("broken", ["before", "after"])
+def test_a_model_that_gives_nan_has_not_forgotten(llama, tokenizer, broken):
+    models = {"before": tiny_llama(seed=1), "after": llama}
+    with torch.no_grad():
+        models[broken].lm_head.weight.fill_(math.nan)
+    which = "The model before" if broken == "before" else "The model"
+    with pytest.raises(RetainFirstError, match=f"{which} gives NaN for 6 of 6 forget rows"):
+        ev.evaluate(llama, tokenizer, make_sets(tokenizer, forget=FORGET), before=models["before"], how=SIZES)
+
+
+def test_answers_that_rouge_cannot_read_are_judged_by_their_probability(llama, tokenizer):
+    """The tiny tokenizer knows no Cyrillic either; Latin answers among them keep their value."""
+    rows = [{"question": f"who {i}", "answer": "Москва"} for i in range(2)]
+    sets = make_sets(tokenizer, forget=rows, retain=[*rows, *RETAIN])
+    attacks = ev.by_prompts(sets, tokenizer, 200)
+    found = ev.evaluate(llama, tokenizer, sets, attacks=attacks, before=tiny_llama(seed=1), how=SIZES)
+    estimates = found.named("after").measured.estimates
+    assert "rouge_l_recall" not in estimates["forget"]
+    assert estimates["retain"]["rouge_l_recall"].n == len(RETAIN)
+    reasons = {one.metric: one.reason for one in found.skipped if one.set == "forget"}
+    assert reasons["rouge_l_recall"] == "no answer has one of the letters a-z or a digit"
+    assert reasons["matches"] == "the tokenizer leaves no text of the answers"
+    assert "answer probability" in ev.verdicts(found)[0].text
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (
+            {"perturbed_answer": [1, 2]},
+            r"forget, row 2: 'perturbed_answer' must be a text or a list of texts.*\[1, 2\]",
+        ),
+        ({"perturbed_answer": ["no", " "]}, "row 2: 'perturbed_answer' must be"),
+        ({"perturbed_answer": {"no": 1}}, "row 2: 'perturbed_answer' must be"),
+        ({"perturbed_answer": 3}, "row 2: 'perturbed_answer' must be"),
+        ({"perturbed_answer": "no", "paraphrased_answer": 3}, "row 2: 'paraphrased_answer' must be a text"),
+    ],
+)
+def test_wrong_answers_that_are_no_texts_are_named(tokenizer, keys, text):
+    rows = [{"question": "who", "answer": "a", "perturbed_answer": "no"}, {"question": "who", "answer": "b", **keys}]
+    with pytest.raises(RetainFirstError, match=text):
+        make_sets(tokenizer, forget=rows)
+
+
+def test_forget_rows_are_not_unrelated(tokenizer):
+    rows = encode_rows([HELD_OUT[0], FORGET[2]], tokenizer, 200, name="other.jsonl")
+    with pytest.raises(
+        RetainFirstError, match=r"other.jsonl: 1 of 2 rows are forget rows, so that they are not unrelated"
+    ):
+        ev.by_relearning(1, make_sets(tokenizer, forget=FORGET), tokenizer, unrelated=rows)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def facts_of_model(part: str, pretrained: str, **_: Any) -> dict[str, Any]:
     from retainfirst_lab.tasks._facts_words import FACTS_CONFIG_KEY
     from retainfirst_lab.tasks.facts import FactsConfig, facts_parts
 
-    stored = getattr(AutoConfig.from_pretrained(pretrained), FACTS_CONFIG_KEY, None)
+    config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
+    stored = getattr(config, FACTS_CONFIG_KEY, None)
     rows = facts_parts(FactsConfig(**stored)).get(part) if stored else None
     if rows is None:
         raise ValueError(f"{pretrained} has no facts of the kind {part!r}: it is no facts model, or one without them.")

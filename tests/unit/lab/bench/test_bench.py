@@ -45,6 +45,7 @@ def run(*arguments):
     result = call(*arguments, "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     report = json.loads(result.stdout)
+    assert result.stderr.startswith(f"bench {arguments[0]} 0/"), "progress where there is no terminal"
     assert report["benchmark"] == arguments[0]
     assert report["machine"]["processor"]
     assert report["machine"]["cores"] >= 1

