@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import warnings
 from typing import TYPE_CHECKING
 
 from retainfirst.errors import MissingDependency
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 else:
     try:
         rust = importlib.import_module("retainfirst._rust")
-    except ModuleNotFoundError as error:
-        if error.name != "retainfirst._rust":
-            raise
+    except ImportError as error:
         rust = None
+        if not isinstance(error, ModuleNotFoundError) or error.name != "retainfirst._rust":
+            warnings.warn(
+                f"The compiled extension retainfirst._rust cannot be loaded ({error}). Combiners run in torch;"
+                " `retainfirst doctor` says what to do.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 AVAILABLE = rust is not None
 """Whether this installation has the extension. Without it ``rust`` is None, and combiners run in torch."""

@@ -68,6 +68,28 @@ print(rf.combine(-torch.ones(2), torch.tensor([1.0, -1.0]), "sago").tolist())
     assert update == "[1.0, -1.0]"
 
 
+def test_an_extension_that_cannot_be_loaded_is_named_and_left_out():
+    made = without(
+        "-c",
+        """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "retainfirst._rust":
+            raise ImportError("libc is too old")
+sys.meta_path.insert(0, Broken())
+import torch
+import retainfirst as rf
+from retainfirst import cli
+print(rf.combine(-torch.ones(2), torch.tensor([1.0, -1.0]), "sago").tolist())
+cli.app(["doctor"], standalone_mode=False)
+""",
+    )
+    assert made.stdout.startswith("[1.0, -1.0]"), made.stderr
+    assert "RuntimeWarning: The compiled extension retainfirst._rust cannot be loaded (libc is too old)" in made.stderr
+    assert "broken" in made.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tests", ["combiners/test_combiners.py", "test_geometry.py", "step/test_guard.py"])
 def test_the_tests_of_the_combiners_pass_without_the_extension(tests):

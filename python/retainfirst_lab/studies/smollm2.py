@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
@@ -198,7 +198,7 @@ ATTACKS = {**{name: back(name) for name in QUANTISERS}, "relearning": relearned_
 
 def tables(results: Results) -> list[Table]:
     """Return the tables: what is retained, the differences between rules, and what comes back."""
-    return [_means(results), _differences(results, MEASURES, "Differences in what is retained"), _attacked(results)]
+    return [_means(results), _differences(results), _attacked(results)]
 
 
 def _arm(cell: GuardCell) -> Arm:
@@ -244,41 +244,54 @@ def _means(results: Results) -> Table:
     )
 
 
-def _differences(
-    results: Results, measures: Mapping[str, Callable[[Result], Mapping[int, float]]], title: str
-) -> Table:
+def _differences(results: Results) -> Table:
     rows = []
-    for objective, guard in dict.fromkeys((arm[0], arm[2]) for arm in _arms(results)):
-        for left, right in (("pcgrad", "sum"), ("sago", "sum"), ("sago", "pcgrad")):
-            found = [
-                compared(results, (objective, left, guard), (objective, right, guard), one) for one in measures.values()
-            ]
-            if any(found):
-                first = next(one for one in found if one is not None)
-                rows.append([
-                    objective, guard, f"{left} - {right}", *("-" if one is None else one.cell() for one in found),
-                    f"{first.authors}", "-" if first.needed is None else f"{first.needed}",
-                ])  # fmt: skip
+    for objective, guard, left, right, found in _contrasts(results, MEASURES):
+        first = next(one for one in found if one is not None)
+        counts = [f"{first.authors}", "-" if first.needed is None else f"{first.needed}"]
+        rows.append([objective, guard, f"{left} - {right}", *map(_cell, found), *counts])
     return Table(
-        title,
-        ["objective", "guard", "difference", *measures, "authors", f"needed for {WORTH_SEEING}"],
+        "Differences in what is retained",
+        ["objective", "guard", "difference", *MEASURES, "authors", f"needed for {WORTH_SEEING}"],
         rows,
-        "Mean with its 95 % interval, which resamples the authors within each seed; in brackets if it contains 0. The last two"
-        " columns are those of the first measure.",
+        f"{_INTERVAL} The last two columns are those of the covered rows.",
     )
 
 
 def _attacked(results: Results) -> Table:
-    found = _differences(
-        results, ATTACKS, "What comes back: differences in the forget probability that an attack brings back"
-    )
-    means = []
+    rows = []
     for arm in _arms(results):
         reached = [one for one in _mine(results, arm) if one["attacks"]]
         if reached:
             shown = [f"{fmean(fmean(value(one).values()) for one in reached):+.3f}" for value in ATTACKS.values()]
-            means.append([arm[0], arm[2], f"`{arm[1]}`", *shown, "", ""])
-    return Table(found.title, found.columns, [*means, *found.rows], "Rows with one rule: the mean of what comes back.")
+            rows.append([arm[0], arm[2], f"`{arm[1]}`", *shown])
+    for objective, guard, left, right, found in _contrasts(results, ATTACKS):
+        rows.append([objective, guard, f"{left} - {right}", *map(_cell, found)])
+    return Table(
+        "What comes back: the forget probability that an attack brings back",
+        ["objective", "guard", "rule, or difference", *ATTACKS],
+        rows,
+        f"{_INTERVAL} Relearning trains on half of the forget rows; what comes back is that of the others.",
+    )
+
+
+_INTERVAL = "Mean with its 95 % interval, which resamples the authors within each seed; in brackets if it contains 0."
+
+
+def _contrasts(
+    results: Results, measures: Mapping[str, Callable[[Result], Mapping[int, float]]]
+) -> Iterator[tuple[str, str, str, str, list[Contrast | None]]]:
+    """Yield each pair of rules with their differences, where both reached the target."""
+    for objective, guard in dict.fromkeys((arm[0], arm[2]) for arm in _arms(results)):
+        for left, right in (("pcgrad", "sum"), ("sago", "sum"), ("sago", "pcgrad")):
+            arms = (objective, left, guard), (objective, right, guard)
+            found = [compared(results, *arms, value) for value in measures.values()]
+            if any(found):
+                yield objective, guard, left, right, found
+
+
+def _cell(one: Contrast | None) -> str:
+    return "-" if one is None else one.cell()
 
 
 def _seeds(results: Results) -> str:
