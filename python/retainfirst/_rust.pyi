@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 __all__ = [
     "COLUMNS",
     "RustError",
+    "__version__",
     "baseline_",
     "combine",
     "combine_",
