@@ -4,8 +4,6 @@ A step takes two gradients separately, one to forget and one to retain, and comb
 against retention.
 """
 
-from importlib.metadata import version as _version
-
 from retainfirst.combiners import (
     AGEM,
     BLUR,
@@ -34,10 +32,11 @@ from retainfirst.errors import (
     StatementViolated,
     UnknownCombiner,
 )
+from retainfirst.extension import version as _version
 from retainfirst.geometry import Geometry
 from retainfirst.step import Guard, StepGeometry, TwoTaskStep, guard_step_
 
-__version__ = _version("retainfirst")
+__version__ = _version()
 
 __all__ = [
     "AGEM",

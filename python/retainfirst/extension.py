@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import platform
 import warnings
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from retainfirst.errors import MissingDependency
 
-__all__ = ["AVAILABLE", "require_extension", "rust"]
+__all__ = ["AVAILABLE", "require_extension", "rust", "version"]
 
 if TYPE_CHECKING:
     from retainfirst import _rust as rust
@@ -28,6 +29,14 @@ else:
 
 AVAILABLE = rust is not None
 """Whether this installation has the extension. Without it ``rust`` is None, and combiners run in torch."""
+
+
+def version() -> str:
+    """Return the version of the installed distribution; of a folder that is only on the path, that of its extension."""
+    try:
+        return metadata.version("retainfirst")
+    except metadata.PackageNotFoundError:
+        return str(rust.__version__) if AVAILABLE else "0+unknown"
 
 
 def require_extension(user: str) -> None:

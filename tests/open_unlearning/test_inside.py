@@ -110,8 +110,8 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(resumed, method):
 
 
 def test_a_trainer_that_the_framework_adds_later(framework):
-    found = framework.inside("later", ["Later", "Odd"])
-    assert found["Later"]["combiner"] == "sago"
-    assert any("cos_update_retain" in log for log in found["Later"]["logs"])
-    assert "RetainFirstOdd: the loss cannot be split" in found["Odd"]["error"]
-    assert "it does not call compute_retain_loss" in found["Odd"]["error"]
+    # Odd computes its retain loss itself: it is split at the model's outputs.
+    for name, found in framework.inside("later", ["Later", "Odd"]).items():
+        assert "error" not in found, found["error"]
+        assert found["combiner"] == "sago", name
+        assert any("cos_update_retain" in log for log in found["logs"]), name

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from retainfirst.extension import AVAILABLE, require_extension
+import retainfirst
+from retainfirst import extension
+from retainfirst.extension import AVAILABLE, require_extension, version
 
 ROOT = Path(__file__).parents[2]
 LACKING = "needs the compiled extension retainfirst._rust, which this installation lacks"
@@ -88,6 +91,16 @@ cli.app(["doctor"], standalone_mode=False)
     assert made.stdout.startswith("[1.0, -1.0]"), made.stderr
     assert "RuntimeWarning: The compiled extension retainfirst._rust cannot be loaded (libc is too old)" in made.stderr
     assert "broken" in made.stdout
+
+
+def test_a_folder_on_the_path_has_the_version_of_its_extension(monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert version() == retainfirst.__version__
+    monkeypatch.setattr(extension, "AVAILABLE", False)
+    assert version() == "0+unknown"
 
 
 @pytest.mark.slow
