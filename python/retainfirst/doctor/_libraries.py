@@ -23,6 +23,7 @@ PURPOSES = {
     "hf": "models of transformers: unlearn, run, TwoTaskTrainer, the built-in facts model",
     "eval": "evaluate, reproduce, unlearn --evaluate full",
     "plot": "curves and figures: unlearn, reproduce, reports of evaluate",
+    "quantize": "evaluate --quantize nf4, and models with 4-bit weights",
     "smollm2": "SmolLM2 without a model hub (python -m retainfirst_lab.tasks.smollm2)",
     "verify": "verify, and retainfirst.testing.check_combiner",
     "deepspeed": "training under DeepSpeed's ZeRO",

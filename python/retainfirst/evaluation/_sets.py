@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from retainfirst.data import EncodedSet, encode_rows, row_form
-from retainfirst.data._sources import Row
 from retainfirst.errors import RetainFirstError
 
 __all__ = ["SETS", "EvaluationSet", "check_disjoint", "make_set"]
@@ -95,7 +94,7 @@ def make_set(
     examples = encoded(taken)
     kept = [taken[i] for i in examples.kept]
     for number, row in zip(examples.kept, kept, strict=True):
-        _check_wrong(row, row.place if isinstance(row, Row) else f"{place}, row {number + 1}")
+        _check_wrong(row, getattr(row, "place", f"{place}, row {number + 1}"))
     forms = frozenset(row_form(row, place) for row in kept)
     made = EvaluationSet(name, place, kept, examples, "text" not in forms, forms)
     if forms != {"answer"} or not all(row.get(WRONG) for row in kept):

@@ -115,7 +115,7 @@ def test_an_extra_without_libraries_needs_nothing_more(installed, monkeypatch):
 
 def test_every_extra_for_users_has_a_purpose():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(libraries.PURPOSES) == set(declared) - {"all", "test"}
+    assert set(libraries.PURPOSES) == set(declared) - {"all", "test", "docs"}
 
 
 def test_the_modules_of_all_declared_libraries_are_known():
