@@ -38,8 +38,8 @@ LIGHT = (
     "testing",
     "theory",
 )
-NOT_CALLED = {"cli", "run", "bench", "reproduce", "tasks", "split"}
-"""The command, the old names of modules in the laboratory, and a module whose names the page of ``retainfirst.hf`` has."""
+NOT_CALLED = {"cli", "doctor", "progress", "run", "bench", "reproduce", "tasks", "split"}
+"""The command and its parts, the old names of modules in the laboratory, and a module whose names ``retainfirst.hf`` has."""
 
 
 def page_name(page: Path) -> str:
