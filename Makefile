@@ -17,6 +17,9 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name '*.toml') Cargo.toml Car
 export HF_HUB_DISABLE_TELEMETRY := 1
 # uv uses the Python that it is given, and downloads none.
 export UV_PYTHON_DOWNLOADS := never
+# As pip does: the system's certificates, behind a proxy of one's own too, and patience with large files.
+export UV_SYSTEM_CERTS := true
+export UV_HTTP_TIMEOUT := 180
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
