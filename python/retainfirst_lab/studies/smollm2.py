@@ -246,10 +246,10 @@ def _means(results: Results) -> Table:
 
 def _differences(results: Results) -> Table:
     rows = []
-    for objective, guard, left, right, found in _contrasts(results, MEASURES):
+    for objective, guard, words, found in _contrasts(results, MEASURES):
         first = next(one for one in found if one is not None)
         counts = [f"{first.authors}", "-" if first.needed is None else f"{first.needed}"]
-        rows.append([objective, guard, f"{left} - {right}", *map(_cell, found), *counts])
+        rows.append([objective, guard, words, *map(_cell, found), *counts])
     return Table(
         "Differences in what is retained",
         ["objective", "guard", "difference", *MEASURES, "authors", f"needed for {WORTH_SEEING}"],
@@ -265,8 +265,8 @@ def _attacked(results: Results) -> Table:
         if reached:
             shown = [f"{fmean(fmean(value(one).values()) for one in reached):+.3f}" for value in ATTACKS.values()]
             rows.append([arm[0], arm[2], f"`{arm[1]}`", *shown])
-    for objective, guard, left, right, found in _contrasts(results, ATTACKS):
-        rows.append([objective, guard, f"{left} - {right}", *map(_cell, found)])
+    for objective, guard, words, found in _contrasts(results, ATTACKS):
+        rows.append([objective, guard, words, *map(_cell, found)])
     return Table(
         "What comes back: the forget probability that an attack brings back",
         ["objective", "guard", "rule, or difference", *ATTACKS],
@@ -280,14 +280,19 @@ _INTERVAL = "Mean with its 95 % interval, which resamples the authors within eac
 
 def _contrasts(
     results: Results, measures: Mapping[str, Callable[[Result], Mapping[int, float]]]
-) -> Iterator[tuple[str, str, str, str, list[Contrast | None]]]:
-    """Yield each pair of rules with their differences, where both reached the target."""
-    for objective, guard in dict.fromkeys((arm[0], arm[2]) for arm in _arms(results)):
-        for left, right in (("pcgrad", "sum"), ("sago", "sum"), ("sago", "pcgrad")):
-            arms = (objective, left, guard), (objective, right, guard)
-            found = [compared(results, *arms, value) for value in measures.values()]
-            if any(found):
-                yield objective, guard, left, right, found
+) -> Iterator[tuple[str, str, str, list[Contrast | None]]]:
+    """Yield pairs of arms with their differences, where both reached the target: rules at one guard, then with and without it."""
+    arms = _arms(results)
+    pairs = [
+        ((objective, left, guard), (objective, right, guard), guard, f"{left} - {right}")
+        for objective, guard in dict.fromkeys((arm[0], arm[2]) for arm in arms)
+        for left, right in (("pcgrad", "sum"), ("sago", "sum"), ("sago", "pcgrad"))
+    ]
+    pairs += [(arm, (*arm[:2], "off"), "enforce - off", f"`{arm[1]}`") for arm in arms if arm[2] == "enforce"]
+    for left, right, guard, words in pairs:
+        found = [compared(results, left, right, value) for value in measures.values()]
+        if any(found):
+            yield left[0], guard, words, found
 
 
 def _cell(one: Contrast | None) -> str:
