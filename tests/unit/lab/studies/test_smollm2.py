@@ -70,6 +70,13 @@ def test_the_tables_say_what_comes_back():
     assert back.rows[0][7] == "+0.150", "relearning"
 
 
+def test_the_guard_is_compared_with_its_absence():
+    cells = {guard: GuardCell("smollm2", "npo", "sum", 4.0, 1e-4, 0, "adamw", guard) for guard in ("off", "enforce")}
+    results = {cells["off"]: result(), cells["enforce"]: result(covered=(1.0, 0.9))}
+    [row] = smollm2.tables(results)[1].rows
+    assert row[:4] == ["npo", "enforce - off", "`sum`", "+0.075 [+0.050, +0.100]"]
+
+
 @pytest.mark.slow
 def test_a_run_on_a_small_model(tiny_model_dir, tmp_path):
     for part, name in enumerate(("forget10_perturbed", "retain_perturbed")):
