@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import torch
 import typer
 from rich.console import Console
 
-from retainfirst import __version__
+from retainfirst import __version__, extension
 from retainfirst.cli._bench import bench
 from retainfirst.cli._doctor import doctor
 from retainfirst.cli._evaluate import evaluate
@@ -62,11 +61,9 @@ def _print_version(wanted: bool) -> None:
 
 
 def _extension() -> str:
-    try:
-        built = importlib.import_module("retainfirst._rust")
-    except ImportError:
+    if not extension.AVAILABLE:
         return "no extension"
-    return f"extension {getattr(built, '__version__', 'of an earlier version')}"
+    return f"extension {getattr(extension.rust, '__version__', 'of an earlier version')}"
 
 
 @app.callback(invoke_without_command=True)

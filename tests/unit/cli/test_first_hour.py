@@ -14,7 +14,7 @@ import torch
 import typer.main
 from typer.testing import CliRunner
 
-from retainfirst import __version__, cli
+from retainfirst import __version__, cli, extension
 from retainfirst.cli import _doctor
 from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.doctor import Finding
@@ -38,7 +38,7 @@ def test_the_version_has_those_of_torch_and_of_the_extension(monkeypatch):
     result = CliRunner().invoke(cli.app, ["--version"])
     assert result.exit_code == 0
     assert result.output == f"retainfirst {__version__}, torch {torch.__version__}, extension {__version__}\n"
-    monkeypatch.setitem(sys.modules, "retainfirst._rust", None)
+    monkeypatch.setattr(extension, "AVAILABLE", False)
     assert CliRunner().invoke(cli.app, ["--version"]).output.endswith(", no extension\n")
 
 
