@@ -77,6 +77,24 @@ def test_the_guard_is_compared_with_its_absence():
     assert row[:4] == ["npo", "enforce - off", "`sum`", "+0.075 [+0.050, +0.100]"]
 
 
+def test_how_far_the_guard_shrinks_the_lead():
+    covered = {("sago", "off"): (1.0, 1.0), ("pcgrad", "off"): (0.6, 0.6), ("sago", "enforce"): (1.0, 1.0)}
+    results = {
+        GuardCell("smollm2", "npo", rule, 4.0, 1e-4, 0, "adamw", guard): result(
+            covered=covered.get((rule, guard), (0.9, 0.9))
+        )
+        for rule in ("sago", "pcgrad")
+        for guard in ("off", "enforce")
+    }
+    states = [found["states"] for found in results.values()]
+    for one in states:  # nothing is interpolated: both states have the same rows
+        one["above"]["covered"] = one["below"]["covered"] = one["equal_steps"]["covered"]
+    # 1.0 - 0.6 without the guard, 1.0 - 0.9 with it
+    assert "shrinks by +0.300 [+0.300, +0.300]" in smollm2.tables(results)[1].note
+    results.popitem()
+    assert "shrinks" not in smollm2.tables(results)[1].note
+
+
 @pytest.mark.slow
 def test_a_run_on_a_small_model(tiny_model_dir, tmp_path):
     for part, name in enumerate(("forget10_perturbed", "retain_perturbed")):
