@@ -16,9 +16,11 @@ def make_model(dtype=torch.float64):
 
 
 def passes(model, step, seed, microbatches=1):
-    dtype = next(model.parameters()).dtype
+    like = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
-    forget, retain = (torch.randn(microbatches, 5, 4, generator=generator).to(dtype) for _ in range(2))
+    forget, retain = (
+        torch.randn(microbatches, 5, 4, generator=generator, device="cpu").to(like.device, like.dtype) for _ in range(2)
+    )
     for f, r in zip(forget, retain, strict=True):
         with step.forget():
             (-model(f).square().mean()).backward()

@@ -70,3 +70,25 @@ def test_several_dtypes_and_layouts(rule, options, no_waiting):
         no_waiting(check)
         combiner.combine_(forget, retain)
         no_waiting(False)
+
+
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("enforce", [False, True])
+@pytest.mark.parametrize("rule", ["sago", "pcgrad"])
+def test_guarded_step(rule, enforce, every, no_waiting):
+    model = nn.Sequential(*[nn.Linear(9, 9) for _ in range(4)]).to("cuda")
+    optimizer = torch.optim.AdamW(model.parameters())
+    step = rf.TwoTaskStep(model, rule)
+    guard = step.guard(optimizer, enforce=enforce, every=every)
+    for check in (False, True):
+        x = torch.randn(8, 9, device="cuda")
+        with step.forget():
+            (-model(x).square().mean()).backward()
+        with step.retain():
+            model(x + 1).square().mean().backward()
+        no_waiting(check)
+        step.combine()
+        optimizer.step()
+        no_waiting(False)
+        optimizer.zero_grad()
+    assert (guard.geometry is None) == (every == 0)

@@ -8,7 +8,7 @@ compared where the same share of the forget probes is left, and after all steps.
 
     python -m retainfirst_lab.tasks.smollm2 --output models/SmolLM2
     python -m retainfirst_lab.studies.rwku --model models/SmolLM2 --open-unlearning ../open-unlearning --output outputs/rwku
-        [--python ../env/bin/python] [--seeds 200 201 202] [--budget 45] [--write docs/results/rwku.md]
+        [--python ../env/bin/python] [--seeds 200 201 202] [--device cuda] [--budget 45] [--write docs/results/rwku.md]
 
 ``--python`` is that of the framework's environment, which has the plugin. Every finished run is kept, and the same command goes
 on where it was stopped. ``--budget`` is in minutes: no run begins that would end after them; 0 asks the model and trains nothing.
@@ -47,18 +47,20 @@ def main() -> None:
         "--data", type=Path, help="a folder with RWKU's own subjects, as its preparation script writes them"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[200, 201, 202])
+    parser.add_argument("--device", choices=machine.DEVICES, default="cpu")
     parser.add_argument("--budget", type=float, help="minutes")
     parser.add_argument("--write", type=Path, help="the page to insert the tables into")
     given = parser.parse_args()
+    machine.check_device(given.device)
     framework = Framework(given.open_unlearning.resolve(), given.python)
     try:
-        runs = Runs(given.output, given.model, framework, Design(), given.data)
+        runs = Runs(given.output, given.model, framework, Design(), given.data, given.device)
         start = time.perf_counter()
         runs.ask_before()
         asked = cells(given.seeds)
         deadline = None if given.budget is None else start + 60 * given.budget
         go_on(runs, asked, deadline)
-        report = _report(runs, asked, framework)
+        report = _report(runs, asked, framework, given.device)
     except RetainFirstError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -92,8 +94,8 @@ def go_on(runs: Runs, asked: Iterable[Cell], deadline: float | None) -> None:
         print(f"{cell.name}: {results['seconds']:.0f} s", flush=True)
 
 
-def _report(runs: Runs, asked: Sequence[Cell], framework: Framework) -> dict[str, Any]:
-    about = machine.describe("cpu")
+def _report(runs: Runs, asked: Sequence[Cell], framework: Framework, device: str) -> dict[str, Any]:
+    about = machine.describe(device)
     return {
         **about,
         "versions": {**about["versions"], **framework.versions()},

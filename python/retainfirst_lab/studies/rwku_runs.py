@@ -151,15 +151,22 @@ class Runs:
         framework: Where the runs happen.
         design: The settings; they must be those that the folder was begun with.
         data: A folder with RWKU's own subjects; None: the subjects of :mod:`retainfirst_lab.tasks.rwku`.
+        device: ``"cpu"``, or ``"cuda"``.
 
     Raises:
         RetainFirstError: The folder is of another design, or cannot be written to.
     """
 
     def __init__(
-        self, folder: Path, model: Path, framework: Framework, design: Design, data: Path | None = None
+        self,
+        folder: Path,
+        model: Path,
+        framework: Framework,
+        design: Design,
+        data: Path | None = None,
+        device: str = "cpu",
     ) -> None:
-        self.folder, self.design = folder.resolve(), design
+        self.folder, self.design, self._device = folder.resolve(), design, device
         self._model, self._framework, self._data = model.resolve(), framework, data
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "design.json"
@@ -181,7 +188,7 @@ class Runs:
         before.mkdir(exist_ok=True)
         self._framework.run(
             self.folder / "before.log", "src/eval.py", "--config-name=eval.yaml", "model=Llama-3-8B-Instruct",
-            "eval=retainfirst_rwku", "task_name=before", "model.model_args.device_map=cpu", *self._of_model(),
+            "eval=retainfirst_rwku", "task_name=before", f"model.model_args.device_map={self._device}", *self._of_model(),
             f"paths.output_dir={before}", f"eval.rwku.path={everything}", "eval.rwku.answer_cue=user",
             f"eval.rwku.max_new_tokens={self.design.max_new_tokens}", f"eval.rwku.stop={_STOP}",
         )  # fmt: skip
@@ -253,7 +260,7 @@ class Runs:
             "gradient_accumulation_steps": 1,
         }  # fmt: skip
         added = {
-            "use_cpu": "true",
+            "use_cpu": str(self._device == "cpu").lower(),
             "lr_scheduler_type": "constant",
             "max_steps": one.steps,
             "eval_steps": one.evaluate_every,

@@ -13,6 +13,8 @@ import retainfirst as rf
 import tiny
 from guarded import flat, gradients, make_model, passes, values
 
+pytestmark = pytest.mark.usefixtures("default_device")
+
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.05),
     "SGD, momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
