@@ -119,7 +119,8 @@ def summary(report: Mapping[str, Any]) -> str:
     lines = [
         f"- design: {settings}",
         f"- runs: {len(done)} of {planned}{time_of}",
-        f"- machine: {report['machine']['processor']}, {report['machine']['cores']} core(s); {versions}; {report['date'][:10]}",
+        f"- machine: {report['machine']['processor']}, {report['machine']['cores']} core(s), device {report['machine']['device']}; "
+        f"{versions}; {report['date'][:10]}",
     ]
     return "\n".join(lines)
 
