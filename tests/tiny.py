@@ -109,7 +109,7 @@ def tiny_batch(
     lengths: tuple[int, ...] = (9, 6, 12), *, prompt: int = 3, seed: int = 0, vocabulary: int = 110
 ) -> dict[str, torch.Tensor]:
     """A right-padded batch of random tokens; the first ``prompt`` tokens of each row have no label."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     shape = (len(lengths), max(lengths))
     input_ids = torch.randint(len(SPECIAL), vocabulary, shape, generator=generator)
     positions = torch.arange(max(lengths)).expand(shape)

@@ -58,7 +58,7 @@ def test_waiting_gradients_are_pinned_and_off_the_device():
     model = make_model()
     step = rf.TwoTaskStep(model, "sago", offload="cpu")
     collect(step, model, "FR")
-    waiting = step._gradients["forget"].values()
+    waiting = step._forget.gradients.values()
     assert all(gradient.device.type == "cpu" and gradient.is_pinned() for gradient in waiting)
 
 

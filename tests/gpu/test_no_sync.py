@@ -40,7 +40,7 @@ def test_the_check_finds_a_wait(no_waiting):
         x.item()
 
 
-@pytest.mark.parametrize("backend", [*kernels.BACKENDS, "compile"])
+@pytest.mark.parametrize("backend", kernels.BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("rule", "options"), RULES)
 def test_step(rule, options, dtype, backend, no_waiting):

@@ -189,6 +189,8 @@ def evaluate(
         if report is not None:
             require("matplotlib", "plot")
             report_folder(report)
+    if forget is None or tasks is not None:
+        _need_lm_eval()
     place = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = read_files(given)
 
@@ -274,13 +276,17 @@ def _quantisers(given: Sequence[str]) -> tuple[int | Literal["nf4"], ...]:
     return tuple(found)
 
 
-def _load(model: str, place: torch.device, pad_token: str | None) -> tuple[Any, Any]:
-    """Return the model on its device, and its tokenizer."""
+def _need_lm_eval() -> None:
+    """Check that lm-eval is there, and leave it its bar over the questions."""
     require("lm_eval", "eval")
     import datasets
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    datasets.disable_progress_bars()  # one per file, each for a moment; lm-eval's own bar over the questions stays
+    datasets.disable_progress_bars()  # one per file, each for a moment
+
+
+def _load(model: str, place: torch.device, pad_token: str | None) -> tuple[Any, Any]:
+    """Return the model on its device, and its tokenizer."""
     tokenizer, network = load_tokenizer(model), load_model(model)
     if pad_token is not None:
         set_pad_token(tokenizer, pad_token)

@@ -13,7 +13,7 @@ from retainfirst import _rust, kernels
 from retainfirst.errors import RetainFirstError, require
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import Shape, make_guarded, make_model
-from retainfirst_lab.bench.timing import Case, Sample, clock_for, ratios, rounds_of, spread
+from retainfirst_lab.bench.timing import LEAD, Case, Sample, clock_for, ratios, rounds_of, spread
 
 __all__ = ["EVERY", "RULES", "Plan", "measure"]
 
@@ -110,7 +110,8 @@ def _passes(plan: Plan, threads: int, tick: Tick) -> Iterator[dict[str, Any]]:
     # Half of the coordinates are put back in each measurement.
     cases = {name: Case(work, lambda: after.copy_(kept)) for name, work in works.items()}
     with machine.threads(threads):
-        samples = rounds_of(cases, plan.rounds, clock_for(plan.device), tick=lambda: tick(f"{threads} thread(s)"))
+        clock = clock_for(plan.device, LEAD)
+        samples = rounds_of(cases, plan.rounds, clock, tick=lambda: tick(f"{threads} thread(s)"))
     seconds = spread([one.wall for one in samples["limit"]])["median"]
     for case, count in _MOVED.items():
         yield {

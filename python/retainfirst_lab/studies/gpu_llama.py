@@ -103,7 +103,12 @@ def table(report: Mapping[str, Any]) -> Table:
         ratio = seconds["median"] / plain["seconds"]["median"]
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / _GIB:.2f}"
         rows.append(
-            [row["way"], f"{seconds['median']:.3f} ({seconds['min']:.3f}-{seconds['max']:.3f})", f"{ratio:.2f}", peak]
+            [
+                row["way"],
+                f"{seconds['median']:.3f} ({seconds['least']:.3f}-{seconds['greatest']:.3f})",
+                f"{ratio:.2f}",
+                peak,
+            ]
         )
     title = "A step of {} x {} tokens for each task".format(*report["tokens"])
     set_size = 2 * report["parameters"] / _GIB

@@ -16,7 +16,7 @@ from torch import Tensor
 import retainfirst as rf
 from retainfirst import kernels
 from retainfirst_lab.bench.peers import Peer, sago_mask, sago_where
-from retainfirst_lab.bench.timing import Case, Clock, CudaClock, Sample, rounds_of, spread
+from retainfirst_lab.bench.timing import LEAD, Case, Sample, clock_for, rounds_of, spread
 from retainfirst_lab.studies.gpu_setting import CASES, COUNT, DTYPES, ELEMENTWISE, Setting, dtype_name, make
 
 __all__ = ["combiners", "host", "launch", "many", "peers", "wide"]
@@ -34,7 +34,6 @@ LAUNCHES = (
 )
 COPY_BYTES = 2 * 2**30
 POOL_BYTES = 2**29  # ten times the largest cache
-LEAD = 4_000_000  # clock cycles, about 2 ms: longer than the host takes for one combination of a few tensors
 
 Row = dict[str, Any]
 Call = Callable[[], object]
@@ -221,8 +220,7 @@ def _measure(setting: Setting, calls: Mapping[str, Call], moved: Mapping[str, in
     n = int(COPY_BYTES * min(setting.scale, 1.0))
     source, target = (torch.empty(n, device=setting.device, dtype=torch.uint8).fill_(i) for i in range(2))
     cases = {name: Case(call) for name, call in calls.items()} | {"copy": Case(lambda: target.copy_(source))}
-    clock = CudaClock(lead) if setting.on_gpu else Clock()
-    clock.shortest = 0.0  # one call a measurement: the host could not run ahead of several
+    clock = clock_for(setting.device.type, lead)
     samples = rounds_of(cases, setting.rounds, clock)
     return {
         name: _bandwidth(samples[name], moved[name], [2 * n / one.wall for one in samples["copy"]]) for name in calls

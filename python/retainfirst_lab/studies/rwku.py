@@ -116,11 +116,11 @@ def summary(report: Mapping[str, Any]) -> str:
     if done:
         missing = (planned - len(done)) * fmean(done) / 60
         time_of = f"; {fmean(done):.1f} minutes each, and {missing:.1f} hours for those that are missing"
+    about = report["machine"]
     lines = [
         f"- design: {settings}",
         f"- runs: {len(done)} of {planned}{time_of}",
-        f"- machine: {report['machine']['processor']}, {report['machine']['cores']} core(s), device {report['machine']['device']}; "
-        f"{versions}; {report['date'][:10]}",
+        f"- machine: {about['processor']}, {about['cores']} core(s), device {about['device']}; {versions}; {report['date'][:10]}",
     ]
     return "\n".join(lines)
 

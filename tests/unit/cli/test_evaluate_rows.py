@@ -9,7 +9,6 @@ import pytest
 from retainfirst.cli import main
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
-pytest.importorskip("lm_eval")
 pytest.importorskip("rouge_score")
 
 
@@ -41,6 +40,14 @@ def run(folder, monkeypatch, capsys):
 
 
 ALL = ("--before", "before", "--forget", "forget.jsonl", "--retain", "retain.jsonl", "--held-out", "held_out.jsonl")
+
+
+def test_rows_need_no_lm_eval(run, monkeypatch):
+    for name in ("lm_eval", "datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, err = run("--forget", "forget.jsonl", "--retain", "retain.jsonl")
+    assert (code, err.count("error")) == (0, 0)
+    assert "ROUGE-L" in out
 
 
 def test_a_table_verdicts_and_a_report(run, tmp_path):

@@ -46,12 +46,14 @@ def test_dtypes_that_match_as_sets_but_not_as_pairs():
 
 @pytest.mark.parametrize("name", rf.available_combiners())
 def test_odd_tensors_among_plain_ones_get_their_update(name):
-    def odd() -> list[Tensor]:
-        made = [torch.randn(5, generator=generator), torch._neg_view(torch.randn(5, generator=generator))]
-        made += [torch.randn(3, 4, generator=generator).t(), torch.nn.Parameter(torch.randn(2, generator=generator))]
-        return [*made, torch.ones(0), torch.randn(4, generator=generator).double(), torch.randn(3, generator=generator)]
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
 
-    generator = torch.Generator("cpu").manual_seed(0)
+    def odd() -> list[Tensor]:
+        made = [randn(5), torch._neg_view(randn(5)), randn(3, 4).t(), torch.nn.Parameter(randn(2))]
+        return [*made, torch.ones(0), randn(4).double(), randn(3)]
+
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     forget, retain = odd(), odd()
     rule = rf.make_combiner(name) if name in ELEMENTWISE else rf.make_combiner(name, scope="tensor")
     expected = [rf.combine(f, r, rule) for f, r in zip(forget, retain, strict=True)]

@@ -94,9 +94,10 @@ def test_nf4_is_what_transformers_loads(llama, tmp_path):
     )
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
     ids = tiny_batch()["input_ids"].to(loaded.device)
+    llama.to(loaded.device)
     before = llama.model.layers[0].mlp.up_proj.weight.detach().clone()
     with torch.no_grad(), ev.quantized_nf4(llama):
-        assert torch.equal(llama(ids.cpu()).logits, loaded(ids).logits.cpu())
+        assert torch.equal(llama(ids).logits, loaded(ids).logits)
         assert not torch.equal(llama.model.layers[0].mlp.up_proj.weight, before)
     assert torch.equal(llama.model.layers[0].mlp.up_proj.weight, before)
     with pytest.raises(

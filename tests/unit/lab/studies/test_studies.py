@@ -17,6 +17,7 @@ from retainfirst_lab.studies import (
     engines,
     gpu,
     gpu_checks,
+    gpu_llama,
     gpu_setting,
     gpu_times,
     optimisers,
@@ -204,3 +205,15 @@ def test_engines(tmp_path, monkeypatch):
     assert "| combiner, scope | DDP | FSDP | fully_shard |" in text
     assert "| pcgrad block | 3.0e-09 | 3.0e-09 | 3.0e-09 |" in text
     assert "| fully_shard | pcgrad | 2.00 | 1.50 |" in text
+
+
+def test_gpu_llama(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_llama, "_ROWS", 1)
+    monkeypatch.setattr(gpu_llama, "_LENGTH", 8)
+    arguments = ["--device", "cpu", "--parameters", "1e5", "--rounds", "1", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", ["gpu_llama.py", *arguments])
+    gpu_llama.main()
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["way"] for row in report["rows"]] == ["plain", "copies", *gpu_llama.WAYS]
+    plain = gpu_llama.table(report).rows[0]
+    assert plain[2:] == ["1.00", "-"]  # a CPU's peak is not measured
