@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -84,6 +85,9 @@ def _common(
 def main(command: typer.Typer = app) -> None:
     """Run a command and exit with 0 (done), 1 (a check failed), 2 (bad use or bad input) or 130 (interrupted)."""
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not error_console.is_terminal:
+        # Bars that Hugging Face's libraries draw would fill a log, which has this command's own lines.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         command()
     except RetainFirstError as error:

@@ -18,6 +18,7 @@ from retainfirst import __version__, cli, extension
 from retainfirst.cli import _doctor
 from retainfirst.cli._worth_opening import worth_opening
 from retainfirst.doctor import Finding
+from tiny import save_tiny
 
 
 def test_without_arguments_three_things_to_do_are_shown():
@@ -48,7 +49,21 @@ def shell(*arguments, **variables):
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ | variables
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+@pytest.mark.slow
+def test_without_a_terminal_there_are_lines_and_no_bars(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    pytest.importorskip("rouge_score")
+    save_tiny(tmp_path / "model")
+    (tmp_path / "forget.jsonl").write_text('{"question": "forget", "answer": "the one"}\n')
+    done = shell(
+        "evaluate", "--model", str(tmp_path / "model"), "--forget", str(tmp_path / "forget.jsonl"), "--device", "cpu"
+    )
+    assert "loading" in done.stderr
+    assert "Loading weights" not in done.stderr
+    assert "%|" not in done.stderr
 
 
 @pytest.mark.slow
@@ -57,7 +72,7 @@ def shell(*arguments, **variables):
 )
 def test_the_shell_completes(words, expected):
     given = {"_RETAINFIRST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    assert set(shell(**given).split()) == expected
+    assert set(shell(**given).stdout.split()) == expected
 
 
 @pytest.mark.slow
