@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from retainfirst.doctor._finding import Finding
-from retainfirst.doctor._libraries import PURPOSES, problem, requirements
+from retainfirst.doctor._libraries import PURPOSES, declared, problem, requirements
 
 __all__ = ["NEEDS", "commands"]
 
@@ -23,11 +23,13 @@ NEEDS = {
 
 
 def commands(extension: Finding) -> Iterator[Finding]:
-    """Say of each command whether it can run.
+    """Say of each command whether it can run; of none if it is not known what they need.
 
     Args:
         extension: What was found of the extension.
     """
+    if not declared():
+        return
     wrong = {one.name for extra in ("", *PURPOSES) for one in requirements(extra) if problem(one)}
     if extension.status != "ok":
         wrong.add("extension")

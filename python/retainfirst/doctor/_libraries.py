@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from retainfirst import __version__
 from retainfirst.doctor._finding import Finding, first_line
 
-__all__ = ["PURPOSES", "extras", "installed_version", "needed", "problem", "requirements"]
+__all__ = ["PURPOSES", "declared", "extras", "installed_version", "needed", "problem", "requirements"]
 
 PURPOSES = {
     "hf": "models of transformers: unlearn, run, TwoTaskTrainer, the built-in facts model",
@@ -38,10 +38,11 @@ _MODULES = {"z3-solver": "z3", "hydra-core": "hydra"}
 def needed() -> list[Finding]:
     """Look at Python, at this library, and at the libraries without which it does not work."""
     section = "libraries"
-    found = [
-        Finding(section, "python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
-        Finding(section, "retainfirst", "ok", __version__),
-    ]
+    found = [Finding(section, "python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}")]
+    if not declared():
+        text = f"{__version__}, on Python's path but not installed: libraries, extras and commands were not looked at"
+        return [*found, Finding(section, "retainfirst", "broken", text, "pip install FOLDER, that of the checkout")]
+    found.append(Finding(section, "retainfirst", "ok", __version__))
     for one in requirements():
         wrong = problem(one)
         text = wrong or _version_text(one.name)
@@ -51,7 +52,9 @@ def needed() -> list[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """Look at the libraries of each extra."""
+    """Look at the libraries of each extra; at none if it is not known what they are."""
+    if not declared():
+        return
     for extra, purpose in PURPOSES.items():
         everything = list(requirements(extra))
         install = f"pip install --upgrade '{_DISTRIBUTION}[{extra}]'"
@@ -68,6 +71,11 @@ def extras() -> Iterator[Finding]:
             yield Finding(
                 "extras", extra, "ok", ", ".join(f"{one.name} {_version_text(one.name)}" for one in everything)
             )
+
+
+def declared() -> bool:
+    """Whether it is known what is needed: it is written where the library is installed."""
+    return installed_version(_DISTRIBUTION) is not None
 
 
 def requirements(extra: str = "") -> Iterator[Requirement]:

@@ -125,3 +125,16 @@ def test_the_whole_examination_of_this_environment(tmp_path):
         "libraries", "extras", "compute", "several processes", "open-unlearning", "machine", "commands"
     ]  # fmt: skip
     assert len(seen) == 4
+
+
+def test_a_checkout_on_the_path_that_is_not_installed_is_said_to_be_so(monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    for function in ("version", "requires"):
+        monkeypatch.setattr(libraries.metadata, function, absent)
+    found = {(one.section, one.name): one for one in examine()}
+    ours = found["libraries", "retainfirst"]
+    assert ours.status == "broken"
+    assert "not installed" in ours.text
+    assert not {section for section, _ in found} & {"extras", "commands"}
