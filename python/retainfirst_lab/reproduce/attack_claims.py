@@ -1,4 +1,7 @@
-"""The claims on attacks, and the rule of their verdicts; both were fixed before the first run."""
+"""The claims on attacks, and the rule of their verdicts.
+
+The claims and when each holds were fixed before the first run. Every objective, rate and guard is judged by itself.
+"""
 
 from __future__ import annotations
 

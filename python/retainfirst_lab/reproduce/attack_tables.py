@@ -84,7 +84,7 @@ def shares_table(results: Results) -> Table:
         " seeds that got there, of those that were run. Recovered share: (attacked - after) / (before - after) in forget"
         " accuracy. Quantisers round to the nearest, with one scale an output channel, or a group of 64 weights. Relearning"
         " trains on some of the forget facts and measures the others. Moved: the share of weights whose 4-bit value is another"
-        " than before unlearning.",
+        " than before unlearning. The rates are fixed: nothing is chosen on development seeds.",
     )
 
 
