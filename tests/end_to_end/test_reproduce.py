@@ -6,6 +6,7 @@ import errno
 import json
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from retainfirst.cli import main
 from retainfirst.errors import MissingDependency, RetainFirstError
 from retainfirst.files import write_json
 from retainfirst_lab.reproduce import QUICK, SmolTier, path, reproduce, workers
+from retainfirst_lab.reproduce.attack_design import AttackPart
 from retainfirst_lab.reproduce.design import MAIN, Cell, Sizes
-from retainfirst_lab.reproduce.guard_design import GuardCell, GuardPart
+from retainfirst_lab.reproduce.guard_design import GUARDS, GuardCell, GuardPart
 from retainfirst_lab.reproduce.path import run_cell
 from retainfirst_lab.reproduce.smollm2_rows import FILES
 from retainfirst_lab.reproduce.store import Store
@@ -26,7 +28,13 @@ pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")
 
 SMALL = replace(
-    QUICK, seeds=(0,), sizes=Sizes(max_steps=60, relearn_rows=6, relearn_steps=3), people=6, hidden_size=64, guard=None
+    QUICK,
+    seeds=(0,),
+    sizes=Sizes(max_steps=60, relearn_rows=6, relearn_steps=3),
+    people=6,
+    hidden_size=64,
+    guard=None,
+    attacks=None,
 )
 TINY = replace(
     SMALL, sizes=replace(SMALL.sizes, max_steps=4), people=2, hidden_size=32, guard=GuardPart(("ga",), MAIN[1:])
@@ -277,6 +285,31 @@ def test_the_part_on_the_guard_runs_alone_reports_and_resumes(tmp_path, monkeypa
     assert json.loads((tmp_path / "out" / "results.json").read_text())["guard"] == before["guard"]
 
 
+@pytest.mark.slow
+def test_the_part_on_attacks_runs_alone_reports_and_resumes(tmp_path, monkeypatch):
+    part = AttackPart(("ga",), max_steps=40)
+    tier, seen = replace(TINY, sizes=replace(TINY.sizes, target=0.99), attacks=part), []
+    found = reproduce(tier, tmp_path / "out", jobs=1, parts=["attacks"], progress=lambda *at: seen.append(at))
+    assert (seen[0], seen[-1]) == (("choosing settings", 0, 0), ("attacks", 6, 6))
+    assert found["cells"] == []
+    assert "guard" not in found
+    cells = found["attacks"]["cells"]
+    assert len(cells) == len(list((tmp_path / "out" / "cells").iterdir())) == 6
+    assert {(one["variant"], one["guard"]) for one in cells} == set(product(("sum", "pcgrad", "sago"), GUARDS))
+    text, page = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
+    assert "## Attacks: the claims" in text
+    assert "Verdict: Q4 holds in" in text
+    assert "runs under attack: 6;" in text
+    assert page.count("<svg") == 1
+
+    monkeypatch.setattr(workers, "attacked", lambda *_: pytest.fail("ran a finished cell again"))
+    before = json.loads((tmp_path / "out" / "results.json").read_text())
+    one_rule = reproduce(tier, tmp_path / "out", jobs=1, parts=["attacks"], only=["sago"])
+    assert [one["variant"] for one in one_rule["attacks"]["cells"]] == ["sago", "sago"]
+    reproduce(tier, tmp_path / "out", jobs=1, parts=["attacks"])
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["attacks"] == before["attacks"]
+
+
 def refused(monkeypatch, capsys, *arguments) -> str:
     monkeypatch.setattr(sys, "argv", ["retainfirst", "reproduce", *map(str, arguments)])
     with pytest.raises(SystemExit) as leaving:
@@ -296,7 +329,9 @@ def refused(monkeypatch, capsys, *arguments) -> str:
         (("--seeds", ","), "at least one"),
         (("--tier", "full", "--seeds", "0,100"), "found [0] in both"),
         (("--part", "guards"), "Did you mean 'guard'"),
-        (("--tier", "smollm2", "--part", "guard"), "has no part on the guard"),
+        (("--part", "attack"), "Did you mean 'attacks'"),
+        (("--tier", "smollm2", "--part", "guard"), "smollm2 has no part guard"),
+        (("--tier", "smollm2", "--part", "guard,attacks"), "smollm2 has no part guard or attacks"),
         (("--budget", "15"), "belong to the tier smollm2"),
         (("--tier", "smollm2", "--budget", "0"), "above 0"),
     ],
@@ -321,7 +356,7 @@ def test_output_folders_of_something_else_are_refused(monkeypatch, capsys, tmp_p
 @pytest.mark.parametrize(("module", "extra"), [("lm_eval", "eval"), ("matplotlib", "plot"), ("transformers", "hf")])
 def test_a_missing_library_is_named_before_anything_is_run(monkeypatch, tmp_path, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(run_module, "run_all", lambda *_: pytest.fail("began to run"))
+    monkeypatch.setattr(run_module, "finished", lambda *_: pytest.fail("began to run"))
     with pytest.raises(MissingDependency, match=rf"retainfirst\[{extra}\]"):
         reproduce(SMALL, tmp_path / "out")
     assert not (tmp_path / "out").exists()

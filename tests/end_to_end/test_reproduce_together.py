@@ -16,7 +16,13 @@ pytest.importorskip("lm_eval")
 pytest.importorskip("matplotlib")
 
 TINY = replace(
-    QUICK, seeds=(0,), sizes=Sizes(max_steps=4, relearn_rows=2, relearn_steps=1), people=2, hidden_size=32, guard=None
+    QUICK,
+    seeds=(0,),
+    sizes=Sizes(max_steps=4, relearn_rows=2, relearn_steps=1),
+    people=2,
+    hidden_size=32,
+    guard=None,
+    attacks=None,
 )
 _barriers = []
 

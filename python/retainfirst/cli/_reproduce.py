@@ -42,7 +42,8 @@ def reproduce(
     part: Annotated[
         str | None,
         Option(
-            help="Run only this part: combiners (the paper's tables) or guard (with and without the guard). Default: both."
+            help="Run only this part: combiners (the paper's tables), guard (with and without the guard) or attacks (what"
+            " quantisation and relearning bring back). Default: all."
         ),
     ] = None,
     jobs: Annotated[int | None, Option(min=1, help="Processes, each with one thread. Default: 2.")] = None,
@@ -72,6 +73,8 @@ def reproduce(
         retainfirst reproduce --output outputs/ga --only ga,sum,sago --seeds 300,301,302
 
         retainfirst reproduce --tier full --part guard --output outputs/guard
+
+        retainfirst reproduce --tier full --part attacks --output outputs/attacks
 
         retainfirst reproduce --tier smollm2 --output outputs/smollm2 --budget 30
     """  # noqa: D412 - the command's help text, not Google sections
@@ -122,14 +125,16 @@ def _command() -> str:
 def _summary(results: dict[str, Any]) -> dict[str, Any]:
     """The results without the runs, which are long."""
     found = {name: value for name, value in results.items() if name != "cells"}
-    if "guard" in found:
-        found["guard"] = {name: value for name, value in found["guard"].items() if name != "cells"}
+    for part in ("guard", "attacks"):
+        if part in found:
+            found[part] = {name: value for name, value in found[part].items() if name != "cells"}
     return found
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
     from retainfirst_lab.report import terminal
     from retainfirst_lab.reproduce.agreement import verdict_sentence
+    from retainfirst_lab.reproduce.attack_tables import attack_verdicts, terminal_attack_table
     from retainfirst_lab.reproduce.guard_tables import terminal_guard_table, verdict_line
     from retainfirst_lab.reproduce.tables import terminal_table
 
@@ -140,6 +145,9 @@ def _show(results: dict[str, Any], output: Path) -> None:
     if "guard" in results:
         terminal.show(terminal_guard_table(results), console, words=5)
         console.print(verdict_line(results), highlight=False)
+    if "attacks" in results:
+        terminal.show(terminal_attack_table(results), console, words=4)
+        console.print(attack_verdicts(results), highlight=False)
     worth_opening(
         {
             output / "report.html": "the report, with figures and the paper's numbers",

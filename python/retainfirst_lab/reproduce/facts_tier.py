@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from retainfirst_lab.reproduce.attack_design import AttackPart
 from retainfirst_lab.reproduce.design import (
     BASELINES,
     MAIN,
@@ -47,6 +48,7 @@ class FactsTier:
         sweep_variants: The combiners of the sweep.
         control: Whether to run the control, in which forget and retain share no words.
         guard: The part on the guard; None: it has none.
+        attacks: The part on attacks; None: it has none.
         people: Persons to forget; see :func:`~retainfirst_lab.reproduce.facts_testbed.facts_config`.
         hidden_size: Width of the model.
 
@@ -65,6 +67,7 @@ class FactsTier:
     sweep_variants: tuple[Variant, ...] = ()
     control: bool = False
     guard: GuardPart | None = None
+    attacks: AttackPart | None = None
     people: int = 24
     hidden_size: int = 128
     main_testbed: str = "facts"
@@ -111,7 +114,7 @@ class FactsTier:
         return replace(self, seeds=tuple(seeds))
 
 
-QUICK = FactsTier("quick", Sizes(), seeds=(200,), guard=GuardPart(("ga",)))
+QUICK = FactsTier("quick", Sizes(), seeds=(200,), guard=GuardPart(("ga",)), attacks=AttackPart(("ga",)))
 
 FULL = FactsTier(
     "full",
@@ -126,4 +129,5 @@ FULL = FactsTier(
     sweep_variants=(*MAIN, VARIANTS["sago_keep_retain"]),
     control=True,
     guard=GuardPart(("ga", "npo")),
+    attacks=AttackPart(("ga", "npo"), at_small_rate=("ga",)),
 )

@@ -11,8 +11,11 @@ import numpy as np
 
 from retainfirst.errors import require
 from retainfirst_lab.report import style
+from retainfirst_lab.reproduce.attack_figure import CAPTION as ATTACKS_CAPTION
+from retainfirst_lab.reproduce.attack_figure import attack_figure
 from retainfirst_lab.reproduce.design import OBJECTIVES
-from retainfirst_lab.reproduce.guard_figure import CAPTION, guard_figure
+from retainfirst_lab.reproduce.guard_figure import CAPTION as GUARD_CAPTION
+from retainfirst_lab.reproduce.guard_figure import guard_figure
 from retainfirst_lab.reproduce.matched import frontier
 from retainfirst_lab.reproduce.table_parts import NAMES
 
@@ -28,7 +31,8 @@ Figure = Any
 def figures(results: Results) -> dict[str, str]:
     """Return the figures that the run has data for, as SVG text by caption."""
     require("matplotlib", "plot")
-    made = {**(_of_combiners(results) if _objectives(results) else {}), CAPTION: guard_figure(results)}
+    made = _of_combiners(results) if _objectives(results) else {}
+    made |= {GUARD_CAPTION: guard_figure(results), ATTACKS_CAPTION: attack_figure(results)}
     return {caption: _svg(figure) for caption, figure in made.items() if figure is not None}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from retainfirst_lab.reproduce.guard_claim import RETAINED, claim, leads
 from retainfirst_lab.reproduce.guard_design import COMMON_RATES, EQUAL_STEPS, Arm
 from retainfirst_lab.reproduce.results import NUMBERS, Entry, best
-from retainfirst_lab.reproduce.statistics import mean_and_spread, paired_difference
+from retainfirst_lab.reproduce.statistics import paired_difference, spread
 
 __all__ = ["ARM", "at_steps", "at_target", "guard_results"]
 
@@ -137,15 +137,10 @@ def _summary(arms: Mapping[Arm, Mapping[int, Numbers]], report: Sequence[Entry])
     for arm, cells in _by_arm(report).items():
         seeds = arms.get(arm, {})
         names = dict.fromkeys(name for numbers in seeds.values() for name in numbers)
-        numbers = {name: _spread([found[name] for found in seeds.values() if name in found]) for name in names}
+        numbers = {name: spread([found[name] for found in seeds.values() if name in found]) for name in names}
         counts = {"runs": len({one["seed"] for one in cells}), "reached": len(seeds)}
         rows.append({**dict(zip(ARM, arm, strict=True)), **counts, "numbers": numbers})
     return rows
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    mean, spread = mean_and_spread(values)
-    return {"mean": mean, "sd": spread, "n": len(values)}
 
 
 def _guard_differences(arms: Mapping[Arm, Mapping[int, Numbers]]) -> list[dict[str, Any]]:

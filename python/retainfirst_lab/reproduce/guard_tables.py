@@ -8,12 +8,18 @@ from typing import Any
 from retainfirst_lab.report import Table
 from retainfirst_lab.reproduce.guard_claim import CLAIM, RULE, overall
 from retainfirst_lab.reproduce.guard_design import COMMON_RATES
-from retainfirst_lab.reproduce.table_parts import NAMES, Results, difference_cell, mean_cell, target_accuracy
+from retainfirst_lab.reproduce.table_parts import (
+    GUARD_NAMES,
+    NAMES,
+    Results,
+    difference_cell,
+    mean_cell,
+    target_accuracy,
+)
 
 __all__ = ["OPTIMIZER_NAMES", "guard_tables", "terminal_guard_table", "verdict_line"]
 
 OPTIMIZER_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
-GUARD_NAMES = {"off": "off", "enforce": "on"}
 TERMINAL = ("objective", "optimiser", "combiner", "guard", "covered", "held out", "steps that oppose")
 
 

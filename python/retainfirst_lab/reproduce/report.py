@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from retainfirst_lab.report import Table, html, markdown
+from retainfirst_lab.reproduce.attack_tables import attack_tables
 from retainfirst_lab.reproduce.figures import figures
 from retainfirst_lab.reproduce.guard_tables import guard_tables
 from retainfirst_lab.reproduce.tables import all_tables
 
 __all__ = ["TABLES", "render_html", "render_markdown", "run_facts"]
 
-TABLES = {"combiners": all_tables, "guard": guard_tables}
+TABLES = {"combiners": all_tables, "guard": guard_tables, "attacks": attack_tables}
 """The tables of each part of a tier."""
 
 
@@ -77,8 +78,9 @@ def _runs(results: Mapping[str, Any]) -> dict[str, str]:
             "judged every end model; largest difference from the accuracies along the path:"
             f" {results['lm_eval_difference']:g}"
         )
-    if results.get("guard"):
-        cells = results["guard"]["cells"]
-        late = sum(not one["reached"] for one in cells)
-        found["runs with a guard"] = f"{len(cells)}; {late} did not reach the target"
+    for part, name in (("guard", "runs with a guard"), ("attacks", "runs under attack")):
+        if results.get(part):
+            cells = results[part]["cells"]
+            late = sum(not one["reached"] for one in cells)
+            found[name] = f"{len(cells)}; {late} did not reach the target"
     return found

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from retainfirst_lab.reproduce.design import VARIANTS, Cell, Method, Settings
 from retainfirst_lab.reproduce.matched import at_forgetting, frontier_area
-from retainfirst_lab.reproduce.statistics import mean_and_spread, paired_difference
+from retainfirst_lab.reproduce.statistics import paired_difference, spread
 from retainfirst_lab.reproduce.testbed import MEASURES
 
 __all__ = ["NUMBERS", "Entry", "best", "choose", "compare", "entry", "summarise"]
@@ -158,8 +158,7 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         for name, read in NUMBERS.items():
             values = [value for value in map(read, reached) if value is not None]
             if values:
-                mean, spread = mean_and_spread(values)
-                numbers[name] = {"mean": mean, "sd": spread, "n": len(values)}
+                numbers[name] = spread(values)
         relearned = [one["relearning"]["steps"] for one in reached]
         rows.append(
             {

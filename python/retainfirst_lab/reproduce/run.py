@@ -7,12 +7,14 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.files import write_json, write_whole
 from retainfirst.unlearning import versions
+from retainfirst_lab.reproduce.attack_results import attack_results
 from retainfirst_lab.reproduce.design import OBJECTIVES, VARIANTS, Cell, Method, Settings
 from retainfirst_lab.reproduce.guard_results import guard_results
 from retainfirst_lab.reproduce.losses import OPTIONS
@@ -20,12 +22,12 @@ from retainfirst_lab.reproduce.results import Entry, choose, compare, entry, sum
 from retainfirst_lab.reproduce.store import Store, rounded
 from retainfirst_lab.reproduce.testbed import MEASURES
 from retainfirst_lab.reproduce.tiers import Tier
-from retainfirst_lab.reproduce.workers import run_all
+from retainfirst_lab.reproduce.workers import AnyCell, finished
 
 __all__ = ["PARTS", "Progress", "check_only", "reproduce"]
 
-PARTS = ("combiners", "guard")
-"""The parts of a tier: the tables of combiners, and the comparison with and without the guard."""
+PARTS = ("combiners", "guard", "attacks")
+"""The parts of a tier: the tables of combiners, the comparison with and without the guard, and the rules under attack."""
 
 Progress = Callable[[str, int, int], None]
 """A callback ``progress(stage, done, total)``."""
@@ -86,6 +88,9 @@ def reproduce(
         if tier.guard is not None and "guard" in parts:
             guarded = run.entries(tier.guard.cells(tier.main_testbed, (*tier.seeds, *tier.development_seeds)), "guard")
             results |= {"guard": guard_results(guarded, tier.development_seeds)} if guarded else {}
+        if tier.attacks is not None and "attacks" in parts:
+            raw = run.finished(tier.attacks.cells(tier.main_testbed, tier.seeds), "attacks")
+            results |= {"attacks": attack_results(raw, tier.sizes.target)} if raw else {}
         results |= {"only": list(only), "parts": list(parts), "command": command}
         results["wall_seconds"] = time.perf_counter() - start
         _write(store.folder, results)
@@ -100,18 +105,13 @@ class _Run:
     def __init__(self, tier: Tier, store: Store, jobs: int, only: Sequence[str], progress: Progress) -> None:
         self.tier, self.store, self.jobs, self.only, self.progress = tier, store, jobs, only, progress
 
+    def finished(self, cells: Sequence[AnyCell], what: str) -> dict[AnyCell, dict[str, Any]]:
+        wanted = [cell for cell in cells if _wanted(cell, self.only)]
+        return finished(self.tier, self.store, wanted, self.jobs, partial(self.progress, what))
+
     def entries(self, cells: Sequence[Cell], what: str) -> list[Entry]:
-        cells = [cell for cell in cells if _wanted(cell, self.only)]
-        missing = [cell for cell in cells if self.store.read(cell) is None]
-        done = len(cells) - len(missing)
-        self.progress(what, done, len(cells))
-        for finished in run_all(self.tier, self.store, missing, min(self.jobs, max(1, len(missing)))):
-            done += finished is not None
-            self.progress(what, done, len(cells))
-        raw = {cell: self.store.read(cell) for cell in cells}
-        return [
-            entry(cell, found, self.tier.sizes.target, raw.get(_naive(cell))) for cell, found in raw.items() if found
-        ]
+        raw = self.finished(cells, what)
+        return [entry(cell, found, self.tier.sizes.target, raw.get(_naive(cell))) for cell, found in raw.items()]
 
 
 def _naive(cell: Cell) -> Cell:
@@ -122,8 +122,9 @@ def _check_parts(parts: Sequence[str], tier: Tier) -> None:
     for name in parts:
         if name not in PARTS:
             raise RetainFirstError(f"Nothing in a tier is called part {name!r}. {did_you_mean(name, PARTS)}")
-    if tier.guard is None and "combiners" not in parts:
-        raise RetainFirstError(f"The tier {tier.name} has no part on the guard; run the tiers quick or full.")
+    has = {"combiners": True, "guard": tier.guard is not None, "attacks": tier.attacks is not None}
+    if not any(has[name] for name in parts):
+        raise RetainFirstError(f"The tier {tier.name} has no part {' or '.join(parts)}; run the tiers quick or full.")
 
 
 def check_only(only: Iterable[str], methods: Sequence[Method]) -> None:

@@ -52,6 +52,7 @@ class SmolTier:
     threads: int | None = None
     checkpoints: bool = True
     guard: None = None
+    attacks: None = None
 
     def __post_init__(self) -> None:
         if self.minutes is None or not self.minutes > 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from retainfirst.errors import require
 
-__all__ = ["Difference", "mean_and_spread", "paired_difference"]
+__all__ = ["Difference", "mean_and_spread", "paired_difference", "spread"]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -52,6 +52,16 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """
     array = np.asarray(values, dtype=float)
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return the mean, the standard deviation (None for a single value) and the number of values, for JSON.
+
+    Args:
+        values: At least one number.
+    """
+    mean, deviation = mean_and_spread(values)
+    return {"mean": mean, "sd": deviation, "n": len(values)}
 
 
 def paired_difference(left: Mapping[int, float], right: Mapping[int, float]) -> Difference | None:

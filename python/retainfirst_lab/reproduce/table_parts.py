@@ -8,6 +8,7 @@ from typing import Any
 from retainfirst_lab.reproduce.design import VARIANTS
 
 __all__ = [
+    "GUARD_NAMES",
     "NAMES",
     "Results",
     "at_common",
@@ -34,6 +35,8 @@ NAMES = {
     "blur": "BLUR",
 }
 """The names of objectives and variants in tables and figures."""
+
+GUARD_NAMES = {"off": "off", "enforce": "on"}
 
 Results = Mapping[str, Any]
 

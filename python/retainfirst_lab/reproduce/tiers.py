@@ -19,5 +19,6 @@ Tier = FactsTier | SmolTier
 - ``threads``: of each process; None: torch's default.
 - ``checkpoints``: whether a cell can be resumed in its middle.
 - ``guard``: the part on the guard; None: the tier has none.
+- ``attacks``: the part on attacks; None: the tier has none.
 - ``minutes``: the time budget. A cell that would end after it is not begun. None: no budget.
 """

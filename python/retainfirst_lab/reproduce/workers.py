@@ -12,26 +12,55 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from retainfirst.errors import RetainFirstError
 from retainfirst.unlearning import on_interrupt
+from retainfirst_lab.reproduce.attack_design import AttackCell
+from retainfirst_lab.reproduce.attack_runs import attacked
 from retainfirst_lab.reproduce.design import Cell
+from retainfirst_lab.reproduce.facts_testbed import FactsTestbed
 from retainfirst_lab.reproduce.path import run_cell
 from retainfirst_lab.reproduce.store import Store
 from retainfirst_lab.reproduce.testbed import Testbed
 from retainfirst_lab.reproduce.tiers import Tier
 
-__all__ = ["run_all"]
+__all__ = ["AnyCell", "finished", "run_all"]
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
+
+
+def finished(
+    tier: Tier, store: Store, cells: Sequence[AnyCell], jobs: int, progress: Callable[[int, int], None]
+) -> dict[AnyCell, dict[str, Any]]:
+    """Run the cells that the store lacks, and return the results of all.
+
+    Args:
+        tier: Gives test beds and sizes.
+        store: For the results.
+        cells: The cells.
+        jobs: Processes, at most one for each missing cell.
+        progress: Called with the numbers of finished cells and of all, first before any is run.
+
+    Returns:
+        Results by cell, without those for which the tier's budget did not last.
+    """
+    missing = [cell for cell in cells if store.read(cell) is None]
+    done = len(cells) - len(missing)
+    progress(done, len(cells))
+    for cell in run_all(tier, store, missing, min(jobs, max(1, len(missing)))):
+        done += cell is not None
+        progress(done, len(cells))
+    return {cell: found for cell in cells if (found := store.read(cell)) is not None}
 
 
 def run_all(tier: Tier, store: Store, cells: Sequence[Cell], jobs: int) -> Iterator[Cell | None]:
@@ -132,7 +161,10 @@ def _testbed(tier: Tier, folder: Path, name: str, seed: int) -> Testbed:
 def _run(tier: Tier, store: Store, cell: Cell) -> Cell:
     checkpoint = store.path(cell).with_suffix(".pt") if tier.checkpoints else None
     testbed = _testbed(tier, store.folder, cell.testbed, cell.seed)
-    store.write(cell, run_cell(cell, testbed, tier.sizes, checkpoint))
+    if isinstance(cell, AttackCell):
+        store.write(cell, attacked(cell, cast(FactsTestbed, testbed), tier.sizes))
+    else:
+        store.write(cell, run_cell(cell, testbed, tier.sizes, checkpoint))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return cell

@@ -47,10 +47,10 @@ from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.tables import conditions
 from retainfirst_lab.report import Table, markdown
 from retainfirst_lab.report.page import rewrite
+from retainfirst_lab.reproduce.attack_design import QUANTISERS
 from retainfirst_lab.reproduce.design import MAIN, OBJECTIVES
 from retainfirst_lab.reproduce.guard_design import GuardCell
 from retainfirst_lab.reproduce.store import Store
-from retainfirst_lab.studies.attacks import QUANTISERS
 from retainfirst_lab.studies.smollm2_runs import SETS, Authors, AuthorSizes, identity, run
 
 __all__ = ["Contrast", "at_target", "by_author", "cells", "contrast", "tables"]

@@ -26,11 +26,11 @@ from retainfirst.evaluation import (
 from retainfirst.files import write_json, write_whole
 from retainfirst.models import load_model, load_tokenizer
 from retainfirst.step import TwoTaskStep
+from retainfirst_lab.reproduce.attack_design import QUANTISERS
 from retainfirst_lab.reproduce.guard_design import GuardCell
 from retainfirst_lab.reproduce.losses import make_losses
 from retainfirst_lab.reproduce.path import Batches, train_step
 from retainfirst_lab.reproduce.smollm2_rows import Row, read_rows, shortest
-from retainfirst_lab.studies.attacks import QUANTISERS
 from retainfirst_lab.tasks.implant import implant_rows
 
 __all__ = ["SETS", "AuthorSizes", "Authors", "identity", "run"]

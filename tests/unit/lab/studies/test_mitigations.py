@@ -1,19 +1,22 @@
 """The study of mitigations, on tiny facts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from retainfirst_lab.reproduce import FULL, workers
+from retainfirst_lab.reproduce.attack_design import QUANTISERS
 from retainfirst_lab.reproduce.design import Sizes
 from retainfirst_lab.reproduce.facts_testbed import FactsTestbed, facts_config
-from retainfirst_lab.reproduce.guard_design import GuardCell
-from retainfirst_lab.studies.attacks import QUANTISERS
-from retainfirst_lab.studies.mitigations import MITIGATIONS, salient, tables
+from retainfirst_lab.studies import mitigations
+from retainfirst_lab.studies.mitigations import MITIGATIONS, MitigatedCell, cells, salient, tables
 
-SIZES = Sizes(max_steps=4, relearn_rows=2, relearn_steps=2, batch_size=8)
+SIZES = Sizes(relearn_rows=2, relearn_steps=2, batch_size=8)
 
 
-def cell(rule="sago", seed=3):
-    return GuardCell("facts", "ga", rule, 4.0, 3e-3, seed, "adamw", "off")
+def cell(rule="sago", seed=3, mitigation="none"):
+    return MitigatedCell("facts", "ga", rule, 4.0, 3e-3, seed, "adamw", "off", 4, mitigation)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def test_a_mitigation_changes_what_it_says(testbed, name):
     model = testbed.model()
     before = {key: one.detach().clone() for key, one in model.named_parameters()}
     chosen = salient(model, testbed)
-    assert 0 < MITIGATIONS[name](model, cell(), testbed, SIZES) <= 4
+    assert 0 < cell(mitigation=name).unlearn(model, testbed, SIZES) <= 4
     after = dict(model.named_parameters())
     assert after.keys() == before.keys(), "adapters are merged"
     assert all(one.requires_grad for one in after.values()), "relearning trains all parameters"
@@ -44,8 +47,8 @@ def test_a_mitigation_changes_what_it_says(testbed, name):
 
 
 def made_row(rule, seed, mitigation, back):
-    return {
-        "cell": cell(rule, seed).as_dict(), "mitigation": mitigation, "steps": 10, "before": {"forget": 1.0, "covered": 1.0},
+    return cell(rule, seed, mitigation), {
+        "steps": 10, "before": {"forget": 1.0, "covered": 1.0},
         "after": {"forget": 0.2 if back is not None else 0.9, "covered": 0.9},
         "quantised": {name: {"forget": 0.2} for name in QUANTISERS}, "moved_codes": 0.1, "relearning": {"regained": back},
     }  # fmt: skip
@@ -58,7 +61,7 @@ def test_differences_are_paired_by_seed():
         made_row("sum", 0, "adapters", 0.1), made_row("sum", 1, "adapters", 0.2), made_row("sum", 2, "adapters", None),
         made_row("sago", 0, "adapters", 0.5),
     ]  # fmt: skip
-    shares, differences = tables(rows, 0.3)
+    shares, differences = tables(dict(rows), 0.3)
     assert shares.note == "1 of 7 runs missed the target and are left out."
     assert [row[:3] for row in shares.rows] == [
         ["sum", "none", "3"],
@@ -69,3 +72,24 @@ def test_differences_are_paired_by_seed():
         "of SAGO there is no run without a mitigation"
     )
     assert differences.rows[0][-1] == "-0.100 (-0.100 to -0.100)"
+
+
+def test_every_rule_with_every_mitigation():
+    made = cells([200, 201], 1e-4, 400)
+    assert len({cell.id for cell in made}) == len(made) == 2 * 2 * 4
+    assert {(cell.learning_rate, cell.max_steps) for cell in made} == {(1e-4, 400)}
+
+
+@pytest.mark.slow
+def test_the_study_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
+    tier = replace(FULL, sizes=SIZES, people=2, hidden_size=64)
+    monkeypatch.setattr(mitigations, "FULL", tier)
+    given = ["--seeds", "3", "--rate", "3e-3", "--max-steps", "4", "--jobs", "1", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["mitigations.py", *given])
+    mitigations.main()
+    before = capsys.readouterr().out
+    assert "### Share of the lost forget accuracy that comes back" in before
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 8
+    monkeypatch.setattr(workers, "attacked", lambda *_: pytest.fail("ran a finished cell again"))
+    mitigations.main()
+    assert capsys.readouterr().out == before
