@@ -39,7 +39,7 @@ def made_run(rule, forget=0.0, neighbor=0.5, unrelated=1.0, objective="ga", seed
 def made_report(*runs):
     return {
         "design": asdict(Design()), "asked": made_rows(8), "kept": made_rows(), "runs": list(runs),
-        "planned": ["a", "b", "c"], "versions": {"torch": "2"}, "machine": {"processor": "one", "cores": 1},
+        "planned": ["a", "b", "c"], "versions": {"torch": "2"}, "machine": {"processor": "one", "cores": 1, "device": "cpu"},
         "date": "2026-11-29T",
     }  # fmt: skip
 
