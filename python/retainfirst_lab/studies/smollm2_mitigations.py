@@ -102,22 +102,23 @@ Results = Mapping[MitigatedCell, Result]
 
 def tables(results: Results) -> list[Table]:
     """Return what is retained and what comes back, and the differences that each mitigation makes."""
-    arms: dict[str, dict[int, Result]] = {}
+    arms: dict[str, dict[int, Result]] = {cell.mitigation: {} for cell in results}
     for cell, found in results.items():
         if found["attacks"]:
-            arms.setdefault(cell.mitigation, {})[cell.seed] = found
+            arms[cell.mitigation][cell.seed] = found
     measures = {"covered": retained("covered"), "held out": retained("held_out"), **ATTACKS}
-    means = [
-        [name, f"{len(runs)}/{sum(cell.mitigation == name for cell in results)}",
-         f"{fmean(len(one['path']) - 1 for one in runs.values()):.1f}",
-         f"{fmean(fmean(one['states']['below']['forget']) for one in runs.values()):.3f}",
-         *(f"{fmean(fmean(value(one).values()) for one in runs.values()):.3f}" for value in measures.values())]
-        for name, runs in arms.items()
-    ]  # fmt: skip
+    means = []
+    for name, runs in arms.items():
+        values = [
+            f"{fmean(len(one['path']) - 1 for one in runs.values()):.1f}",
+            f"{fmean(fmean(one['states']['below']['forget']) for one in runs.values()):.3f}",
+            *(f"{fmean(fmean(value(one).values()) for one in runs.values()):.3f}" for value in measures.values()),
+        ] if runs else ["-"] * (2 + len(measures))  # fmt: skip
+        means.append([name, f"{len(runs)}/{sum(cell.mitigation == name for cell in results)}", *values])
     differences = [
         [name, *(_difference(runs, arms["none"], value).cell() for value in measures.values())]
         for name, runs in arms.items()
-        if name != "none" and runs.keys() & arms.get("none", {}).keys()
+        if name != "none" and runs.keys() & arms["none"].keys()
     ]
     return [
         Table(
