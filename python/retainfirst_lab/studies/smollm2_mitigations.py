@@ -118,7 +118,7 @@ def tables(results: Results) -> list[Table]:
     differences = [
         [name, *(_difference(runs, arms["none"], value).cell() for value in measures.values())]
         for name, runs in arms.items()
-        if name != "none" and runs.keys() & arms["none"].keys()
+        if name != "none" and runs.keys() & arms.get("none", {}).keys()
     ]
     return [
         Table(
