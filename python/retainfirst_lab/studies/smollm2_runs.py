@@ -33,7 +33,7 @@ from retainfirst_lab.reproduce.path import Batches, train_step
 from retainfirst_lab.reproduce.smollm2_rows import Row, read_rows, shortest
 from retainfirst_lab.tasks.implant import implant_rows
 
-__all__ = ["SETS", "AuthorSizes", "Authors", "identity", "run"]
+__all__ = ["SETS", "AuthorSizes", "Authors", "Change", "identity", "run"]
 
 SETS = ("forget", "covered", "held_out")
 """Rows of authors to forget, of authors in the retain batches, and of authors in no batch."""
@@ -154,12 +154,26 @@ class Authors:
         return {name: value.to(self.device) for name, value in rows[number].items()}
 
 
-def run(cell: GuardCell, bed: Authors) -> dict[str, Any]:
+class Change:
+    """What a mitigation changes in a run; this one changes nothing."""
+
+    def prepare(self, model: Any, seed: int) -> None:
+        """Change the taught model before the first step."""
+
+    def look(self, optimizer: torch.optim.Optimizer, left: float) -> None:
+        """Change the optimiser after a step; ``left`` is the share of the way to the target that is left, from 1 to 0."""
+
+    def finish(self, model: Any) -> None:
+        """Change the model before it is attacked."""
+
+
+def run(cell: GuardCell, bed: Authors, change: Change | None = None) -> dict[str, Any]:
     """Unlearn in one cell until the forget rows are as probable as before the teaching, and at least ``equal_steps`` steps.
 
     Args:
         cell: Its settings; the seed draws the authors and the batches.
         bed: The taught model and its authors.
+        change: A mitigation; None: none.
 
     Returns:
         ``authors`` by set; ``target``; ``path`` (forget probability, losses and the guard's geometry of each step); ``states``:
@@ -173,6 +187,8 @@ def run(cell: GuardCell, bed: Authors) -> dict[str, Any]:
     model = bed.model()
     losses = make_losses(cell.objective, model, sets["forget"], bed.pad, cell.seed, OPTIONS[cell.objective])
     forget, retain = (Batches(sets[name], sizes.batch_size, bed.pad, cell.seed) for name in ("forget", "covered"))
+    change = change or Change()
+    change.prepare(model, cell.seed)
     step = TwoTaskStep(model, cell.combiner())
     optimizer = cell.make_optimizer(model.parameters())
     guard = cell.watch(step, optimizer)
@@ -188,10 +204,12 @@ def run(cell: GuardCell, bed: Authors) -> dict[str, Any]:
         number += 1
         left = fmean(probability(score_answers(model, sets["forget"], bed.pad)))
         path.append({"step": number, "forget": left, **measured})
+        change.look(optimizer, (left - target) / (path[0]["forget"] - target))
         if left <= target and "below" not in states:
             states["below"] = _scores(model, sets, bed) | {"rouge": _said(model, sets, bed)}
-            attacks = _attacked(model, sets, bed)
             states["above"] = _with(model, previous, sets, bed)
+            change.finish(model)
+            attacks = _attacked(model, sets, bed)
         if number == sizes.equal_steps:
             states["equal_steps"] = _scores(model, sets, bed)
     guard.remove()
