@@ -84,7 +84,9 @@ def _put_back(before: Tensor, after: Tensor, sign: Tensor, zeros: bool) -> Tenso
 def _row_of_step(before: Tensor, after: Tensor, forget: Tensor, retain: Tensor) -> Tensor:
     """Return the row in which the step backwards stands for the forget gradient, and the forget gradient for the update."""
     wide = torch.promote_types(before.dtype, torch.float32)
-    return _row(before.to(wide) - after.to(wide), retain, forget)
+    row = _row(before.to(wide) - after.to(wide), retain, forget)
+    row[m.UR] = 0.0
+    return row
 
 
 def _over_pieces(

@@ -40,7 +40,8 @@ def guard_(
     Returns:
         Float64 of shape ``[n, 11]``, or None: moments (:data:`retainfirst.moments.COLUMNS`) in which the final step backwards,
         ``before - after``, stands for the forget gradient and the forget gradient for the update, so that ``conflicts`` counts
-        coordinates that work against the retain gradient. And int64 of shape ``[n]``: how many coordinates were put back.
+        coordinates that work against the retain gradient. The product of the two gradients, ``ur``, is not measured: it is 0.
+        And int64 of shape ``[n]``: how many coordinates were put back.
     """
     everything = [before, signs, *(gradients or (None, None))]
     lists = [None if tensors is None else Tensors.of(tensors) for tensors in everything]

@@ -133,7 +133,7 @@ def guard_blocks(
         table: See above; the lists are the parameters before and after the step, the signs, the forget and the retain gradients.
             A list that is not needed is not read.
         sums: float64 ``[programs, 8]``: as for :func:`combine_blocks`, with the step backwards for the forget gradient and the
-            forget gradient for the update; last how many elements were put back.
+            forget gradient for the update, and without ur; last how many elements were put back.
         n: The number of tensors.
         skipped: The programs before this launch's.
         put_back: Whether elements are put back where the step and the signs agree.
@@ -196,7 +196,8 @@ def guard_blocks(
                 d, r, f, dd, rr, ff, dr, fr, fd, opposing, "guard", wide, threads, vector
             )
     row = sums + program.to(tl.int64) * 8
-    _store_sums(row, dd, rr, ff, dr, fr, fd, opposing)
+    # Nobody asks for the product of the two gradients.
+    _store_sums(row, dd, rr, ff, dr, tl.zeros_like(fr), fd, opposing)
     tl.store(row + 7, tl.sum(count, 0).to(tl.float64))
 
 

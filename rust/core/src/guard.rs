@@ -6,8 +6,13 @@ use crate::combine::check_length;
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::{Accumulate, Moments};
-use crate::simd::{LANES, Work, pad};
+use crate::simd::{LANES, Work, pad, prefetch};
 use crate::sweep::{self, CHUNK};
+
+/// The number of steps of a loop in which coordinates are put back before they are measured. They stay in the L1 cache.
+const GROUP: usize = 8;
+/// How many elements ahead a pass that measures loads memory: it computes too much for the machine to run ahead by itself.
+const AHEAD: usize = 12 * LANES;
 
 /// Which coordinates of a step are put back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub struct Step<'a, T> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Guarded {
     /// The moments of the final step. The step backwards, `before - after`, takes the place of `f`, and the forget gradient that
-    /// of `u`, so that `conflicts` counts the coordinates that work against the retain gradient.
+    /// of `u`, so that `conflicts` counts the coordinates that work against the retain gradient. `ur` is 0: it is not measured.
     pub moments: Moments,
     /// The number of coordinates that were put back.
     pub put_back: u64,
@@ -74,7 +79,9 @@ pub fn guard<T: Element>(put_back: PutBack, steps: Vec<Step<'_, T>>) -> Result<V
             let [signs, retain, forget] = [signs, retain, forget]
                 .map(|array| array.map_or(before, |array| &array[start..start + before.len()]));
             let measured = gradients.is_some();
-            chunks.push((i, Chunk { before, after, signs, retain, forget, put_back, measured }));
+            // What is put back by the signs of the retain gradient leaves no conflict to count.
+            let conflicts = put_back != PutBack::Opposing || !std::ptr::eq(signs, retain);
+            chunks.push((i, Chunk { before, after, signs, retain, forget, put_back, measured, conflicts }));
         }
     }
     Ok(sweep::run(count, chunks, |chunk| chunk.before.len(), Guarded::merge))
@@ -88,6 +95,8 @@ struct Chunk<'a, T> {
     forget: &'a [T],
     put_back: PutBack,
     measured: bool,
+    /// Whether conflicts are counted; else there are none.
+    conflicts: bool,
 }
 
 impl<T: Element> Work for Chunk<'_, T> {
@@ -109,45 +118,54 @@ impl<T: Element> Work for Chunk<'_, T> {
 impl<T: Element> Chunk<'_, T> {
     #[inline(always)]
     fn sweep<S: Simd, const PUT: bool, const ZEROS: bool, const MEASURED: bool>(self, simd: S) -> Guarded {
-        let count = self.before.len();
+        let (count, conflicts) = (self.before.len(), self.conflicts);
         let mut sums = T::Sums::<S>::new(simd);
         let mut put_back = 0;
-        let (before, before_rest) = self.before.as_chunks::<LANES>();
-        let (after, after_rest) = self.after.as_chunks_mut::<LANES>();
-        let (signs, signs_rest) = self.signs.as_chunks::<LANES>();
-        let (retain, retain_rest) = self.retain.as_chunks::<LANES>();
-        let (forget, forget_rest) = self.forget.as_chunks::<LANES>();
-        let lanes = before.iter().zip(after).zip(signs).zip(retain).zip(forget);
-        for ((((before, after), signs), retain), forget) in lanes {
-            let block = Block { before, after, signs, retain, forget };
-            put_back += block.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
+        let (before, before_rest) = self.before.as_chunks();
+        let (after, after_rest) = self.after.as_chunks_mut();
+        let (signs, signs_rest) = self.signs.as_chunks();
+        let (retain, retain_rest) = self.retain.as_chunks();
+        let (forget, forget_rest) = self.forget.as_chunks();
+        let groups = before
+            .chunks(GROUP)
+            .zip(after.chunks_mut(GROUP))
+            .zip(signs.chunks(GROUP))
+            .zip(retain.chunks(GROUP))
+            .zip(forget.chunks(GROUP));
+        for ((((before, after), signs), retain), forget) in groups {
+            let group = Group { before, after, signs, retain, forget, conflicts };
+            put_back += group.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
         }
         if !before_rest.is_empty() {
-            let mut padded = pad(after_rest);
-            let block = Block {
-                before: &pad(before_rest),
+            let mut padded = [pad(after_rest)];
+            let group = Group {
+                before: &[pad(before_rest)],
                 after: &mut padded,
-                signs: &pad(signs_rest),
-                retain: &pad(retain_rest),
-                forget: &pad(forget_rest),
+                signs: &[pad(signs_rest)],
+                retain: &[pad(retain_rest)],
+                forget: &[pad(forget_rest)],
+                conflicts,
             };
-            put_back += block.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
-            after_rest.copy_from_slice(&padded[..before_rest.len()]);
+            put_back += group.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
+            after_rest.copy_from_slice(&padded[0][..before_rest.len()]);
         }
-        let moments = if MEASURED { sums.finish::<true, true>(count) } else { Moments::default() };
+        let moments =
+            if MEASURED { sums.finish::<true, true>(count).without_ur() } else { Moments::default() };
         Guarded { moments, put_back: put_back.into() }
     }
 }
 
-struct Block<'a, T> {
-    before: &'a [T; LANES],
-    after: &'a mut [T; LANES],
-    signs: &'a [T; LANES],
-    retain: &'a [T; LANES],
-    forget: &'a [T; LANES],
+/// A few steps of the loop, which stay in the cache from the first pass over them to the last.
+struct Group<'a, T> {
+    before: &'a [[T; LANES]],
+    after: &'a mut [[T; LANES]],
+    signs: &'a [[T; LANES]],
+    retain: &'a [[T; LANES]],
+    forget: &'a [[T; LANES]],
+    conflicts: bool,
 }
 
-impl<T: Element> Block<'_, T> {
+impl<T: Element> Group<'_, T> {
     /// Returns the number of coordinates that were put back. A function and no closure, which would not always be inlined.
     #[inline(always)]
     fn run<S: Simd, const PUT: bool, const ZEROS: bool, const MEASURED: bool>(
@@ -155,23 +173,46 @@ impl<T: Element> Block<'_, T> {
         simd: S,
         sums: &mut T::Sums<S>,
     ) -> u32 {
-        let put_back =
-            if PUT { T::put_back::<S, ZEROS>(simd, self.before, self.after, self.signs) } else { 0 };
+        let Self { before, after, signs, retain, forget, conflicts } = self;
+        let mut put_back = 0;
+        if PUT {
+            for ((before, after), signs) in before.iter().zip(&mut *after).zip(signs) {
+                if MEASURED {
+                    prefetch(before, AHEAD);
+                    prefetch(after, AHEAD);
+                }
+                put_back += T::put_back::<S, ZEROS>(simd, before, after, signs);
+            }
+        }
         if MEASURED {
-            self.measure(simd, sums);
+            let count = before.len().min(after.len()).min(retain.len()).min(forget.len());
+            sums.add_group(
+                count,
+                conflicts,
+                #[inline(always)]
+                |i| {
+                    // Backwards.
+                    let mut step = T::widen(simd, &before[i]);
+                    for (step, &after) in step.as_mut().iter_mut().zip(T::widen(simd, &after[i]).as_ref()) {
+                        *step -= after;
+                    }
+                    step
+                },
+                #[inline(always)]
+                |i| T::widen(simd, &retain[i]),
+                #[inline(always)]
+                |i| {
+                    prefetch(&retain[i], AHEAD);
+                    prefetch(&forget[i], AHEAD);
+                    if !PUT {
+                        prefetch(&before[i], AHEAD);
+                        prefetch(&after[i], AHEAD);
+                    }
+                    T::widen(simd, &forget[i])
+                },
+            );
         }
         put_back
-    }
-
-    /// Adds the step backwards, the retain gradient and the forget gradient to the sums.
-    #[inline(always)]
-    fn measure<S: Simd>(&self, simd: S, sums: &mut T::Sums<S>) {
-        let (before, after) = (T::widen(simd, self.before), T::widen(simd, self.after));
-        let (retain, forget) = (T::widen(simd, self.retain), T::widen(simd, self.forget));
-        let steps = before.as_ref().iter().zip(after.as_ref());
-        for (((&b, &a), &r), &f) in steps.zip(retain.as_ref()).zip(forget.as_ref()) {
-            sums.add::<true, true>(b - a, r, f);
-        }
     }
 }
 
@@ -185,16 +226,23 @@ mod tests {
     use crate::simd::run_all;
 
     /// A step that returns what it left beside the result.
-    struct Whole<'a, T>([&'a [T]; 4], PutBack, bool);
+    struct Whole<'a, T> {
+        arrays: [&'a [T]; 4],
+        put_back: PutBack,
+        measured: bool,
+        conflicts: bool,
+    }
 
     impl<T: Element> Work for Whole<'_, T> {
         type Output = (Vec<T>, Guarded);
 
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) -> Self::Output {
-            let Self([before, after, signs, forget], put_back, measured) = self;
+            let Self { arrays: [before, after, signs, forget], put_back, measured, conflicts } = self;
             let mut after = after.to_vec();
-            let chunk = Chunk { before, after: &mut after, signs, retain: signs, forget, put_back, measured };
+            let retain = signs;
+            let chunk =
+                Chunk { before, after: &mut after, signs, retain, forget, put_back, measured, conflicts };
             let guarded = chunk.run(simd);
             (after, guarded)
         }
@@ -242,8 +290,12 @@ mod tests {
             let expected: Vec<u64> =
                 (0..put.len()).map(|i| to_bits(if put[i] { before[i] } else { after[i] })).collect();
             for measured in [false, true] {
-                let rows: Vec<_> = run_all(|| Whole(arrays, put_back, measured))
+                // Where coordinates are put back by the signs of the retain gradient, counting finds no conflict.
+                let counting = if put_back == PutBack::Opposing { vec![false, true] } else { vec![true] };
+                let whole = |conflicts| Whole { arrays, put_back, measured, conflicts };
+                let rows: Vec<_> = counting
                     .into_iter()
+                    .flat_map(|conflicts| run_all(|| whole(conflicts)))
                     .map(|(left, guarded)| {
                         assert!(left.into_iter().map(to_bits).eq(expected.iter().copied()));
                         assert_eq!(guarded.put_back, put.iter().filter(|&&put| put).count() as u64);

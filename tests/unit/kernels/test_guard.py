@@ -14,7 +14,7 @@ from retainfirst import _rust, kernels
 from retainfirst import moments as m
 
 BACKENDS = ("auto", "eager")
-SUMS = {"ff": "dd", "rr": "rr", "fr": "dr", "uu": "ff", "ur": "fr", "uf": "fd"}
+SUMS = {"ff": "dd", "rr": "rr", "fr": "dr", "uu": "ff", "uf": "fd"}
 
 
 def put_back(before: Tensor, after: Tensor, signs: Tensor, zeros: bool) -> Tensor:
@@ -60,6 +60,7 @@ def assert_measured(row: Tensor, before: Tensor, after: Tensor, forget: Tensor, 
     d = (before.to(wide) - after.to(wide)).double().flatten()
     vectors = {"d": d, "f": forget.double().flatten(), "r": retain.double().flatten()}
     assert row[m.COUNT] == d.numel()
+    assert row[m.UR] == 0
     assert row[m.CONFLICTS] == (d.sign() * vectors["r"].sign() < 0).sum()
     if not all(x.isfinite().all() for x in vectors.values()):
         return

@@ -117,6 +117,12 @@ impl Moments {
         self.exponents[2] = update.exponents[2];
     }
 
+    /// Forgets the sum of the products of `u` and `r`.
+    pub(crate) fn without_ur(mut self) -> Self {
+        self.sums[UR] = DoubleDouble::default();
+        self
+    }
+
     fn exponent(&self, i: usize) -> i32 {
         self.exponents[i].unwrap_or(0)
     }
@@ -130,6 +136,19 @@ pub trait Accumulate<S, V> {
 
     /// Adds vectors. The last ones of a chunk are padded with zeros.
     fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: V, r: V, u: V);
+
+    /// Adds the vectors that `f`, `r` and `u` return for each number below `count`, and counts `conflicts` if there may be any.
+    /// `ur` may be left out.
+    ///
+    /// A loop that does nothing else has registers enough for all sums but one.
+    fn add_group<W: AsRef<[V]>>(
+        &mut self,
+        count: usize,
+        conflicts: bool,
+        f: impl Fn(usize) -> W,
+        r: impl Fn(usize) -> W,
+        u: impl Fn(usize) -> W,
+    );
 
     /// Returns the moments of `count` coordinates, the padding not included.
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments;
