@@ -10,9 +10,9 @@ use crate::simd::{LANES, Work, pad, prefetch};
 use crate::sweep::{self, CHUNK};
 
 /// The number of steps of a loop in which coordinates are put back before they are measured. They stay in the L1 cache.
-const GROUP: usize = 8;
+const GROUP: usize = 4;
 /// How many elements ahead a pass that measures loads memory: it computes too much for the machine to run ahead by itself.
-const AHEAD: usize = 12 * LANES;
+const AHEAD: usize = 6 * LANES;
 
 /// Which coordinates of a step are put back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,12 +126,13 @@ impl<T: Element> Chunk<'_, T> {
         let (signs, signs_rest) = self.signs.as_chunks();
         let (retain, retain_rest) = self.retain.as_chunks();
         let (forget, forget_rest) = self.forget.as_chunks();
+        let size = if MEASURED { GROUP } else { CHUNK };
         let groups = before
-            .chunks(GROUP)
-            .zip(after.chunks_mut(GROUP))
-            .zip(signs.chunks(GROUP))
-            .zip(retain.chunks(GROUP))
-            .zip(forget.chunks(GROUP));
+            .chunks(size)
+            .zip(after.chunks_mut(size))
+            .zip(signs.chunks(size))
+            .zip(retain.chunks(size))
+            .zip(forget.chunks(size));
         for ((((before, after), signs), retain), forget) in groups {
             let group = Group { before, after, signs, retain, forget, conflicts };
             put_back += group.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
