@@ -40,7 +40,7 @@ demo: .venv/.built ## Reproduce the paper's 3x3 table on the built-in facts, in 
 	@echo "== Reproducing the paper's table on a small model (the first run trains it, some seconds)"
 	$(BIN)/retainfirst reproduce --part combiners --output $(OUTPUT)
 
-test: .venv/.built ## Run the Rust tests and the quick Python tests, in about 5 minutes on two cores
+test: .venv/.built ## Run the Rust tests and the quick Python tests, in 7 to 8 minutes on two cores
 	@echo "== Rust tests, with a quarter of the drawn cases"
 	PROPTEST_CASES=64 cargo test --workspace --quiet
 	@echo "== Python tests, without those marked slow"
