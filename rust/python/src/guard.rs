@@ -16,8 +16,8 @@ type Measured<'py> = PyResult<(Bound<'py, PyArray2<f64>>, Vec<u64>)>;
 /// `signs` decides which: where it and the step have the same sign, and with `zeros` also where it is zero. Empty lists: `signs`
 /// puts nothing back, `forget` and `retain` measure nothing.
 ///
-/// Returns a table of moments, in which the step backwards stands for the forget gradient and the forget gradient for the update,
-/// and the number of coordinates of each tensor that were put back.
+/// Returns a table of moments, in which the step backwards stands for the forget gradient and the forget gradient for the update
+/// and `ur` is 0, and the number of coordinates of each tensor that were put back.
 ///
 /// The addresses must be as for `moments`.
 #[pyfunction]
