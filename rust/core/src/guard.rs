@@ -6,8 +6,8 @@ use crate::combine::check_length;
 use crate::element::Element;
 use crate::error::Error;
 use crate::moments::{Accumulate, Moments};
-use crate::simd::{LANES, Work, pad, prefetch};
-use crate::sweep::{self, CHUNK};
+use crate::simd::{LANES, Work, pad};
+use crate::sweep::{self, CHUNK, prefetch};
 
 /// The number of steps of a loop in which coordinates are put back before they are measured. They stay in the L1 cache.
 const GROUP: usize = 4;
@@ -126,6 +126,7 @@ impl<T: Element> Chunk<'_, T> {
         let (signs, signs_rest) = self.signs.as_chunks();
         let (retain, retain_rest) = self.retain.as_chunks();
         let (forget, forget_rest) = self.forget.as_chunks();
+        // Without measuring, one group: shorter loops slow it down.
         let size = if MEASURED { GROUP } else { CHUNK };
         let groups = before
             .chunks(size)
@@ -156,7 +157,7 @@ impl<T: Element> Chunk<'_, T> {
     }
 }
 
-/// A few steps of the loop, which stay in the cache from the first pass over them to the last.
+/// Steps of the loop, each of [`LANES`] elements; all slices have the same length.
 struct Group<'a, T> {
     before: &'a [[T; LANES]],
     after: &'a mut [[T; LANES]],
@@ -186,6 +187,7 @@ impl<T: Element> Group<'_, T> {
             }
         }
         if MEASURED {
+            // The minimum, and not one of the equal lengths, spares the checks of bounds.
             let count = before.len().min(after.len()).min(retain.len()).min(forget.len());
             sums.add_group(
                 count,

@@ -205,24 +205,6 @@ pub(crate) fn pad<T: Copy + Default>(rest: &[T]) -> [T; LANES] {
     lanes
 }
 
-/// Loads elements into the cache that a loop over memory reaches `ahead` elements later.
-#[inline(always)]
-pub(crate) fn prefetch<T>(values: &[T; LANES], ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        /// Bytes of a line of the cache.
-        const LINE: usize = 64;
-        let first = values.as_ptr().wrapping_add(ahead).cast::<i8>();
-        for line in (0..size_of_val(values)).step_by(LINE) {
-            // SAFETY: a hint, which reads nothing and does nothing where there is no memory.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(line)) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, ahead);
-}
-
 /// Widens the elements at even places into one vector and those at odd places into the other.
 ///
 /// That takes one instruction each; the order of memory would take two.
