@@ -9,10 +9,8 @@ use crate::moments::{Accumulate, Moments};
 use crate::simd::{LANES, Work, pad};
 use crate::sweep::{self, CHUNK, prefetch};
 
-/// The number of steps of a loop in which coordinates are put back before they are measured. They stay in the L1 cache.
-const GROUP: usize = 4;
-/// How many elements ahead a pass that measures loads memory: it computes too much for the machine to run ahead by itself.
-const AHEAD: usize = 6 * LANES;
+/// How many elements ahead memory is loaded: a pass over four arrays computes too much for the machine to run ahead by itself.
+const AHEAD: usize = 3 * LANES;
 
 /// Which coordinates of a step are put back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +93,7 @@ struct Chunk<'a, T> {
     forget: &'a [T],
     put_back: PutBack,
     measured: bool,
-    /// Whether conflicts are counted; else there are none.
+    /// Whether conflicts are counted; else the signs are those of the retain gradient, and none are left.
     conflicts: bool,
 }
 
@@ -106,19 +104,23 @@ impl<T: Element> Work for Chunk<'_, T> {
     fn run<S: Simd>(self, simd: S) -> Guarded {
         match (self.put_back, self.measured) {
             (PutBack::Nothing, false) => Guarded::default(),
-            (PutBack::Nothing, true) => self.sweep::<S, false, false, true>(simd),
-            (PutBack::Opposing, false) => self.sweep::<S, true, false, false>(simd),
-            (PutBack::Opposing, true) => self.sweep::<S, true, false, true>(simd),
-            (PutBack::OpposingAndZeros, false) => self.sweep::<S, true, true, false>(simd),
-            (PutBack::OpposingAndZeros, true) => self.sweep::<S, true, true, true>(simd),
+            (PutBack::Nothing, true) => self.sweep::<S, false, false, true, true>(simd),
+            (PutBack::Opposing, false) => self.sweep::<S, true, false, false, false>(simd),
+            (PutBack::Opposing, true) if self.conflicts => self.sweep::<S, true, false, true, true>(simd),
+            (PutBack::Opposing, true) => self.sweep::<S, true, false, true, false>(simd),
+            (PutBack::OpposingAndZeros, false) => self.sweep::<S, true, true, false, false>(simd),
+            (PutBack::OpposingAndZeros, true) => self.sweep::<S, true, true, true, true>(simd),
         }
     }
 }
 
 impl<T: Element> Chunk<'_, T> {
     #[inline(always)]
-    fn sweep<S: Simd, const PUT: bool, const ZEROS: bool, const MEASURED: bool>(self, simd: S) -> Guarded {
-        let (count, conflicts) = (self.before.len(), self.conflicts);
+    fn sweep<S: Simd, const PUT: bool, const ZEROS: bool, const MEASURED: bool, const CONFLICTS: bool>(
+        self,
+        simd: S,
+    ) -> Guarded {
+        let count = self.before.len();
         let mut sums = T::Sums::<S>::new(simd);
         let mut put_back = 0;
         let (before, before_rest) = self.before.as_chunks();
@@ -126,30 +128,34 @@ impl<T: Element> Chunk<'_, T> {
         let (signs, signs_rest) = self.signs.as_chunks();
         let (retain, retain_rest) = self.retain.as_chunks();
         let (forget, forget_rest) = self.forget.as_chunks();
-        // Without measuring, one group: shorter loops slow it down.
-        let size = if MEASURED { GROUP } else { CHUNK };
-        let groups = before
-            .chunks(size)
-            .zip(after.chunks_mut(size))
-            .zip(signs.chunks(size))
-            .zip(retain.chunks(size))
-            .zip(forget.chunks(size));
-        for ((((before, after), signs), retain), forget) in groups {
-            let group = Group { before, after, signs, retain, forget, conflicts };
-            put_back += group.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
+        let steps = before.iter().zip(after).zip(signs).zip(retain).zip(forget);
+        for ((((before, after), signs), retain), forget) in steps {
+            prefetch(before, AHEAD);
+            prefetch(after, AHEAD);
+            // Where no conflict is left, the signs are those of the retain gradient, which is loaded below.
+            if PUT && (CONFLICTS || !MEASURED) {
+                prefetch(signs, AHEAD);
+            }
+            if MEASURED {
+                prefetch(retain, AHEAD);
+                prefetch(forget, AHEAD);
+            }
+            put_back += step::<T, S, PUT, ZEROS, MEASURED, CONFLICTS>(
+                simd, before, after, signs, retain, forget, &mut sums,
+            );
         }
         if !before_rest.is_empty() {
-            let mut padded = [pad(after_rest)];
-            let group = Group {
-                before: &[pad(before_rest)],
-                after: &mut padded,
-                signs: &[pad(signs_rest)],
-                retain: &[pad(retain_rest)],
-                forget: &[pad(forget_rest)],
-                conflicts,
-            };
-            put_back += group.run::<S, PUT, ZEROS, MEASURED>(simd, &mut sums);
-            after_rest.copy_from_slice(&padded[0][..before_rest.len()]);
+            let mut padded = pad(after_rest);
+            put_back += step::<T, S, PUT, ZEROS, MEASURED, CONFLICTS>(
+                simd,
+                &pad(before_rest),
+                &mut padded,
+                &pad(signs_rest),
+                &pad(retain_rest),
+                &pad(forget_rest),
+                &mut sums,
+            );
+            after_rest.copy_from_slice(&padded[..before_rest.len()]);
         }
         let moments =
             if MEASURED { sums.finish::<true, true>(count).without_ur() } else { Moments::default() };
@@ -157,66 +163,34 @@ impl<T: Element> Chunk<'_, T> {
     }
 }
 
-/// Steps of the loop, each of [`LANES`] elements; all slices have the same length.
-struct Group<'a, T> {
-    before: &'a [[T; LANES]],
-    after: &'a mut [[T; LANES]],
-    signs: &'a [[T; LANES]],
-    retain: &'a [[T; LANES]],
-    forget: &'a [[T; LANES]],
-    conflicts: bool,
-}
-
-impl<T: Element> Group<'_, T> {
-    /// Returns the number of coordinates that were put back. A function and no closure, which would not always be inlined.
-    #[inline(always)]
-    fn run<S: Simd, const PUT: bool, const ZEROS: bool, const MEASURED: bool>(
-        self,
-        simd: S,
-        sums: &mut T::Sums<S>,
-    ) -> u32 {
-        let Self { before, after, signs, retain, forget, conflicts } = self;
-        let mut put_back = 0;
-        if PUT {
-            for ((before, after), signs) in before.iter().zip(&mut *after).zip(signs) {
-                if MEASURED {
-                    prefetch(before, AHEAD);
-                    prefetch(after, AHEAD);
-                }
-                put_back += T::put_back::<S, ZEROS>(simd, before, after, signs);
-            }
+/// Returns the number of coordinates that were put back.
+#[inline(always)]
+fn step<
+    T: Element,
+    S: Simd,
+    const PUT: bool,
+    const ZEROS: bool,
+    const MEASURED: bool,
+    const CONFLICTS: bool,
+>(
+    simd: S,
+    before: &[T; LANES],
+    after: &mut [T; LANES],
+    signs: &[T; LANES],
+    retain: &[T; LANES],
+    forget: &[T; LANES],
+    sums: &mut T::Sums<S>,
+) -> u32 {
+    let put_back = if PUT { T::put_back::<S, ZEROS>(simd, before, after, signs) } else { 0 };
+    if MEASURED {
+        let (before, after) = (T::widen(simd, before), T::widen(simd, after));
+        let (retain, forget) = (T::widen(simd, retain), T::widen(simd, forget));
+        let backwards = before.as_ref().iter().zip(after.as_ref()).map(|(&before, &after)| before - after);
+        for ((step, &retain), &forget) in backwards.zip(retain.as_ref()).zip(forget.as_ref()) {
+            sums.add_without_ur::<CONFLICTS>(step, retain, forget);
         }
-        if MEASURED {
-            // The minimum, and not one of the equal lengths, spares the checks of bounds.
-            let count = before.len().min(after.len()).min(retain.len()).min(forget.len());
-            sums.add_group(
-                count,
-                conflicts,
-                #[inline(always)]
-                |i| {
-                    // Backwards.
-                    let mut step = T::widen(simd, &before[i]);
-                    for (step, &after) in step.as_mut().iter_mut().zip(T::widen(simd, &after[i]).as_ref()) {
-                        *step -= after;
-                    }
-                    step
-                },
-                #[inline(always)]
-                |i| T::widen(simd, &retain[i]),
-                #[inline(always)]
-                |i| {
-                    prefetch(&retain[i], AHEAD);
-                    prefetch(&forget[i], AHEAD);
-                    if !PUT {
-                        prefetch(&before[i], AHEAD);
-                        prefetch(&after[i], AHEAD);
-                    }
-                    T::widen(simd, &forget[i])
-                },
-            );
-        }
-        put_back
     }
+    put_back
 }
 
 #[cfg(test)]

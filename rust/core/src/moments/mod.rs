@@ -137,18 +137,8 @@ pub trait Accumulate<S, V> {
     /// Adds vectors. The last ones of a chunk are padded with zeros.
     fn add<const PAIR: bool, const UPDATE: bool>(&mut self, f: V, r: V, u: V);
 
-    /// Adds the vectors that `f`, `r` and `u` return for each number below `count`, and counts `conflicts` if there may be any.
-    /// `ur` may be left out.
-    ///
-    /// A loop that does nothing else has registers enough for all sums but one.
-    fn add_group<W: AsRef<[V]>>(
-        &mut self,
-        count: usize,
-        conflicts: bool,
-        f: impl Fn(usize) -> W,
-        r: impl Fn(usize) -> W,
-        u: impl Fn(usize) -> W,
-    );
+    /// Like [`Accumulate::add`] of all, but counts conflicts only with `CONFLICTS`, and may leave out `ur`.
+    fn add_without_ur<const CONFLICTS: bool>(&mut self, f: V, r: V, u: V);
 
     /// Returns the moments of `count` coordinates, the padding not included.
     fn finish<const PAIR: bool, const UPDATE: bool>(self, count: usize) -> Moments;

@@ -51,19 +51,8 @@ impl<S: Simd> Accumulate<S, f64x8<S>> for ScaledSums<S> {
     }
 
     #[inline(always)]
-    fn add_group<W: AsRef<[f64x8<S>]>>(
-        &mut self,
-        count: usize,
-        _conflicts: bool,
-        f: impl Fn(usize) -> W,
-        r: impl Fn(usize) -> W,
-        u: impl Fn(usize) -> W,
-    ) {
-        for i in 0..count {
-            for ((&f, &r), &u) in f(i).as_ref().iter().zip(r(i).as_ref()).zip(u(i).as_ref()) {
-                self.add::<true, true>(f, r, u);
-            }
-        }
+    fn add_without_ur<const CONFLICTS: bool>(&mut self, f: f64x8<S>, r: f64x8<S>, u: f64x8<S>) {
+        self.add::<true, true>(f, r, u);
     }
 
     #[inline(always)]
