@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from retainfirst import _rust, kernels
 from retainfirst.errors import RetainFirstError, require
 from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import Shape, make_guarded, make_model
-from retainfirst_lab.bench.timing import LEAD, Case, Sample, clock_for, ratios, rounds_of, spread
+from retainfirst_lab.bench.timing import LEAD, Case, Sample, Stopwatch, clock_for, ratios, rounds_of, spread
 
 __all__ = ["EVERY", "RULES", "Plan", "measure"]
 
 RULES = ("sago", "pcgrad")
 """SAGO's guard reads ``.grad``; the others' keeps a copy of the retain gradient."""
+
+PASS_ROUNDS = 5
+"""A pass takes a thirtieth of the time of a step, so it is measured this many times as often."""
 
 EVERY = 10
 """The trainers measure each step of which the number is a multiple of it."""
@@ -37,7 +41,7 @@ class Plan:
     Attributes:
         elements: Parameters of the pass.
         threads: Numbers of threads of the pass, each measured; a GPU uses the first only. The step has as many as torch uses.
-        rounds: Rounds of each case.
+        rounds: Rounds of each step; of each pass :data:`PASS_ROUNDS` times as many.
         batch: Rows of a step, for each task.
         length: Tokens of a row.
         device: ``"cpu"`` or ``"cuda"``.
@@ -62,7 +66,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """The number of calls of ``tick``."""
-        return self.rounds * (len(self._used_threads) + len(RULES))
+        return self.rounds * (PASS_ROUNDS * len(self._used_threads) + len(RULES))
 
     @property
     def _used_threads(self) -> Sequence[int]:
@@ -111,7 +115,7 @@ def _passes(plan: Plan, threads: int, tick: Tick) -> Iterator[dict[str, Any]]:
     cases = {name: Case(work, lambda: after.copy_(kept)) for name, work in works.items()}
     with machine.threads(threads):
         clock = clock_for(plan.device, LEAD)
-        samples = rounds_of(cases, plan.rounds, clock, tick=lambda: tick(f"{threads} thread(s)"))
+        samples = rounds_of(cases, PASS_ROUNDS * plan.rounds, clock, tick=lambda: tick(f"{threads} thread(s)"))
     seconds = spread([one.wall for one in samples["limit"]])["median"]
     for case, count in _MOVED.items():
         yield {
@@ -134,30 +138,55 @@ def _plain(source: Tensor, target: Tensor) -> tuple[Callable[[], object], int]:
 
 def _steps(plan: Plan, model: Any, rule: str, tick: Tick) -> Iterator[dict[str, Any]]:
     training = make_guarded(model, rule, Shape(plan.batch, plan.length))
-    cases = {
-        guard: Case(training.run, lambda guard=guard: training.set_guard(guard))  # type: ignore[misc]
-        for guard in ("", "enforce", "measure", "idle")
-    }
+    whole = Stopwatch(plan.device)
+    step = whole.timed(training.run)
+    timed: dict[str, list[tuple[Sample, Sample]]] = {guard: [] for guard in ("", "enforce", "measure", "idle")}
+
+    def run(guard: str) -> None:
+        step()
+        timed[guard].append((whole.take(), training.stopwatch.take()))
+
+    cases = {guard: Case(partial(run, guard), partial(training.set_guard, guard)) for guard in timed}
     samples = rounds_of(cases, plan.rounds, clock_for(plan.device), tick=lambda: tick(f"a step of {rule}"))
     training.set_guard("")
     plain = samples[""]
-    every = [_mean(one, other) for one, other in zip(samples["measure"], samples["idle"], strict=True)]
-    found = {"enforce": samples["enforce"], f"measure every {EVERY}th step": every}
-    for case, mine in found.items():
+    every = [_mean(one, other, EVERY) for one, other in zip(samples["measure"], samples["idle"], strict=True)]
+    found = {
+        "enforce": (samples["enforce"], _within(timed["enforce"], 1)),
+        f"measure every {EVERY}th step": (every, _within(timed["measure"], EVERY)),
+    }
+    for case, (mine, within) in found.items():
         yield {
             "rule": rule,
             "case": case,
             "seconds": spread([one.wall for one in mine]),
             "plain_seconds": spread([one.wall for one in plain]),
+            "within": within,
             **ratios(mine, plain),
         }
 
 
-def _mean(measured: Sample, idle: Sample) -> Sample:
-    """The mean over :data:`EVERY` steps of which one is measured."""
+def _within(steps: Sequence[tuple[Sample, Sample]], every: int) -> dict[str, Any]:
+    """Return the ratio of guarded steps to what is left of them without the guard's own time.
+
+    Args:
+        steps: The time of each guarded step, and of the guard within it.
+        every: Of so many steps one is guarded.
+    """
+    pairs = [(total, _less(total, inside)) for total, inside in steps[1:]]  # the first step warms up
+    return ratios([_mean(total, rest, every) for total, rest in pairs], [rest for _, rest in pairs])
+
+
+def _less(total: Sample, part: Sample) -> Sample:
+    cpu = None if total.cpu is None or part.cpu is None else total.cpu - part.cpu
+    return Sample(cpu, total.wall - part.wall)
+
+
+def _mean(one: Sample, other: Sample, every: int) -> Sample:
+    """The mean over ``every`` steps of which one is ``one`` and each of the rest ``other``."""
 
     def mean(one: float, other: float) -> float:
-        return (one + (EVERY - 1) * other) / EVERY
+        return (one + (every - 1) * other) / every
 
-    cpu = None if measured.cpu is None or idle.cpu is None else mean(measured.cpu, idle.cpu)
-    return Sample(cpu, mean(measured.wall, idle.wall))
+    cpu = None if one.cpu is None or other.cpu is None else mean(one.cpu, other.cpu)
+    return Sample(cpu, mean(one.wall, other.wall))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retainfirst.errors import RetainFirstError, did_you_mean, require
 from retainfirst.step import Guard, TwoTaskStep
+from retainfirst_lab.bench.timing import Stopwatch
 from retainfirst_lab.bench.trainers import TRAINERS, make_trainer_step
 
 __all__ = ["GUARDED", "GUARDS", "MODES", "Shape", "make_guarded", "make_model", "make_step"]
@@ -129,13 +130,16 @@ class Guarded:
         step: Combines its gradients.
         optimizer: Moves it.
         tokens: Of each step.
+        stopwatch: Times what the guard does within a step.
     """
 
     model: Any
     step: TwoTaskStep
     optimizer: torch.optim.Optimizer
     tokens: Tensor
+    stopwatch: Stopwatch
     _guard: Guard | None = None
+    _hooks: list[Any] = field(default_factory=list)
 
     def run(self) -> None:
         """Make one step."""
@@ -147,8 +151,24 @@ class Guarded:
         """Set a guard of :data:`GUARDS` in the place of the last; "": none; ``idle``: one that does nothing yet."""
         if self._guard is not None:
             self._guard.remove()
+        for hook in self._hooks:
+            hook.remove()
         options = {"every": 0} if name == "idle" else GUARDS.get(name)
-        self._guard = None if options is None else self.step.guard(self.optimizer, **options)
+        if options is None:
+            self._guard, self._hooks = None, []
+            return
+        # Hooks run in the order in which they were set: these stand around the guard's.
+        starts = self._at_step(self.stopwatch.start)
+        guard = self._guard = self.step.guard(self.optimizer, **options)
+        self._hooks = starts + self._at_step(self.stopwatch.stop)
+        for part in ("begin", "keep", "finish"):
+            setattr(guard, part, self.stopwatch.timed(getattr(guard, part)))
+
+    def _at_step(self, call: Callable[[], None]) -> list[Any]:
+        def hook(*_: object) -> None:
+            call()
+
+        return [self.optimizer.register_step_pre_hook(hook), self.optimizer.register_step_post_hook(hook)]
 
 
 def make_guarded(model: Any, rule: str, shape: Shape) -> Guarded:
@@ -161,7 +181,7 @@ def make_guarded(model: Any, rule: str, shape: Shape) -> Guarded:
     """
     # Its size does not matter here; a small rate keeps the losses finite.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    return Guarded(model, TwoTaskStep(model, rule), optimizer, _tokens(model, shape))
+    return Guarded(model, TwoTaskStep(model, rule), optimizer, _tokens(model, shape), Stopwatch(str(model.device)))
 
 
 def _tokens(model: Any, shape: Shape) -> Tensor:

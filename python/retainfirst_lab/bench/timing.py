@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["LEAD", "Case", "Clock", "Sample", "Spread", "clock_for", "ratios", "rounds_of", "spread"]
+__all__ = ["LEAD", "Case", "Clock", "Sample", "Spread", "Stopwatch", "clock_for", "ratios", "rounds_of", "spread"]
 
 Spread = dict[str, float]
 """``median``, ``least`` and ``greatest``."""
@@ -98,6 +98,48 @@ class CudaClock(Clock):
         end.record()
         torch.cuda.synchronize()
         return Sample(None, start.elapsed_time(end) / 1e3 / calls)
+
+
+class Stopwatch:
+    """Adds up the time of parts of a piece of work.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``; on a GPU each start and each stop waits for it, and there is no CPU time.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = torch.device(device).type == "cuda"
+        self._started = self._sum = 0.0, 0.0
+
+    def start(self) -> None:
+        """Begin a part."""
+        self._started = self._now()
+
+    def stop(self) -> None:
+        """End the part."""
+        cpu, wall = self._now()
+        self._sum = self._sum[0] + cpu - self._started[0], self._sum[1] + wall - self._started[1]
+
+    def timed(self, part: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with a start before it and a stop after it."""
+
+        def timed(*arguments: Any) -> Any:
+            self.start()
+            found = part(*arguments)
+            self.stop()
+            return found
+
+        return timed
+
+    def take(self) -> Sample:
+        """Return the seconds since the last call of this method that lay in parts."""
+        (cpu, wall), self._sum = self._sum, (0.0, 0.0)
+        return Sample(None if self._on_gpu else cpu, wall)
+
+    def _now(self) -> tuple[float, float]:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return time.process_time(), time.perf_counter()
 
 
 def clock_for(device: str, lead: int = 0) -> Clock:
