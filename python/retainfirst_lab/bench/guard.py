@@ -16,13 +16,13 @@ from retainfirst_lab.bench import machine
 from retainfirst_lab.bench.model import Shape, make_guarded, make_model
 from retainfirst_lab.bench.timing import LEAD, Case, Sample, Stopwatch, clock_for, ratios, rounds_of, spread
 
-__all__ = ["EVERY", "RULES", "Plan", "measure"]
+__all__ = ["EVERY", "PASS_ROUNDS", "RULES", "Plan", "measure"]
 
 RULES = ("sago", "pcgrad")
 """SAGO's guard reads ``.grad``; the others' keeps a copy of the retain gradient."""
 
 PASS_ROUNDS = 5
-"""A pass takes a thirtieth of the time of a step, so it is measured this many times as often."""
+"""A pass is much shorter than a step, so it is measured this many times as often."""
 
 EVERY = 10
 """The trainers measure each step of which the number is a multiple of it."""
